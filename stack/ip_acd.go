@@ -83,7 +83,7 @@ func (s *Stack) stepProbe(ifc *iface, a *ifaceAddr, now tcp.Time) (changed bool)
 // probes reports whether the host is sending probes for an IPv4 address on the interface.
 func (ifc *iface) probes(addr netip.Addr) bool {
 	a, ok := ifc.addr(addr)
-	return ok && addr.Is4() && a.dad != nil && a.state == AddrTentative
+	return ok && addr.Is4() && a.detecting()
 }
 
 // claimed returns the address that the host is probing for and that, as the received ARP packet h shows,

@@ -320,3 +320,55 @@ func TestAConflictBearsTheRemovalOfItsAddress(t *testing.T) {
 		}
 	}
 }
+
+// An address is in use from its first announcement on. A claim that the host has received before, but
+// handles later, is then a conflict, against which the host defends the address (RFC 5227 2.4).
+func TestALateClaimIsAConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := bare(t)
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true}))
+		info := func() AddrInfo { return s.Interfaces()[1].AddrInfo[0] }
+		for info().State == AddrTentative {
+			time.Sleep(time.Millisecond)
+		}
+		ifc := s.ifaceNamed("eth0")
+		a, _ := ifc.addr(addr("192.0.2.1"))
+		require.NotNil(t, a.dad, "the second announcement is still due")
+		s.giveUpDuplicate(ifc, addr("192.0.2.1"), macB) // as by a claim that inputARP has handled before
+		require.Equal(t, AddrPreferred, info().State)
+		p.take()
+		p.arp(wire.Broadcast(), claim("192.0.2.1"))
+		require.Equal(t, AddrPreferred, info().State)
+		require.Len(t, p.take(), 1, "the defence")
+	})
+}
+
+// New lifetimes also hold for an address that is still probed, in detection or to be announced.
+func TestALifetimeSetWhileDetectingHolds(t *testing.T) {
+	state := func(s *Stack, a string) AddrState {
+		x, ok := s.ifaceNamed("eth0").addr(addr(a))
+		require.True(t, ok)
+		return x.state
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := bare(t)
+		p := prefix("192.0.2.1/24")
+		require.NoError(t, s.AddAddr("", p, AddrOptions{Probe: true, Preferred: time.Second, Valid: time.Hour}))
+		for state(s, "192.0.2.1") == AddrTentative {
+			time.Sleep(time.Millisecond)
+		}
+		require.Equal(t, AddrDeprecated, state(s, "192.0.2.1"))
+		require.NoError(t, s.AddAddr("", p, AddrOptions{Preferred: time.Hour, Valid: time.Hour}))
+		require.Equal(t, AddrPreferred, state(s, "192.0.2.1"))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := ndHost(t)
+		p := prefix("2001:db8::7/64")
+		require.NoError(t, s.AddAddr("", p, AddrOptions{}))
+		require.Equal(t, AddrOptimistic, state(s, "2001:db8::7"))
+		require.NoError(t, s.AddAddr("", p, AddrOptions{Preferred: -1}))
+		require.Equal(t, AddrOptimistic, state(s, "2001:db8::7"))
+		time.Sleep(5 * time.Second)
+		require.Equal(t, AddrDeprecated, state(s, "2001:db8::7"))
+	})
+}

@@ -139,6 +139,12 @@ func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
 // usable reports whether the host receives and sends packets with the address.
 func (a *ifaceAddr) usable() bool { return a.state != AddrDuplicate && a.state != AddrTentative }
 
+// detecting reports whether the detection of duplicates for the address has not ended. An IPv4 address that
+// is still to be announced also has a dad, but is in use already.
+func (a *ifaceAddr) detecting() bool {
+	return a.dad != nil && (a.addr().Is6() || a.state == AddrTentative)
+}
+
 // until returns the time of the next scheduled change of the address, or 0 if there is none.
 func (a *ifaceAddr) until() tcp.Time {
 	at := a.valid
@@ -361,7 +367,10 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	}
 	if list[i].state != AddrDuplicate { // a duplicate begins as a new address
 		a.conflictMAC, a.defence, a.dad = list[i].conflictMAC, list[i].defence, list[i].dad
-		if a.dad != nil {
+		if list[i].detecting() {
+			if a.state == AddrDeprecated {
+				a.preferred = s.now() // endDAD makes the address AddrDeprecated again
+			}
 			a.state = list[i].state
 		}
 	}

@@ -94,6 +94,7 @@ func (s *Stack) reattach(ifc *iface) {
 			s.detect(ifc, a, now)
 		}
 	}
+	allowTemporary(list, netip.Prefix{}, true)
 	s.setAddrs(ifc, list)
 	s.beginSoliciting(ifc, now)
 	s.beginAdvertising(ifc, now)
@@ -176,39 +177,48 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	if own {
 		return dropTentative
 	}
-	s.giveUpDuplicate(ifc, ns.Target, wire.MAC{})
+	if !s.giveUpDuplicate(ifc, ns.Target, wire.MAC{}) && ifc.owns(ns.Target) {
+		ifc.advertise(ns.Target, allNodes6(), nil, wire.NAOverride) // the detection has just ended
+	}
 	return wire.OK
 }
 
 // giveUpDuplicate gives up an address because the detection has found that another node uses it. mac is
-// the link address of the other node; zero if not known. giveUpDuplicate does nothing if the detection
-// has ended. No lock is held.
+// the link address of the other node; zero if not known. If the detection has ended, giveUpDuplicate does
+// nothing and returns false. No lock is held.
 //
 // RFC 4862 5.4.5: "A tentative address that is determined to be a duplicate as described above MUST
 // NOT be assigned to an interface, and the node SHOULD log a system management error."
-func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) {
-	s.drop(dropAddressConflict)
-	if !s.markDuplicate(ifc, addr, mac) {
-		return
+func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
+	ok, last := s.markDuplicate(ifc, addr, mac)
+	if !ok {
+		return false
 	}
+	s.drop(dropAddressConflict)
 	s.log.Warn("address is in use by another machine, and was given up", "nic", ifc.name, "addr", addr, "mac", mac)
+	if last {
+		s.log.Error("too many addresses of a prefix are in use by other machines", "nic", ifc.name, "addr", addr)
+	}
 	s.drain()
+	return true
 }
 
-// markDuplicate makes an address that is in detection AddrDuplicate. It reports false if the address is
-// not in detection.
-func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
+// markDuplicate makes an address that is in detection AddrDuplicate. ok is false if the address is not in
+// detection. last reports whether the host makes no other address in the prefix of a router, because too
+// many were duplicates.
+func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) (ok, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := ifc.find(addr)
-	if s.closed.Load() || i < 0 || ifc.list()[i].dad == nil {
-		return false
+	if s.closed.Load() || i < 0 || !ifc.list()[i].detecting() {
+		return false, false
 	}
 	list := slices.Clone(ifc.list())
 	list[i].state, list[i].conflictMAC, list[i].dad = AddrDuplicate, mac, nil
-	s.setAddrs(ifc, s.replaceDuplicate(ifc, list, &list[i], s.now()))
+	list, last = s.replaceDuplicate(ifc, list, &list[i], s.now())
+	s.setAddrs(ifc, list)
 	s.ageAddrs()
-	return true
+	return true, last
 }
 
 // linkLocalOf returns the link-local address for the MAC of an Ethernet link.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"syscall"
 
@@ -257,7 +256,7 @@ func (s *Stack) sourceFor6(dst, hop netip.Addr, out *iface) netip.Addr {
 			}
 			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state != AddrPreferred, Outgoing: ifc == out}
 			if a.auto != nil {
-				c.Temporary, c.NextHop = a.auto.temporary, ifc == out && slices.Contains(a.auto.routers, hop)
+				c.Temporary, c.NextHop = a.auto.temporary, ifc == out && a.auto.isFrom(hop, s)
 			}
 			if !best.Prefix.IsValid() || addrsel.Better(dst, c, best) {
 				best = c

@@ -15,22 +15,59 @@ type autoAddr struct {
 	tries     uint8        // earlier identifiers that were duplicates; RFC 7217's DAD_Counter
 	created   tcp.Time     // when a temporary address was made
 	renewAt   tcp.Time     // when to make the next temporary address; 0: never, or it was made
-	routers   []netip.Addr // that advertise the prefix, for rule 5.5 of RFC 6724; the slice is immutable
+	routers   []autoRouter // that advertise the prefix, the latest last; the slice is immutable
+
+	// noTemporary, of a stable address, says that too many temporary addresses in the prefix were
+	// duplicates: no more are made while the link is up.
+	noTemporary bool
+}
+
+// An autoRouter is a router that advertises the prefix of an address, for rule 5.5 of RFC 6724. until is
+// when the valid lifetime of the prefix ends, in the last Prefix Information option of this router.
+type autoRouter struct {
+	addr  netip.Addr
+	until tcp.Time
 }
 
 // maxPrefixRouters is the number of routers that are kept for the prefix of an address.
-const maxPrefixRouters = 4
+const maxPrefixRouters = 8
 
-// setRouter adds router to the routers that advertise the address's prefix. It reports false if the router
-// is there already, or there are too many.
-func (a *ifaceAddr) setRouter(router netip.Addr) bool {
-	if len(a.auto.routers) >= maxPrefixRouters || slices.Contains(a.auto.routers, router) {
-		return false
+// isFrom reports whether a router advertises the prefix of the address.
+func (a *autoAddr) isFrom(router netip.Addr, s *Stack) bool {
+	i := slices.IndexFunc(a.routers, func(r autoRouter) bool { return r.addr == router })
+	return i >= 0 && !ended(a.routers[i].until, s.now())
+}
+
+// setPrefixRouter records that a router advertises the prefix of the address, or no longer does if until is not
+// after now. If there are too many routers, it forgets one: preferably one that is no next hop, and then
+// the one that has not advertised for the longest time. setPrefixRouter reports whether the source of packets
+// over a next hop may change.
+func (s *Stack) setPrefixRouter(ifc *iface, a *ifaceAddr, router netip.Addr, until, now tcp.Time) (changed bool) {
+	had := a.auto.isFrom(router, s)
+	list := slices.DeleteFunc(slices.Clone(a.auto.routers), func(r autoRouter) bool {
+		return r.addr == router || ended(r.until, now)
+	})
+	has := !ended(until, now)
+	if has && len(list) >= maxPrefixRouters {
+		i := max(0, slices.IndexFunc(list, func(r autoRouter) bool { return !s.isNextHop(ifc, r.addr) }))
+		changed = s.isNextHop(ifc, list[i].addr)
+		list = slices.Delete(list, i, i+1)
+	}
+	if has {
+		list = append(list, autoRouter{router, until})
 	}
 	auto := *a.auto
-	auto.routers = append(slices.Clip(auto.routers), router)
+	auto.routers = list
 	a.auto = &auto
-	return true
+	return changed || had != has && s.isNextHop(ifc, router)
+}
+
+// isNextHop reports whether a router is the next hop of a route over the interface. s.mu is held.
+func (s *Stack) isNextHop(ifc *iface, router netip.Addr) bool {
+	if slices.ContainsFunc(ifc.auto.routes, func(r autoRoute) bool { return r.via == router }) {
+		return true
+	}
+	return slices.ContainsFunc(s.table.Load().routes, func(r route) bool { return r.ifc == ifc && r.via == router })
 }
 
 // takeAutoPrefix makes or renews the addresses in a prefix whose option has the Autonomous flag (RFC 4862
@@ -66,8 +103,8 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 		changed = changed || len(list) > n
 	}
 	for i := range list {
-		if a := &list[i]; a.auto != nil && a.prefix.Masked() == p.Prefix && a.setRouter(router) {
-			changed = true
+		if a := &list[i]; a.auto != nil && a.prefix.Masked() == p.Prefix {
+			changed = s.setPrefixRouter(ifc, a, router, lifetimeEnd(now, p.Valid), now) || changed
 		}
 	}
 	if changed {
@@ -148,7 +185,7 @@ func (s *Stack) appendTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefi
 	i := slices.IndexFunc(list, func(a ifaceAddr) bool {
 		return a.auto != nil && !a.auto.temporary && a.prefix.Masked() == prefix
 	})
-	if !ifc.auto.temporary || i < 0 || countAuto(list) >= maxAutoAddrs {
+	if !ifc.auto.temporary || i < 0 || list[i].auto.noTemporary || countAuto(list) >= maxAutoAddrs {
 		return list
 	}
 	// RFC 8981 3.8: DESYNC_FACTOR is "a random value within the range 0 - MAX_DESYNC_FACTOR", which is
@@ -193,20 +230,43 @@ func (s *Stack) isTaken(ifc *iface, list []ifaceAddr, addr netip.Addr) bool {
 	return false
 }
 
-// replaceDuplicate appends to list an address with another identifier, which replaces the duplicate a. After
-// maxIDTries duplicates it gives up.
+// replaceDuplicate appends to list an address with another identifier, which replaces the duplicate a of
+// list. After maxIDTries duplicates it gives up, and reports true.
 //
 // RFC 7217 6: "If the duplicate address detection procedure fails, [...] the DAD_Counter value should be
 // incremented, and the algorithm should be employed again", up to IDGEN_RETRIES times. RFC 8981 3.4 has
-// the same rule for temporary addresses.
-func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now tcp.Time) []ifaceAddr {
-	switch {
-	case a.auto == nil || ifc.auto == nil || a.auto.tries >= maxIDTries:
-		return list
-	case a.auto.temporary:
-		return s.appendTemporary(ifc, list, a.prefix.Masked(), a.auto.tries+1, now)
+// the same rule for temporary addresses: after TEMP_IDGEN_RETRIES attempts, the host "SHOULD NOT attempt to
+// generate a temporary address for the given prefix for the duration of the host's attachment to the
+// network via this interface."
+func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now tcp.Time) (more []ifaceAddr, gaveUp bool) {
+	if a.auto == nil || ifc.auto == nil {
+		return list, false
 	}
-	return s.appendStable(ifc, list, a.prefix.Masked(), a.auto.tries+1, a.preferred, a.valid, now)
+	if a.auto.temporary {
+		a.auto = renewedAt(a.auto, 0) // the address that replaces a has its own successor
+	}
+	prefix, again := a.prefix.Masked(), a.auto.tries < maxIDTries
+	switch {
+	case again && a.auto.temporary:
+		return s.appendTemporary(ifc, list, prefix, a.auto.tries+1, now), false
+	case again:
+		return s.appendStable(ifc, list, prefix, a.auto.tries+1, a.preferred, a.valid, now), false
+	case a.auto.temporary:
+		allowTemporary(list, prefix, false)
+	}
+	return list, true
+}
+
+// allowTemporary sets whether temporary addresses are made in a prefix. An invalid prefix means all.
+func allowTemporary(list []ifaceAddr, prefix netip.Prefix, allow bool) {
+	for i := range list {
+		a := &list[i]
+		if a.auto != nil && !a.auto.temporary && a.auto.noTemporary == allow && (!prefix.IsValid() || a.prefix.Masked() == prefix) {
+			auto := *a.auto
+			auto.noTemporary = !allow
+			a.auto = &auto
+		}
+	}
 }
 
 // temporaryAdvance returns RFC 8981 3.8's REGEN_ADVANCE: how long before the preferred lifetime of a

@@ -26,8 +26,7 @@ func (ifc *iface) inputARP(b []byte) {
 		s.drop(dropBadARPSender) // a copy of a packet that this host has sent
 		return
 	}
-	if addr, ok := ifc.claimed(&h); ok {
-		s.giveUpDuplicate(ifc, addr, h.SenderMAC)
+	if addr, ok := ifc.claimed(&h); ok && s.giveUpDuplicate(ifc, addr, h.SenderMAC) {
 		return
 	}
 	forUs := ifc.owns(h.TargetIP) && !ifc.loopback

@@ -174,10 +174,9 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 		return dropBadNDSender // or a copy of a message that this host has sent
 	}
 	if own {
-		switch {
-		case a.dad != nil:
-			ifc.s.giveUpDuplicate(ifc, na.Target, na.Link)
-		case a.usable():
+		// The detection may end in between.
+		given := a.dad != nil && ifc.s.giveUpDuplicate(ifc, na.Target, na.Link)
+		if !given && ifc.owns(na.Target) {
 			ifc.conflict(na.Target, na.Link)
 		}
 		return wire.OK

@@ -1,0 +1,132 @@
+package stack
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/internal/nictest"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// probe sends the probe of another node's Duplicate Address Detection.
+func (p *peer) probe(a netip.Addr) {
+	p.t.Helper()
+	h := wire.NeighborSol{Target: a}
+	p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "::", dst: wire.SolicitedNode(a).String(), body: h.Append(nil)})
+}
+
+// RFC 8981 3.4: after TEMP_IDGEN_RETRIES duplicates, the host "SHOULD NOT attempt to generate a temporary
+// address for the given prefix for the duration of the host's attachment to the network via this
+// interface."
+func TestTemporaryAddressesEndAfterFourDuplicates(t *testing.T) {
+	const day, net = 24 * time.Hour, "2001:db8:1::/64"
+	synctest.Test(t, func(t *testing.T) {
+		da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}, NoTxChecksum: true})
+		db.Attach(func([]nic.Frame) {})
+		dev := nictest.NewChangeable(da)
+		p := &peer{t: t, dev: db}
+		s := newHost(t, dev, "192.0.2.1/24", func(c *Config) { c.NICs[0].Auto, c.NICs[0].Temporary = true, true })
+		seen := map[netip.Addr]bool{}
+		// run advertises the prefix for some days, and answers the detection of each temporary address.
+		run := func(days int) {
+			for range days * 24 {
+				p.ra(ra{}, prefixOption(net, 30*day, 7*day))
+				for range 6 {
+					for _, a := range autoAddrs(s, net) {
+						if a.Temporary && a.State == AddrOptimistic {
+							seen[a.Prefix.Addr()] = true
+							p.probe(a.Prefix.Addr())
+						}
+					}
+				}
+				time.Sleep(time.Hour)
+			}
+		}
+		run(10)
+		require.Len(t, seen, 1+maxIDTries)
+		dev.Change(func(l *nic.Link) { l.Up = false })
+		dev.Change(func(l *nic.Link) { l.Up = true })
+		run(5)
+		require.Len(t, seen, 2*(1+maxIDTries), "the host is attached to the network again")
+	})
+}
+
+// RFC 8981 3.4: a duplicate has one successor. Each address that replaces it has its own.
+func TestADuplicateHasOneSuccessor(t *testing.T) {
+	const day, net = 24 * time.Hour, "2001:db8:1::/64"
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t, func(c *Config) { c.NICs[0].Temporary = true })
+		duplicates := 0
+		for range 5 * 24 {
+			p.ra(ra{}, prefixOption(net, 30*day, 7*day))
+			for range maxIDTries {
+				for _, a := range autoAddrs(s, net) {
+					if a.Temporary && a.State == AddrOptimistic && duplicates < maxIDTries {
+						duplicates++
+						p.probe(a.Prefix.Addr())
+					}
+				}
+			}
+			time.Sleep(time.Hour)
+			usable := 0
+			for _, a := range autoAddrs(s, net) {
+				if a.Temporary && a.State == AddrPreferred {
+					usable++
+				}
+			}
+			require.Equal(t, 1, usable)
+		}
+		require.Equal(t, maxIDTries, duplicates)
+	})
+}
+
+// RFC 6724 5, rule 5.5: "Prefer addresses in a prefix advertised by the next-hop". The host forgets a router
+// that no longer advertises the prefix, and has space for a new one.
+func TestTheSourceFollowsThePrefixOfTheNextHop(t *testing.T) {
+	const p1, p2, dst, router = "2001:db8:1::/64", "2001:db8:2::/64", "2001:db8:1:9::1", "fe80::99"
+	// source is the prefix of the source for dst, which without rule 5.5 is in p1 by rule 8.
+	source := func(s *Stack) string {
+		way, err := s.route(addr(dst), netip.Addr{})
+		require.NoError(t, err)
+		require.Equal(t, router, way.hop.String())
+		p, _ := way.src.Prefix(64)
+		return p.String()
+	}
+	hour := func(p string) []byte { return prefixOption(p, time.Hour, time.Hour) }
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		p.ra(ra{src: router, RouterAdv: wire.RouterAdv{Lifetime: 9000}}, prefixOption(p2, 9*time.Hour, 9*time.Hour), hour(p1))
+		require.Equal(t, p1, source(s))
+		// The router withdraws p1, and another one advertises it.
+		p.ra(ra{src: router, RouterAdv: wire.RouterAdv{Lifetime: 9000}}, prefixOption(p1, 0, 0))
+		p.ra(ra{src: "fe80::1", no: true}, hour(p1))
+		require.Equal(t, p2, source(s))
+		p.ra(ra{src: router, RouterAdv: wire.RouterAdv{Lifetime: 9000}}, hour(p1))
+		require.Equal(t, p1, source(s))
+		// The lifetime of p1 ends that the router has advertised.
+		for range 2 {
+			time.Sleep(40 * time.Minute)
+			p.ra(ra{src: "fe80::1", no: true}, hour(p1))
+		}
+		require.Equal(t, p2, source(s))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		for i := range 3 * maxPrefixRouters { // they advertise p2 and are no default routers
+			p.ra(ra{src: fmt.Sprintf("fe80::1:%x", i), no: true}, hour(p2))
+		}
+		p.ra(ra{src: "fe80::1", no: true}, hour(p1))
+		p.ra(ra{src: router}, hour(p2))
+		require.Equal(t, p2, source(s))
+		for i := range 3 * maxPrefixRouters {
+			p.ra(ra{src: fmt.Sprintf("fe80::1:%x", i), no: true}, hour(p2))
+		}
+		require.Equal(t, p2, source(s), "a flood does not remove the next hop")
+	})
+}
