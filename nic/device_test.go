@@ -61,6 +61,10 @@ func memoryDevices() map[string]func() devicePair {
 			d := FromFuncs(Link{}, func([]byte) error { return nil })
 			return devicePair{d, func(b []byte) { d.Receive(b) }}
 		},
+		"tunnel": func() devicePair {
+			d := NewTunnel(TunnelConfig{})
+			return devicePair{d, func(b []byte) { d.Write([][]byte{b}, 0) }}
+		},
 	}
 }
 

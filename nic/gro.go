@@ -42,8 +42,8 @@ const (
 )
 
 // add tries to merge b, the frame after batch, into the last frame of batch. If it can, it appends
-// the payload of b to that frame's Head and returns true. The Head must have enough capacity; b may lie
-// in its unused part. Otherwise add returns false, and the caller appends b to the batch.
+// the payload of b to that frame's Head and returns true. The Head must have enough unused capacity, and b may
+// lie in it. Otherwise add returns false, and the caller appends b to the batch.
 func (m *gro) add(batch []Frame, b []byte) bool {
 	if !m.open || len(batch) == 0 {
 		m.open = m.begin(b)
@@ -51,6 +51,7 @@ func (m *gro) add(batch []Frame, b []byte) bool {
 	}
 	last := &batch[len(batch)-1]
 	n, flags, ok := m.continues(last.Head, b)
+	ok = ok && len(last.Head)+n <= cap(last.Head)
 	if ok && !m.merged {
 		ok = m.valid(last.Head) // if not valid, the stack drops and counts it
 	}

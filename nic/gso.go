@@ -93,22 +93,28 @@ func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte))
 	}
 	hdr, size := int(f.HeaderLen), int(f.GSOSize)
 	total := f.Len() - hdr
-	inHead := f.Head[hdr:]
 	for off := 0; off < total; off += size {
-		n := min(size, total-off)
-		b := alloc(hdr + n)
-		copy(b, f.Head[:hdr])
-		payload := b[hdr:]
-		if off < len(inHead) {
-			payload = payload[copy(payload, inHead[off:]):]
-		}
-		if len(payload) > 0 {
-			copy(payload, f.Body[off+n-len(payload)-len(inHead):])
-		}
-		s.fix(b, off, off+n == total)
+		b := alloc(hdr + min(size, total-off))
+		s.segment(b, off)
 		emit(b)
 	}
 	return true
+}
+
+// segment writes a segment of the super-frame to b. off is the offset of the segment's payload in the
+// super-frame's payload, and b has the length of the segment with all headers.
+func (s *superFrame) segment(b []byte, off int) {
+	hdr := int(s.HeaderLen)
+	copy(b, s.Head[:hdr])
+	payload, inHead := b[hdr:], s.Head[hdr:]
+	end := off + len(payload)
+	if off < len(inHead) {
+		payload = payload[copy(payload, inHead[off:]):]
+	}
+	if len(payload) > 0 {
+		copy(payload, s.Body[end-len(payload)-len(inHead):])
+	}
+	s.fix(b, off, end == s.Len()-hdr)
 }
 
 // fix changes the headers of segment b from the super-frame's to those of a single packet. off is
