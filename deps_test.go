@@ -41,7 +41,7 @@ var floors = map[string][]string{
 	"internal/tally":   {},
 	"internal/filter":  {"stack/wire"},
 	// The command uses all packages.
-	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
+	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "nic/pcap", "internal/filter", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
 	"internal/accept":   {},
 	"internal/hosttest": {"", "nic", "internal/accept"},
 	"internal/nictest":  {"nic"},

@@ -13,6 +13,9 @@ type PacketConfig struct {
 	// Promiscuous makes the interface receive all frames on its link, and the device pass all of
 	// them on. A bridge needs this.
 	Promiscuous bool
+	// Outgoing makes the device pass on the frames that the kernel and other programs send on the
+	// interface, too. A program that watches the interface needs this; a host must not have it.
+	Outgoing bool
 }
 
 // Packet is a device that shares an interface with the kernel through a packet socket (packet(7)).
@@ -35,8 +38,8 @@ var _ Device = (*Packet)(nil)
 // the kernel segments.
 //
 // The kernel receives the frames too. It ignores them if the stack's addresses are not its own and
-// it does not forward packets. The device does not receive frames that the kernel sends on the
-// interface, so the stack and the kernel cannot reach each other this way. It does not receive
+// it does not forward packets. Without PacketConfig.Outgoing the device does not receive frames that the
+// kernel sends on the interface, so the stack and the kernel cannot reach each other this way. It does not receive
 // frames with a VLAN tag.
 //
 // OpenPacket needs Linux and CAP_NET_RAW. On other systems the error is errors.ErrUnsupported.

@@ -66,6 +66,11 @@ func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 	if err := setUpPacket(fd, index, link.MAC, cfg.Promiscuous); err != nil {
 		return nil, err
 	}
+	if !cfg.Outgoing {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return nil, os.NewSyscallError("PACKET_IGNORE_OUTGOING", err)
+		}
+	}
 	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
 	err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index})
 	if err != nil {
@@ -139,9 +144,6 @@ func (l *Link) ask(fd int) (index int, err error) {
 func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 		return os.NewSyscallError("PACKET_VNET_HDR", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
-		return os.NewSyscallError("PACKET_IGNORE_OUTGOING", err)
 	}
 	for _, o := range []struct{ force, ask int }{
 		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},

@@ -19,23 +19,23 @@ const (
 	secondTime = 10 * time.Second
 )
 
-// openAuto makes a host on a TAP or a TUN. The host gets its addresses from the network on the device. The
+// openAuto makes a host on the link. The host gets its addresses from the network on the device. The
 // kernel's side of the device gets no address. On a TUN there is no DHCP.
 func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	file, err := createOutput(l.pcap)
 	if err != nil {
 		return nil, err
 	}
-	tap, err := l.openTunTap(prefixes{})
+	tap, err := l.openDevice(prefixes{})
 	if err != nil {
 		file.discard()
 		return nil, err
 	}
-	if !tap.Created() && isDown(tap.Name()) {
+	if name := tap.Link().Name; !l.socket.isSet() && !isCreated(tap) && isDown(name) {
 		at := thisEnvironment()
-		fmt.Fprintln(t.err, at.notReady(tap.Name(), "", true, false))
+		fmt.Fprintln(t.err, at.notReady(name, "", true, false))
 	}
-	n := newNetwork(plans{}, tap.Name(), log)
+	n := newNetwork(plans{}, l.linkName(tap), log)
 	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {

@@ -552,19 +552,6 @@ func TestASmallMTULeavesIPv4Only(t *testing.T) {
 	}
 }
 
-func TestLineLimitEndsOnce(t *testing.T) {
-	var out safeBuffer
-	ended := 0
-	w := &lineLimit{w: &out, left: 2, end: func() { ended++ }}
-	for _, s := range []string{"a", "b", "c"} {
-		n, err := io.WriteString(w, s)
-		require.NoError(t, err)
-		require.Equal(t, 1, n)
-	}
-	require.Equal(t, "ab", out.String())
-	require.Equal(t, 1, ended)
-}
-
 func TestPortsThatAreTakenAreSkipped(t *testing.T) {
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -142,6 +142,7 @@ Examples:
   usernet ping -wire 192.0.2.1        two hosts in this program; needs no root
   usernet ping -wire 2001:db8::1      the same over IPv6
   usernet get -o page.html http://192.0.2.1:8000/
+  usernet dump -i eth0 tcp port 80    the frames of an interface that a filter selects
   usernet serve -h                    the flags of a command
 `)
 }

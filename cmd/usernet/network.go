@@ -34,6 +34,7 @@ type linkFlags struct {
 	fs       *flag.FlagSet
 	tap      string
 	tun      string // if it is not empty, the TUN that is used instead of a TAP
+	socket   socketFlags
 	wire     bool
 	auto     bool
 	plain    bool
@@ -42,14 +43,18 @@ type linkFlags struct {
 	pcap     string
 	verbose  bool
 	mac      [6]byte
-	check    func(p plans) error // checks the addresses for the command before the device is opened; may be nil
-	dns      []netip.AddrPort    // name servers; nil for commands that resolve no names
+
+	everything bool // a packet socket receives all that its interface sends and receives
+
+	check func(p plans) error // checks the addresses for the command before the device is opened; may be nil
+	dns   []netip.AddrPort    // name servers; nil for commands that resolve no names
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
 	l.fs = fs
 	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; if it does not exist, it is created, and deleted at the end")
 	fs.StringVar(&l.tun, "tun", "", "`name` of a TUN device to use instead of the TAP device: a link without Ethernet; if it does not exist, it is created, and deleted at the end")
+	l.socket.define(fs)
 	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, instead of a TAP device")
 	fs.BoolVar(&l.plain, "plain", false, "no offloads: every frame fits the MTU and has complete checksums")
 	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`, once for each family; by default 192.0.2.2/24 and 2001:db8::2/64, or an address on the network of -host-addr")
@@ -61,7 +66,7 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 
 // defineAuto defines the flag -auto beside those of define.
 func (l *linkFlags) defineAuto(fs *flag.FlagSet) {
-	fs.BoolVar(&l.auto, "auto", false, "get our addresses, routes and name servers from the network on the TAP, by DHCP and from its IPv6 routers")
+	fs.BoolVar(&l.auto, "auto", false, "get our addresses, routes and name servers from the network on the link, by DHCP and from its IPv6 routers")
 }
 
 // name returns the name of the TAP or the TUN.
@@ -70,6 +75,14 @@ func (l *linkFlags) name() string {
 		return l.tun
 	}
 	return l.tap
+}
+
+// linkName returns the name of the link for messages.
+func (l *linkFlags) linkName(dev nic.Device) string {
+	if l.socket.isSet() {
+		return l.socket.place()
+	}
+	return dev.Link().Name
 }
 
 // checkFlags returns an error if flags conflict.
@@ -86,7 +99,7 @@ func (l *linkFlags) checkFlags() error {
 	case l.auto && (l.addr != prefixes{} || l.hostAddr != prefixes{}):
 		return usageError("-auto with -addr or -host-addr: the network gives the addresses")
 	}
-	return nil
+	return l.socket.check(l)
 }
 
 // A network is a host and its link. The other end of the link is the kernel or, on a wire in
@@ -98,8 +111,8 @@ type network struct {
 	six  netip.Addr    // our IPv6 address; may be invalid
 	gate prefixes      // the addresses of the other end
 	link string        // the name of the link
-	kind string        // "TAP device" or "TUN device"; empty on a wire
-	down chan error    // receives the error when the TAP or the TUN fails
+	kind string        // what the link is, such as "TAP device"; empty on a wire
+	down chan error    // receives the error when the link fails
 	log  *slog.Logger
 	file *output // the capture
 	capt *nic.Captured
@@ -156,8 +169,11 @@ func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	return l.openTAP(t, log)
 }
 
-// openTAP opens the TAP or the TUN and makes a host on it. The caller closes the network.
+// openTAP opens the link and makes a host on it. The caller closes the network.
 func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
+	if err := l.socket.checkAddrs(l); err != nil {
+		return nil, err
+	}
 	file, err := createOutput(l.pcap)
 	if err != nil {
 		return nil, err
@@ -167,7 +183,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 		file.discard()
 		return nil, err
 	}
-	n := newNetwork(p, tap.Name(), log)
+	n := newNetwork(p, l.linkName(tap), log)
 	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
@@ -183,16 +199,12 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// A tunTap is a TAP or a TUN.
-type tunTap interface {
-	nic.DownNotifier
-	Name() string
-	Created() bool
-}
-
-// openTunTap opens the TUN if there is the flag -tun, and otherwise the TAP. The prefixes are for the
-// kernel's side of a new device.
-func (l *linkFlags) openTunTap(host prefixes) (dev tunTap, err error) {
+// openDevice opens the link of the flags; without any, it is the TAP. The prefixes are for the kernel's side
+// of a new TAP or TUN.
+func (l *linkFlags) openDevice(host prefixes) (dev nic.DownNotifier, err error) {
+	if l.socket.isSet() {
+		return l.socket.open(l.mac, l.everything)
+	}
 	if l.tun != "" {
 		dev, err = nic.OpenTUN(nic.TUNConfig{Name: l.tun, Addr: host.four, Addr6: host.six, NoOffload: l.plain})
 	} else {
@@ -204,16 +216,28 @@ func (l *linkFlags) openTunTap(host prefixes) (dev tunTap, err error) {
 	return dev, nil
 }
 
-// kind returns "TUN device" or "TAP device".
+// kind returns what the link is, such as "TAP device".
 func (l *linkFlags) kind() string {
+	if l.socket.isSet() {
+		return l.socket.kind()
+	}
 	if l.tun != "" {
 		return "TUN device"
 	}
 	return "TAP device"
 }
 
-// attachTAP opens the TAP or the TUN and chooses the addresses of both ends.
-func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (tunTap, plans, error) {
+// attachTAP opens the link and chooses the addresses of both ends.
+func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, plans, error) {
+	if l.socket.isSet() {
+		// The kernel is not at the other end, so its addresses do not matter.
+		p, err := l.plan(nil, nil, true)
+		if err != nil {
+			return nil, plans{}, err
+		}
+		dev, err := l.openDevice(prefixes{})
+		return dev, p, err
+	}
 	all, err := kernelAddrs()
 	if err != nil {
 		return nil, plans{}, err
@@ -233,7 +257,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (tunTap, plans, erro
 	if err != nil {
 		return nil, plans{}, err
 	}
-	tap, err := l.openTunTap(p.hosts())
+	tap, err := l.openDevice(p.hosts())
 	if err != nil {
 		return nil, plans{}, err
 	}
@@ -246,9 +270,9 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (tunTap, plans, erro
 			log.Info(note)
 		}
 	}
-	if !tap.Created() {
+	if name := tap.Link().Name; !isCreated(tap) {
 		at := thisEnvironment()
-		if line := at.notReady(tap.Name(), p.four.host.String(), len(own) > 0, !isDown(tap.Name())); line != "" {
+		if line := at.notReady(name, p.four.host.String(), len(own) > 0, !isDown(name)); line != "" {
 			fmt.Fprintln(t.err, line)
 		}
 	}
@@ -308,7 +332,7 @@ func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, er
 	return dev, nil
 }
 
-// follow sends the error of the TAP or the TUN to n.down when the device fails.
+// follow sends the error of the device to n.down when the device fails.
 func (n *network) follow() {
 	done := n.host.Done()
 	go func() {

@@ -23,6 +23,7 @@ func pingCommand() command {
 		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 			var l linkFlags
 			var p pingFlags
+			l.socket.name = "I" // -i is the interval, as in Linux's ping
 			l.define(fs)
 			l.defineAuto(fs)
 			p.define(fs)

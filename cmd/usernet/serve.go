@@ -57,6 +57,12 @@ Examples:
   usernet serve -auto -tap tap0                with the addresses that the network on tap0 gives
   usernet serve -tun tun0                      on a TUN device, without Ethernet
   usernet serve -wire                          without a TAP, and so without root
+  usernet serve -i eth0 -auto                  on an interface that the kernel uses too
+  usernet serve -vde /run/vde.ctl              on a port of a vde_switch
+  usernet serve -stream unix:/tmp/passt.sock -addr 192.168.69.2/24
+                                               as the guest of passt
+  usernet serve -stream listen:unix:/run/vm    for a virtual machine: qemu -netdev
+                                               stream,id=n,addr.type=unix,addr.path=/run/vm
   usernet serve -pcap trace.pcapng -v          with a capture and a trace
 `,
 	}

@@ -1,26 +1,33 @@
 package main
 
 import (
+	"encoding/binary"
 	"io"
 	"sync"
 	"time"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/nic/pcap"
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A tracer writes one line for each frame.
+// A tracer writes one line for each frame, or passes each frame to a dumper.
 type tracer struct {
-	mu  sync.Mutex
-	w   io.Writer
-	buf []byte // joins a frame's Head and Body
-	out []byte // the line
+	mu   sync.Mutex
+	w    io.Writer
+	dump *dumper // nil for lines
+	buf  []byte  // joins a frame's Head and Body
+	out  []byte  // the line
 }
 
 // frame writes the line of one frame. dir is "in" or "out".
 func (t *tracer) frame(link string, medium nic.Medium, dir string, f *nic.Frame) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.dump != nil {
+		t.passOn(link, medium, dir, f)
+		return
+	}
 	b := f.Head
 	if len(f.Body) > 0 {
 		t.buf = f.AppendTo(t.buf[:0])
@@ -34,6 +41,22 @@ func (t *tracer) frame(link string, medium nic.Medium, dir string, f *nic.Frame)
 	t.out = wire.AppendFrame(t.out, b, medium == nic.Ethernet)
 	t.out = append(t.out, '\n')
 	t.w.Write(t.out)
+}
+
+// passOn passes a frame to the dumper, with its checksum completed.
+func (t *tracer) passOn(link string, medium nic.Medium, dir string, f *nic.Frame) {
+	t.buf = f.AppendTo(t.buf[:0])
+	if start, field := int(f.ChecksumStart), int(f.ChecksumOffset); f.NeedsChecksum && start+field+2 <= len(t.buf) {
+		binary.BigEndian.PutUint16(t.buf[start+field:], wire.FinishChecksum(t.buf[start:], field))
+	}
+	pkt := pcap.Packet{Data: t.buf, Len: len(t.buf), Time: time.Now(), Link: pcap.LinkEthernet, Direction: pcap.Inbound}
+	if medium == nic.IP {
+		pkt.Link = pcap.LinkRaw
+	}
+	if dir == "out" {
+		pkt.Direction = pcap.Outbound
+	}
+	t.dump.frame(link, pkt)
 }
 
 // A traced is a device that writes its frames to a tracer.
