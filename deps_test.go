@@ -37,6 +37,7 @@ var floors = map[string][]string{
 	"resolve/dot":      {},
 	"resolve/doh":      {},
 	"dhcp":             {},
+	"mdns":             {},
 	"internal/addrsel": {},
 	"internal/tally":   {},
 	"internal/filter":  {"stack/wire"},
@@ -59,7 +60,7 @@ var floors = map[string][]string{
 var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "golang.org/x/sys/"}
 
 // pure are the packages that use no clock, lock, goroutine or randomness.
-var pure = []string{"stack/wire", "stack/tcp", "dhcp", "internal/filter"}
+var pure = []string{"stack/wire", "stack/tcp", "dhcp", "mdns", "internal/filter"}
 
 // impure are packages of which only the named files may use a clock, locks, goroutines and randomness.
 var impure = map[string][]string{"nic/ppp": {"config.go", "device.go", "serial.go"}}
@@ -200,7 +201,7 @@ func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {
 		// addresses and paths, so no name is looked up.
 		"nic": {"InterfaceByName", "InterfaceByIndex", "Dialer", "Listener", "ListenConfig", "ListenUDP", "ListenUnixgram", "DialUnix"},
 	}
-	for _, name := range []string{"", "resolve", "resolve/dot", "resolve/doh", "dhcp", "stack", "stack/tcp", "stack/wire", "nic"} {
+	for _, name := range []string{"", "resolve", "resolve/dot", "resolve/doh", "dhcp", "mdns", "stack", "stack/tcp", "stack/wire", "nic"} {
 		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(name), "*.go"))
 		require.NoError(t, err)
 		require.NotEmpty(t, files)

@@ -1,0 +1,297 @@
+package mdns
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// maxDelayed is the maximum number of responses that wait for their time.
+	maxDelayed = 256
+	// legacyTTL is the maximum TTL of a response to a resolver that is not of Multicast DNS. RFC 6762
+	// section 6.7: "The resource record TTL given in a legacy unicast response SHOULD NOT be greater than
+	// ten seconds".
+	legacyTTL = 10
+)
+
+// A response is a multicast response that waits for its time.
+type response struct {
+	at      time.Time
+	from    netip.AddrPort // the querier
+	more    bool           // whether the querier sends more known answers
+	probe   bool           // whether the query was a probe
+	records []*own
+	denials []record // NSEC records
+}
+
+// receiveQuery answers a query.
+func (n *Node) receiveQuery(now time.Time, m *message, from netip.AddrPort) {
+	if len(m.authorities) > 0 {
+		n.checkProbe(now, m)
+	}
+	if len(m.questions) == 0 {
+		n.moreKnown(now, m, from)
+		return
+	}
+	legacy := from.Port() != Port
+	if !legacy {
+		n.othersAsk(now, m)
+	}
+	var multi, uni response
+	shared := false
+	for _, q := range m.questions {
+		found, denials, sharedToo := n.answersTo(q)
+		shared = shared || sharedToo
+		for _, o := range found {
+			if !legacy && known(m.answers, o) {
+				continue
+			}
+			// RFC 6762 5.4: a question with the bit is answered by unicast, "unless the responder has
+			// not multicast that record recently (within one quarter of its TTL)".
+			recent := now.Sub(o.sent) < time.Duration(o.ttl)*time.Second/4
+			if legacy || q.unicast && (recent || len(m.authorities) > 0) {
+				uni.add(o)
+			} else {
+				multi.add(o)
+			}
+		}
+		if legacy || q.unicast {
+			uni.denials = append(uni.denials, denials...)
+		} else {
+			multi.denials = append(multi.denials, denials...)
+		}
+	}
+	n.sendUnicast(m, &uni, from, legacy)
+	if len(multi.records)+len(multi.denials) == 0 {
+		return
+	}
+	multi.from, multi.probe, multi.at = from, len(m.authorities) > 0, now
+	switch {
+	case m.flags&flagTruncated != 0:
+		// RFC 6762 7.2: after a query with the TC bit, a responder waits 400 to 500 ms for more known
+		// answers.
+		multi.more, multi.at = true, now.Add(n.between(400*time.Millisecond, 500*time.Millisecond))
+	case shared:
+		// RFC 6762 6: "each responder SHOULD delay its response by a random amount of time selected with
+		// uniform random distribution in the range 20-120 ms", unless it is the only one that answers.
+		multi.at = now.Add(n.between(20*time.Millisecond, 120*time.Millisecond))
+	}
+	if len(n.delayed) < maxDelayed {
+		n.delayed = append(n.delayed, &multi)
+	}
+	n.sendDelayed(now)
+}
+
+func (r *response) add(o *own) {
+	if !slices.ContainsFunc(r.records, func(x *own) bool { return x.same(&o.record) }) {
+		r.records = append(r.records, o)
+	}
+}
+
+// known reports whether o is among the known answers of a query. RFC 6762 section 7.1: a responder does not
+// send a record that is known with at least half of its TTL.
+func known(answers []record, o *own) bool {
+	return slices.ContainsFunc(answers, func(r record) bool { return r.ttl >= o.ttl/2 && r.same(&o.record) })
+}
+
+// moreKnown removes known answers that follow in further messages of a querier.
+func (n *Node) moreKnown(now time.Time, m *message, from netip.AddrPort) {
+	for _, r := range n.delayed {
+		if !r.more || r.from != from {
+			continue
+		}
+		r.records = slices.DeleteFunc(r.records, func(o *own) bool { return known(m.answers, o) })
+		if m.flags&flagTruncated != 0 {
+			r.at = now.Add(n.between(400*time.Millisecond, 500*time.Millisecond))
+		}
+	}
+}
+
+// answersTo returns the own records that answer a question, and the records that deny others. shared
+// reports whether other hosts may answer too.
+func (n *Node) answersTo(q question) (found []*own, denials []record, shared bool) {
+	var unique *own
+	for _, o := range n.index[q.name.fold()] {
+		if o.g.state < announcing {
+			continue
+		}
+		shared = shared || !o.unique
+		if o.unique {
+			unique = o
+		}
+		if q.typ == o.typ || q.typ == typeANY {
+			found = append(found, o)
+		}
+	}
+	if unique != nil && len(found) == 0 {
+		denials = append(denials, n.denial(unique))
+	}
+	return found, denials, shared
+}
+
+// denial returns an NSEC record with the types that exist for a unique name. RFC 6762 section 6.1: "Any time
+// a responder receives a query for a name for which it has verified exclusive ownership, for a type for which
+// that name has no records, the responder MUST [...] respond asserting the nonexistence of that record".
+func (n *Node) denial(of *own) record {
+	var bits [32]byte
+	last := 0
+	for _, o := range n.index[of.name.fold()] {
+		bits[o.typ/8] |= 0x80 >> (o.typ % 8)
+		last = max(last, int(o.typ/8))
+	}
+	data := string(of.name) + string([]byte{0, byte(last + 1)}) + string(bits[:last+1])
+	return record{name: of.name, typ: typeNSEC, flush: true, ttl: of.ttl, data: data}
+}
+
+// suppress removes an answer that another host has just sent from the delayed responses. RFC 6762 section
+// 7.4: the TTL must not be less than that of the own record.
+func (n *Node) suppress(now time.Time, r *record) {
+	if len(n.delayed) == 0 {
+		return
+	}
+	for _, o := range n.index[r.name.fold()] {
+		if o.same(r) && r.ttl >= o.ttl {
+			o.sent = now
+		}
+	}
+}
+
+// sendDelayed sends the responses that are due, in common messages.
+func (n *Node) sendDelayed(now time.Time) {
+	var records []*own
+	var denials []record
+	n.delayed = slices.DeleteFunc(n.delayed, func(r *response) bool {
+		if now.Before(r.at) {
+			return false
+		}
+		for _, o := range r.records {
+			// RFC 6762 6: a responder "MUST NOT [...] multicast a record on a given interface until at
+			// least one second has elapsed since the last time that record was multicast", or 250 ms if
+			// the query was a probe.
+			wait := time.Second
+			if r.probe {
+				wait = probeInterval
+			}
+			if now.Sub(o.sent) >= wait && !slices.ContainsFunc(records, func(x *own) bool { return x.same(&o.record) }) {
+				records = append(records, o)
+			}
+		}
+		denials = append(denials, r.denials...)
+		return true
+	})
+	n.multicast(now, records, denials)
+}
+
+// multicast queues responses with records, as many to a message as fit, and with the records that a querier
+// would ask for next.
+func (n *Node) multicast(now time.Time, records []*own, denials []record) {
+	for len(records)+len(denials) > 0 {
+		w := newBuilder(0, flagResponse|flagAuthoritative)
+		size, i, j := headerLen, 0, 0
+		for ; i < len(records) && (i == 0 || size+records[i].size() <= maxMessage); i++ {
+			size += records[i].size()
+			w.record(1, &records[i].record)
+			records[i].sent = now
+		}
+		if i == len(records) {
+			for ; j < len(denials) && (i+j == 0 || size+denials[j].size() <= maxMessage); j++ {
+				size += denials[j].size()
+				w.record(1, &denials[j])
+			}
+		}
+		for _, o := range n.extras(records[:i]) {
+			if size += o.size(); size > maxMessage {
+				break
+			}
+			w.record(3, &o.record)
+			o.sent = now
+		}
+		records, denials = records[i:], denials[j:]
+		n.out = append(n.out, Message{Data: w.b})
+	}
+}
+
+// extras returns the records that RFC 6763 section 12 recommends beside records: SRV and TXT with a PTR record,
+// and the addresses with an SRV record.
+func (n *Node) extras(records []*own) []*own {
+	var extra []*own
+	add := func(nm name, types ...uint16) {
+		for _, o := range n.index[nm.fold()] {
+			if slices.Contains(types, o.typ) && o.g.state >= announcing && !slices.Contains(records, o) && !slices.Contains(extra, o) {
+				extra = append(extra, o)
+			}
+		}
+	}
+	for _, o := range records {
+		if o.ttl == 0 {
+			continue
+		}
+		switch o.typ {
+		case typePTR:
+			if name(o.data).fold() != n.hostNameFold() {
+				add(name(o.data), typeSRV, typeTXT)
+			}
+		case typeSRV:
+			add(name(o.data[6:]), typeA, typeAAAA)
+		case typeA, typeAAAA:
+			add(o.name, typeA, typeAAAA) // RFC 6762 6.2
+		}
+		if len(extra) > 64 {
+			break
+		}
+	}
+	for _, o := range slices.Clone(extra) {
+		if o.typ == typeSRV {
+			add(name(o.data[6:]), typeA, typeAAAA)
+		}
+	}
+	return extra
+}
+
+func (n *Node) hostNameFold() name {
+	if n.host == nil {
+		return ""
+	}
+	return n.hostName().fold()
+}
+
+// sendUnicast queues a unicast response. RFC 6762 section 6.7: a response to a legacy resolver has the ID and
+// the question of the query, short TTLs and no cache-flush bits.
+func (n *Node) sendUnicast(m *message, r *response, to netip.AddrPort, legacy bool) {
+	if len(r.records)+len(r.denials) == 0 {
+		return
+	}
+	id := uint16(0)
+	if legacy {
+		id = m.id
+	}
+	w := newBuilder(id, flagResponse|flagAuthoritative)
+	size := headerLen
+	if legacy {
+		for _, q := range m.questions {
+			q.unicast = false
+			w.question(q)
+			size += len(q.name) + 4
+		}
+	}
+	put := func(section int, x record) {
+		if size += x.size(); size > maxMessage {
+			return
+		}
+		if legacy {
+			x.ttl, x.flush = min(x.ttl, legacyTTL), false
+		}
+		w.record(section, &x)
+	}
+	for _, o := range r.records {
+		put(1, o.record)
+	}
+	for _, d := range r.denials {
+		put(1, d)
+	}
+	for _, o := range n.extras(r.records) {
+		put(3, o.record)
+	}
+	n.out = append(n.out, Message{Data: w.b, To: to})
+}
