@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/dhcp"
-	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
 )
 
@@ -42,6 +41,11 @@ type DHCPConfig struct {
 	// first checks that no other machine on the link uses the address, which takes four to seven
 	// seconds (RFC 5227).
 	NoProbe bool
+	// LinkLocal gives the interface a link-local address (RFC 3927) while no DHCP server answers: from about
+	// twenty seconds after the start until the client has a lease. Connections that use the link-local
+	// address have one minute to end then. The host also sends packets to other link-local addresses
+	// directly to the link.
+	LinkLocal bool
 	// OnEvent, if not nil, is called for each event of the client, one after the other, after the
 	// host has applied the event. It must not call StopDHCP.
 	OnEvent func(dhcp.Event4)
@@ -72,7 +76,7 @@ type dhcpClients struct {
 	stopWatch func()
 }
 
-// A dhcpClient runs the DHCP client of one interface.
+// A dhcpClient runs the DHCP client of one interface, and its link-local address.
 type dhcpClient struct {
 	h     *Host
 	all   *dhcpClients
@@ -80,6 +84,7 @@ type dhcpClient struct {
 	nic   string
 	index int
 	cfg   DHCPConfig
+	alone bool // only a link-local address, without DHCP
 
 	// The following fields belong to the goroutine that has set turn.
 	machine *dhcp.Client4
@@ -90,6 +95,9 @@ type dhcpClient struct {
 	until   time.Time      // until when giveBack may wait; zero: it was not called
 	seen    stack.AddrInfo // the address of the lease in the last look; zero if the host did not have it
 	refused time.Time      // time of the last log record about a refusal
+
+	linkLocal *dhcp.LinkLocal4 // nil unless cfg.LinkLocal is set
+	chosen    netip.Prefix     // the link-local address that is in use or being probed; invalid: none
 
 	mu        sync.Mutex
 	changed   sync.Cond
@@ -128,24 +136,23 @@ const (
 // EEXIST if the interface already has a client, EADDRINUSE if a socket of the host uses UDP port 68,
 // and net.ErrClosed.
 func (h *Host) StartDHCP(nicName string, cfg DHCPConfig) error {
-	if err := h.startDHCP(nicName, cfg); err != nil {
-		if err == net.ErrClosed {
-			return err
-		}
+	err := h.startClient(nicName, cfg, false)
+	if err != nil && err != net.ErrClosed {
 		return fmt.Errorf("usernet: DHCP: %w", err)
 	}
-	return nil
+	return err
 }
 
-func (h *Host) startDHCP(nicName string, cfg DHCPConfig) error {
+// startClient starts a client on an interface. If alone is set, the client has only a link-local address.
+func (h *Host) startClient(nicName string, cfg DHCPConfig, alone bool) error {
 	info, err := h.linkNamed(nicName)
 	if err != nil {
 		return err
 	}
-	if info.Medium != nic.Ethernet {
-		return fmt.Errorf("%s is not an Ethernet, so that it has no MAC to ask with: %w", info.Name, syscall.EINVAL)
+	if err := checkEthernet(&info); err != nil {
+		return err
 	}
-	d := &dhcpClient{h: h, nic: info.Name, index: info.Index, cfg: cfg, info: DHCPInfo{NIC: info.Name}}
+	d := &dhcpClient{h: h, nic: info.Name, index: info.Index, cfg: cfg, alone: alone, info: DHCPInfo{NIC: info.Name}}
 	d.changed.L = &d.mu
 	d.timer = time.AfterFunc(time.Hour, func() { d.step(nil) })
 	d.timer.Stop() // until step or receive arms it
@@ -158,7 +165,7 @@ func (h *Host) startDHCP(nicName string, cfg DHCPConfig) error {
 	return nil
 }
 
-// add adds a client. With the first client it also opens the socket.
+// add adds a client. With the first client of DHCP it also opens the socket.
 func (ds *dhcpClients) add(d *dhcpClient) error {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
@@ -168,7 +175,7 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 	if slices.ContainsFunc(ds.clients, func(x *dhcpClient) bool { return x.index == d.index }) {
 		return fmt.Errorf("%s has a client already: %w", d.nic, syscall.EEXIST)
 	}
-	if ds.conn == nil {
+	if ds.conn == nil && !d.alone {
 		conn, err := d.h.stack.OpenUDP(stack.Family4, netip.AddrPortFrom(netip.IPv4Unspecified(), dhcp.ClientPort4))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("a socket of the host has UDP port %d, which the client needs: %w", dhcp.ClientPort4, err)
@@ -179,6 +186,8 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 		ds.conn = conn
 		conn.SetHandler(ds.receive)
 		conn.SetBroadcastWithoutSource()
+	}
+	if ds.stopWatch == nil {
 		ds.stopWatch = d.h.stack.OnChange(ds.look)
 	}
 	d.conn = ds.conn
@@ -194,25 +203,26 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 // The errors are ENODEV if there is no such interface, ESRCH if the interface has no client, and
 // net.ErrClosed.
 func (h *Host) StopDHCP(nicName string) error {
-	info, err := h.linkNamed(nicName)
-	if err != nil {
-		if err == net.ErrClosed {
-			return err
-		}
+	err := h.stopClient(nicName, false)
+	if err != nil && err != net.ErrClosed {
 		return fmt.Errorf("usernet: StopDHCP: %w", err)
 	}
+	return err
+}
+
+// stopClient ends the client of an interface that startClient has started with the same alone.
+func (h *Host) stopClient(nicName string, alone bool) error {
+	info, err := h.linkNamed(nicName)
+	if err != nil {
+		return err
+	}
 	ds := h.dhcp.Load()
-	if ds == nil {
-		return fmt.Errorf("usernet: StopDHCP: %s has no client: %w", info.Name, syscall.ESRCH)
-	}
-	ds.mu.Lock()
-	i := slices.IndexFunc(ds.clients, func(d *dhcpClient) bool { return d.index == info.Index })
+	clients := ds.list()
+	i := slices.IndexFunc(clients, func(d *dhcpClient) bool { return d.index == info.Index && d.alone == alone })
 	if i < 0 {
-		ds.mu.Unlock()
-		return fmt.Errorf("usernet: StopDHCP: %s has no client: %w", info.Name, syscall.ESRCH)
+		return fmt.Errorf("%s has no client: %w", info.Name, syscall.ESRCH)
 	}
-	d := ds.clients[i]
-	ds.mu.Unlock()
+	d := clients[i]
 	d.release(time.Now().Add(dhcpReleaseTime))
 	ds.remove(d)
 	return nil
@@ -222,6 +232,9 @@ func (h *Host) StopDHCP(nicName string) error {
 func (h *Host) DHCP() []DHCPInfo {
 	var infos []DHCPInfo
 	for _, d := range h.dhcp.Load().list() {
+		if d.alone {
+			continue
+		}
 		d.mu.Lock()
 		infos = append(infos, d.info)
 		d.mu.Unlock()
@@ -259,13 +272,16 @@ func (ds *dhcpClients) list() []*dhcpClient {
 	return slices.Clone(ds.clients)
 }
 
-// remove removes a client that has ended. With the last client it closes the socket.
+// remove removes a client that has ended. With the last client of DHCP it closes the socket.
 func (ds *dhcpClients) remove(d *dhcpClient) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	ds.clients = slices.DeleteFunc(ds.clients, func(x *dhcpClient) bool { return x == d })
-	if len(ds.clients) == 0 && ds.conn != nil {
+	if len(ds.clients) == 0 && ds.stopWatch != nil {
 		ds.stopWatch()
+		ds.stopWatch = nil
+	}
+	if ds.conn != nil && !slices.ContainsFunc(ds.clients, func(x *dhcpClient) bool { return !x.alone }) {
 		ds.conn.Close()
 		ds.conn = nil
 	}
@@ -443,6 +459,7 @@ func (d *dhcpClient) round(todo []func(time.Time), inbox []*dhcp.Message4) {
 	}
 	d.machine.Tick(time.Now())
 	d.flush()
+	d.tendLinkLocal(time.Now())
 }
 
 func (d *dhcpClient) hasEnded() bool {
@@ -451,13 +468,19 @@ func (d *dhcpClient) hasEnded() bool {
 	return d.ended
 }
 
-// deadline returns the time of the machine's next Tick, or the zero time if there is none. d.mu is
+// deadline returns the time of the machines' next Tick, or the zero time if there is none. d.mu is
 // held.
 func (d *dhcpClient) deadline() time.Time {
 	if d.machine == nil {
 		return time.Time{}
 	}
-	return d.machine.Deadline()
+	at := d.machine.Deadline()
+	if d.linkLocal != nil {
+		if next := d.linkLocal.Deadline(); at.IsZero() || !next.IsZero() && next.Before(at) {
+			at = next
+		}
+	}
+	return at
 }
 
 // note updates d.info. The goroutine that runs steps calls it with d.mu held.
@@ -489,12 +512,14 @@ func (d *dhcpClient) look(now time.Time) {
 		if d.up && (moved || !info.Up) {
 			d.machine.Down()
 		}
-		if info.Up {
+		d.stopLinkLocal() // the host may be on another link, so the address is to be probed again
+		if info.Up && !d.alone {
 			d.machine.Up(now)
 		}
 		d.up, d.links = info.Up, info.LinkChanges
 	}
 	d.lookAtAddr(info, now)
+	d.lookAtLinkLocal(info, now)
 }
 
 // link returns the interface, or nil if it was removed.
@@ -512,6 +537,10 @@ func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
 	if d.machine != nil {
 		d.stopProbing()
 		d.abandon("the interface has a new MAC")
+	}
+	d.stopLinkLocal()
+	if d.cfg.LinkLocal {
+		d.linkLocal = dhcp.NewLinkLocal4(info.MAC)
 	}
 	d.mac, d.up, d.links = info.MAC, false, info.LinkChanges
 	d.machine = dhcp.NewClient4(dhcp.ClientConfig4{
@@ -652,6 +681,7 @@ func (d *dhcpClient) giveBack(end time.Time) {
 		d.stopProbing()
 		d.machine.Release()
 		d.flush()
+		d.stopLinkLocal()
 	}
 	d.mu.Lock()
 	d.ended = true

@@ -145,8 +145,11 @@ func (d *dhcpClient) foreign(info *stack.InterfaceInfo, a netip.Addr) (stack.Add
 	own := slices.Contains(d.applied.addrs, a)
 	d.mu.Unlock()
 	x, ok := addrOf(info, a)
-	return x, ok && !(own && x.Origin == stack.AddrDHCP)
+	return x, ok && !(own && isClientOrigin(x.Origin))
 }
+
+// isClientOrigin reports whether a client adds addresses with an origin.
+func isClientOrigin(o stack.AddrOrigin) bool { return o == stack.AddrDHCP || o == stack.AddrLinkLocal }
 
 // leaseAddr returns the address of a lease on an interface, with the fields that change when the program
 // removes, adds or replaces the address. The result is zero if the interface does not have the address.
@@ -240,7 +243,7 @@ func (d *dhcpClient) dropAddr(a netip.Addr) {
 	if info == nil {
 		return
 	}
-	if x, ok := addrOf(info, a); ok && x.Origin == stack.AddrDHCP {
+	if x, ok := addrOf(info, a); ok && isClientOrigin(x.Origin) {
 		d.h.stack.RemoveAddr(d.nic, a)
 	}
 }
@@ -248,6 +251,11 @@ func (d *dhcpClient) dropAddr(a netip.Addr) {
 // setRoutes replaces the client's routes by those of the lease.
 func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 	want := leaseRoutes(l, d.nic)
+	if d.linkLocal != nil {
+		// RFC 3927 2.6.2: the host sends a packet to a link-local address "directly to its destination on the
+		// same physical link", also from a routable address.
+		want = append(want, stack.Route{Dst: dhcp.LinkLocalNetwork4(), NIC: d.nic})
+	}
 	d.mu.Lock()
 	var have, gone []stack.Route
 	for _, r := range d.applied.routes {

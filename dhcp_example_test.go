@@ -84,6 +84,26 @@ func ExampleHost_ServeDHCP() {
 	// 192.0.2.7 is leased to seven
 }
 
+// A host without a DHCP server on its link gives itself a link-local address (RFC 3927), which it chooses
+// from its MAC and then probes.
+func ExampleHost_StartLinkLocal() {
+	wire, far := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{{2, 0, 0, 0, 0, 1}}})
+	defer far.Close()
+	h, err := usernet.New(usernet.Config{NIC: wire, NoIPv6: true})
+	if err != nil {
+		panic(err)
+	}
+	defer h.Close()
+	if err := h.StartLinkLocal(""); err != nil {
+		panic(err)
+	}
+	for _, a := range h.Interfaces()[1].AddrInfo {
+		fmt.Println(a.Prefix, a.State, "by", a.Origin)
+	}
+	// Output:
+	// 169.254.172.172/16 tentative by link-local
+}
+
 // A program implements DHCP (RFC 2131) itself. It broadcasts its messages from 0.0.0.0 over the link that
 // needs the address, and adds the address and the route that the server assigns.
 func ExampleHost_AddAddr() {

@@ -81,6 +81,11 @@ type Config struct {
 	// other links and for options, see Host.StartDHCP.
 	DHCP bool
 
+	// LinkLocal gives NIC a link-local IPv4 address, 169.254.x.y (RFC 3927): with DHCP only while no
+	// server answers, otherwise always. Machines on the link can then talk without any configuration. See
+	// DHCPConfig.LinkLocal and Host.StartLinkLocal.
+	LinkLocal bool
+
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in.
 	NICs []NIC
 	// Routes are added to those of the addresses and gateways.
@@ -144,11 +149,15 @@ type Host struct {
 // these: see WaitOnline. An error says which part of the configuration is wrong. After an error, no
 // device is attached or closed.
 func New(cfg Config) (*Host, error) {
-	if cfg.DHCP && cfg.NIC != nil && cfg.NIC.Link().Medium != nic.Ethernet {
-		return nil, fmt.Errorf("usernet: DHCP needs an Ethernet, and NIC is none: %w", syscall.EINVAL)
+	if (cfg.DHCP || cfg.LinkLocal) && cfg.NIC != nil && cfg.NIC.Link().Medium != nic.Ethernet {
+		what := "DHCP"
+		if !cfg.DHCP {
+			what = "LinkLocal"
+		}
+		return nil, fmt.Errorf("usernet: %s needs an Ethernet, and NIC is none: %w", what, syscall.EINVAL)
 	}
 	nics := cfg.NICs
-	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP {
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP || cfg.LinkLocal {
 		first := NIC{
 			Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6,
 			Auto: cfg.Auto, Temporary: cfg.Temporary,
@@ -179,10 +188,11 @@ func New(cfg Config) (*Host, error) {
 	}
 	h.resolver = h.newResolver(&cfg)
 	h.lookup = traced(h.resolver.LookupNetIP, false)
-	if cfg.DHCP {
-		if err := h.StartDHCP(s.Interfaces()[1].Name, DHCPConfig{}); err != nil {
+	if cfg.DHCP || cfg.LinkLocal {
+		err := h.startClient(s.Interfaces()[1].Name, DHCPConfig{LinkLocal: cfg.LinkLocal}, !cfg.DHCP)
+		if err != nil {
 			h.Close()
-			return nil, err
+			return nil, fmt.Errorf("usernet: DHCP: %w", err)
 		}
 	}
 	return h, nil

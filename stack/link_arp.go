@@ -74,6 +74,11 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 		ifc.stats.TxDropped.Add(1)
 		return
 	}
+	if sender.IsLinkLocalUnicast() {
+		// RFC 3927 2.5: "All ARP packets (*replies* as well as requests) that contain a Link-Local 'sender IP
+		// address' MUST be sent using link-layer broadcast instead of link-layer unicast."
+		to = wire.Broadcast()
+	}
 	frame := ifc.s.bufs.get(wire.EthernetLen + wire.ARPLen)
 	ifc.putLink(frame, to, wire.EtherTypeARP)
 	arp := wire.ARP{Op: op, SenderMAC: ifc.mac(), SenderIP: sender, TargetMAC: target, TargetIP: addr}

@@ -570,3 +570,19 @@ func TestAnEvictionInvalidatesOnlyItsPaths(t *testing.T) {
 		require.False(t, first.valid(s), "its neighbour was evicted")
 	})
 }
+
+// RFC 3927 2.5: "All ARP packets (*replies* as well as requests) that contain a Link-Local 'sender IP address' MUST be
+// sent using link-layer broadcast instead of link-layer unicast."
+func TestARPOfLinkLocalAddressesIsBroadcast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		require.NoError(t, s.AddAddr("", netip.MustParsePrefix("169.254.7.7/16"), AddrOptions{Origin: AddrLinkLocal}))
+		for target, want := range map[string]wire.MAC{"192.0.2.1": macB, "169.254.7.7": wire.Broadcast()} {
+			p.take()
+			p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr(target)})
+			frames := p.take()
+			require.Len(t, frames, 1)
+			require.Equal(t, want, wire.MAC(frames[0][:6]))
+		}
+	})
+}
