@@ -163,6 +163,54 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	require.Equal(t, stack.AddrDeprecated, autoAddr(h, "2001:db8:1::/64").State)
 }
 
+// withdrawConfig is a configuration of radvd with two prefixes. The lifetimes of the first are short, and those
+// of the second are long or, if ended is set, zero.
+func withdrawConfig(ended bool) string {
+	long := 10000
+	if ended {
+		long = 0
+	}
+	return fmt.Sprintf(`interface %s {
+	AdvSendAdvert on;
+	MinRtrAdvInterval 3;
+	MaxRtrAdvInterval 4;
+	prefix 2001:db8:1::/64 { AdvValidLifetime 8; AdvPreferredLifetime 6; };
+	prefix 2001:db8:2::/64 { AdvValidLifetime %d; AdvPreferredLifetime %d; };
+};
+`, tapName, long, long)
+}
+
+// RFC 4862 5.5.4: "An address (and its association with an interface) becomes invalid when its valid
+// lifetime expires." 5.5.3 (e): a router cannot make a valid lifetime shorter than two hours. If it tries to,
+// "set the valid lifetime of the corresponding address to 2 hours."
+func TestRadvdWithdrawsAnAddress(t *testing.T) {
+	t.Parallel()
+	ns, h := newRouter(t, "radvd")
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "radvd.conf")
+	require.NoError(t, os.WriteFile(conf, []byte(withdrawConfig(false)), 0o644))
+	radvd := ns.daemon(t, "radvd", "-C", conf, "-p", filepath.Join(dir, "radvd.pid"), "-n", "-m", "stderr")
+	short, long := "2001:db8:1::/64", "2001:db8:2::/64"
+	await(t, h, "there are two addresses", func() bool {
+		return autoAddr(h, short).Prefix.IsValid() && autoAddr(h, long).Prefix.IsValid()
+	})
+	require.Greater(t, time.Until(autoAddr(h, long).ValidUntil), 2*time.Hour)
+	// radvd sends its first advertisement before it can handle signals, and the second one after that.
+	first := autoAddr(h, short).ValidUntil
+	await(t, h, "a second advertisement renews the address", func() bool { return autoAddr(h, short).ValidUntil.After(first) })
+
+	require.NoError(t, os.WriteFile(conf, []byte(withdrawConfig(true)), 0o644))
+	require.NoError(t, radvd.Process.Signal(syscall.SIGHUP))
+	await(t, h, "the second prefix is deprecated", func() bool { return autoAddr(h, long).State == stack.AddrDeprecated })
+	require.LessOrEqual(t, time.Until(autoAddr(h, long).ValidUntil), 2*time.Hour)
+
+	// While radvd runs, its advertisements renew the first address. Without them the address ends.
+	require.NoError(t, radvd.Process.Signal(syscall.SIGTERM))
+	await(t, h, "the first address is removed", func() bool { return !autoAddr(h, short).Prefix.IsValid() })
+	require.True(t, autoAddr(h, long).Prefix.IsValid())
+	require.Greater(t, time.Until(autoAddr(h, long).ValidUntil), time.Hour)
+}
+
 // dnsmasq is the router. It advertises the prefix of its interface.
 func TestDnsmasqConfiguresAHost(t *testing.T) {
 	t.Parallel()
