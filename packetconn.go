@@ -418,6 +418,22 @@ func (c *IPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 	}, nil
 }
 
+// SetChecksum makes an IPv6 socket compute the checksum of each datagram that it sends, and drop each
+// datagram with a wrong checksum that it receives. offset is the position of the 16-bit checksum in
+// the data in bytes. If on is false, there is no checksum. This is IPV6_CHECKSUM of RFC 3542 3.1, with
+// the arguments of x/net/ipv6's PacketConn.SetChecksum.
+//
+// A write of data that end before the checksum fails with EINVAL. By default, sockets of ICMPv6 and of
+// the Mobility Header have a checksum, and others have none.
+//
+// The error is EINVAL if offset is odd, and ENOPROTOOPT on an IPv4 socket.
+func (c *IPConn) SetChecksum(on bool, offset int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.raw.SetChecksum(on, offset))
+}
+
 // sendTo sends a datagram on an unconnected socket.
 func (c *IPConn) sendTo(b, oob []byte, addr *net.IPAddr, o stack.SendOptions) (int, error) {
 	if c.connected() {

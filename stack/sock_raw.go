@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -16,6 +17,10 @@ type Raw struct {
 	dgram
 	proto uint16
 	ends  atomic.Pointer[rawEnds] // replaced with mu held, never modified; read without mu
+
+	// checksum is the offset of the checksum in the payload in bytes, over IPv6. It is negative if the
+	// socket has no checksum. It is read without mu.
+	checksum atomic.Int32
 }
 
 // rawEnds are the addresses that select the datagrams for a raw socket.
@@ -79,6 +84,7 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 		return nil, syscall.EPROTONOSUPPORT
 	}
 	r := &Raw{proto: proto}
+	r.checksum.Store(defaultChecksum(proto))
 	if addr.Is6() {
 		fam = Family6 // as on Linux, an IPv6 raw socket receives no IPv4 packets
 	}
@@ -94,6 +100,81 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 	all := append(slices.Clip(t.sockets()), r)
 	t.all.Store(&all)
 	return r, nil
+}
+
+// noChecksum says that a raw socket has no checksum.
+const noChecksum = -1
+
+// protoMobility is the Mobility Header (RFC 6275 6.1).
+const protoMobility = 135
+
+// defaultChecksum returns the initial Raw.checksum of a socket. It is that of Linux.
+func defaultChecksum(proto uint16) int32 {
+	switch proto {
+	case uint16(wire.ProtoICMPv6):
+		return wire.ICMPv6ChecksumOffset
+	case protoMobility:
+		return 4
+	}
+	return noChecksum
+}
+
+// SetChecksum makes an IPv6 socket compute the checksum of each datagram that it sends and verify that of
+// each datagram that it receives. The checksum covers the payload and the pseudo-header of RFC 8200 8.1.
+// offset is the position of the 16-bit checksum in the payload in bytes. If on is false or offset is
+// negative, there is no checksum. A write fails with EINVAL if the payload ends before the checksum. A
+// received datagram with a wrong checksum is dropped.
+//
+// By default, sockets of ICMPv6 and of the Mobility Header (RFC 6275 6.1) have a checksum, and others have
+// none. RFC 3542 3.1 does not allow to change this for ICMPv6. SetChecksum allows it, as Linux's option of
+// level SOL_RAW does, which x/net/ipv6 uses.
+//
+// Errors are EINVAL if offset is odd, ENOPROTOOPT for an IPv4 socket, and net.ErrClosed.
+func (r *Raw) SetChecksum(on bool, offset int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return net.ErrClosed
+	case r.fam != Family6:
+		return syscall.ENOPROTOOPT
+	case !on, offset < 0:
+		offset = noChecksum
+	case offset%2 != 0, offset > maxIPv6:
+		return syscall.EINVAL
+	}
+	r.checksum.Store(int32(offset))
+	return nil
+}
+
+// putChecksum computes the checksum of an IPv6 datagram and stores it in data, if the socket has a checksum.
+// It fails if the datagram is too short. r.path must be valid, and r.mu held.
+func (r *Raw) putChecksum(data []byte) error {
+	at := int(r.checksum.Load())
+	switch {
+	case r.proto == uint16(wire.ProtoICMPv6) && len(data) < 2, r.proto == protoMobility && len(data) < 4:
+		return syscall.EFAULT // as on Linux, which first reads the type of the message
+	case at == noChecksum:
+		return nil
+	case at >= len(data)-1:
+		return syscall.EINVAL
+	}
+	sum := data[at : at+2]
+	sum[0], sum[1] = 0, 0
+	c := ^wire.Fold(wire.Sum(data, wire.PseudoSum(r.path.src, r.path.dst, uint8(r.proto), len(data))))
+	if c == 0 && r.proto == uint16(wire.ProtoUDP) {
+		c = 0xffff // RFC 8200 8.1: a zero UDP checksum would mean that there is none
+	}
+	binary.BigEndian.PutUint16(sum, c)
+	return nil
+}
+
+// sumOK reports whether the checksum over the payload and the pseudo-header is valid.
+func (p *packet) sumOK() bool {
+	if p.csumOffset != 0 {
+		return true // it is not complete yet, and the packet comes from a host that offloads it
+	}
+	return wire.Fold(wire.Sum(p.payload, wire.PseudoSum(p.src, p.dst, uint8(p.proto), len(p.payload)))) == 0xffff
 }
 
 // Connect makes the socket send to and receive from remote only. A socket that is bound to all
@@ -220,16 +301,13 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	now := r.s.now()
 	sl := r.path.slot(now, len(data), false)
 	copy(sl.buf[transportAt:], data)
-	if r.path.v6 && r.proto == uint16(wire.ProtoICMPv6) {
-		if len(data) < wire.ICMPv6ChecksumOffset+2 {
+	if r.path.v6 && r.proto != protoRaw {
+		// RFC 3542 3.1: "the kernel will calculate and insert the ICMPv6 checksum". With IPV6_CHECKSUM it
+		// does so for other protocols.
+		if err := r.putChecksum(sl.buf[transportAt : transportAt+len(data)]); err != nil {
 			r.s.bufs.put(sl.buf)
-			if len(data) < 2 {
-				return 0, syscall.EFAULT // as on Linux, which reads the type and the code first
-			}
-			return 0, syscall.EINVAL
+			return 0, err
 		}
-		// RFC 3542 3.1: "the kernel will calculate and insert the ICMPv6 checksum".
-		wire.SetICMPv6Checksum(r.path.src, r.path.dst, sl.buf[transportAt:transportAt+len(data)])
 	}
 	if _, err := r.s.send(now, &r.path, &h, &sl, len(data), &frameMeta{}); err != nil {
 		return 0, err
@@ -290,19 +368,22 @@ func (s *Stack) inputRaw(p *packet) bool {
 	if p.src.Is6() {
 		header = nil // RFC 3542 3: "raw sockets [...] the IPv6 header is not passed"
 	}
-	// summed says that the checksum is valid, or is not checked: only that of ICMPv6 is.
-	found, summed := false, p.checksumOK || p.src.Is4() || p.proto != wire.ProtoICMPv6
+	// summed says that the checksum is known to be valid.
+	found, summed := false, p.checksumOK && p.proto == wire.ProtoICMPv6
 	for _, r := range s.raw.sockets() {
 		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src, p.zone()) || !r.wantsGroup(p) {
 			continue
 		}
 		found = true
-		// RFC 3542 3.1: "the kernel will verify the ICMPv6 checksum on input".
-		if !summed {
-			if _, _, reason := wire.ParseICMPv6(p.src, p.dst, p.payload); reason != wire.OK {
-				return true // inputICMPv6 counts the dropped message
+		// RFC 3542 3.1: "the kernel will verify the ICMPv6 checksum on input", and that of a socket with
+		// IPV6_CHECKSUM.
+		if !summed && p.src.Is6() && r.checksum.Load() >= 0 {
+			if summed = p.sumOK(); !summed {
+				if p.proto != wire.ProtoICMPv6 { // inputICMPv6 counts those of ICMPv6
+					s.drop(dropRawChecksum)
+				}
+				continue
 			}
-			summed = true
 		}
 		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
 		if r.enqueue(header, p.payload, netip.AddrPortFrom(s.zoned(p.src, p.zone()), 0), &meta) {

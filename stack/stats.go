@@ -44,6 +44,7 @@ const (
 	dropUDPNoSocket
 	dropUDPQueue
 	dropRawQueue
+	dropRawChecksum
 	dropTCPBroadcast
 	dropAcceptQueue
 	dropICMPSequence
@@ -105,6 +106,7 @@ func reasonText(r wire.Reason) string {
 		dropUDPNoSocket - wire.NumReasons:         "UDP port without a socket",
 		dropUDPQueue - wire.NumReasons:            "UDP receive queue full",
 		dropRawQueue - wire.NumReasons:            "raw receive queue full",
+		dropRawChecksum - wire.NumReasons:         "bad checksum of a raw datagram",
 		dropTCPBroadcast - wire.NumReasons:        "TCP segment to a group",
 		dropAcceptQueue - wire.NumReasons:         "accept queue full",
 		dropTCPMemory - wire.NumReasons:           "SYN over the memory budget",

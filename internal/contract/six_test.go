@@ -301,6 +301,7 @@ func sixBehaviours() []behaviour {
 			bs = append(bs, behaviour{"send by " + n + " to " + a, sending([2]string{n, ":0"}, a), ""})
 		}
 	}
-	bs = append(bs, behaviour{"ping by hand", pinging, ""}, behaviour{"datagrams of a protocol of IPv6", rawExchange, ""})
+	bs = append(bs, behaviour{"ping by hand", pinging, ""}, behaviour{"datagrams of a protocol of IPv6", rawExchange, ""},
+		behaviour{"checksums of a protocol of IPv6", rawChecksums, ""}, behaviour{"protocols and their checksums", checksumOptions, ""})
 	return append(bs, behaviour{"send from an IPv6 address to IPv4", sending([2]string{"udp", "[SIX]:0"}, "HOST:9"), ""})
 }
