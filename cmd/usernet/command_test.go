@@ -92,6 +92,10 @@ func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
 		{[]string{"get", "-auto", "-host-addr", "192.0.2.2/24", "x"}, "-auto with -addr or -host-addr: the network gives the addresses"},
 		{[]string{"echo", "-auto", "-wire"}, "-auto and -wire"},
 		{[]string{"dump", "-auto"}, "flag provided but not defined: -auto"},
+		{[]string{"echo", "-no-ipv6", "-addr", "2001:db8::2/64"}, "-no-ipv6 with an IPv6 address in -addr or -host-addr"},
+		{[]string{"dump", "-no-ipv6", "-host-addr", "2001:db8::2/64"}, "-no-ipv6 with an IPv6 address"},
+		{[]string{"get", "-auto", "-tun", "tun0", "-no-ra", "x"}, "-auto on a TUN device with -no-ipv6 or -no-ra"},
+		{[]string{"serve", "-auto", "-tun", "tun0", "-no-ipv6"}, "-auto on a TUN device with -no-ipv6 or -no-ra"},
 		{[]string{"serve", "-listen", "127.0.0.1:80"}, "the loopback of this stack is not the kernel's: nobody else can reach it; -listen :80 is at 1"},
 		{[]string{"serve", "-listen", "localhost:http"}, "the loopback of this stack is not the kernel's"},
 		{[]string{"serve", "-listen", "203.0.113.9:80"}, "-listen 203.0.113.9:80: our address is 1"},
@@ -544,12 +548,43 @@ func TestASmallMTULeavesIPv4Only(t *testing.T) {
 	for mtu, auto := range map[int]bool{1000: false, 1279: false, 1280: true} {
 		a, b := nic.Pipe(nic.PipeConfig{MTU: mtu})
 		defer b.Close()
-		h, err := newHost(a, ours, other, nil, true, log)
+		h, err := new(linkFlags).newHost(a, ours, other, nil, true, log)
 		require.NoError(t, err, mtu)
 		defer h.Close()
 		require.Equal(t, auto, h.Interfaces()[1].Auto != nil, mtu)
 		require.Equal(t, []netip.Prefix{ours.four}, slices.DeleteFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() || p.Addr().IsLoopback() }))
 	}
+}
+
+func TestIPv6AndItsRoutersCanBeTurnedOff(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	ours, other := prefixes{four: prefix("192.0.2.2/24")}, prefixes{four: prefix("192.0.2.1/24")}
+	for _, c := range []struct {
+		flags     linkFlags
+		six, auto bool
+	}{{linkFlags{}, true, true}, {linkFlags{noRA: true}, true, false}, {linkFlags{noIPv6: true}, false, false}} {
+		a, b := nic.Pipe(nic.PipeConfig{})
+		defer b.Close()
+		h, err := c.flags.newHost(a, ours, other, nil, true, log)
+		require.NoError(t, err)
+		defer h.Close()
+		require.Equal(t, c.auto, h.Interfaces()[1].Auto != nil, c)
+		require.Equal(t, c.six, slices.ContainsFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() }), c)
+	}
+
+	// A device keeps its IPv6 addresses, but they are not planned.
+	l := linkFlags{noIPv6: true}
+	p, err := l.plan(kernel("tap0", "192.0.2.1/24", "tap0", "2001:db8::1/64"), nil, true)
+	require.NoError(t, err)
+	require.Equal(t, plan{}, p.six)
+	require.Equal(t, "192.0.2.2/24", p.four.addr.String())
+
+	code, out, errs := runLine(t, "ping", "-wire", "-no-ipv6", "-c", "1", "192.0.2.1")
+	require.Equal(t, exitOK, code, errs)
+	require.Contains(t, out, "1 received")
+	code, _, errs = runLine(t, "ping", "-wire", "-no-ipv6", "-c", "1", "-W", "0.1", "2001:db8::1")
+	require.Equal(t, exitFailure, code)
+	require.NotEmpty(t, errs)
 }
 
 func TestPortsThatAreTakenAreSkipped(t *testing.T) {

@@ -141,7 +141,7 @@ func dumpLink(ctx context.Context, t terminal, l *linkFlags, d *dumpFlags, out *
 	}
 	dev = trace(dev, &tracer{dump: out})
 	if d.answer {
-		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
+		n.host, err = l.newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
 		if err != nil {
 			dev.Close()
 			n.Close()

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,8 @@ type linkFlags struct {
 	socket   socketFlags
 	wire     bool
 	auto     bool
+	noIPv6   bool
+	noRA     bool
 	plain    bool
 	addr     prefixes
 	hostAddr prefixes
@@ -59,6 +62,8 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&l.plain, "plain", false, "no offloads: every frame fits the MTU and has complete checksums")
 	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`, once for each family; by default 192.0.2.2/24 and 2001:db8::2/64, or an address on the network of -host-addr")
 	fs.Var(prefixFlag{&l.hostAddr}, "host-addr", "`address/bits` of the kernel's side, once for each family; by default 192.0.2.1/24 and 2001:db8::1/64, or an address on the network of -addr; the TAP keeps the addresses that it already has")
+	fs.BoolVar(&l.noIPv6, "no-ipv6", false, "use IPv4 only")
+	fs.BoolVar(&l.noRA, "no-ra", false, "take no addresses, routes or name servers from IPv6 routers on the link")
 	fs.Var(macFlag{&l.mac}, "mac", "our `MAC` address; by default a random one")
 	fs.StringVar(&l.pcap, "pcap", "", "write every frame to `file`, for Wireshark (pcapng)")
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
@@ -94,6 +99,10 @@ func (l *linkFlags) checkFlags() error {
 		return usageError("-tun and -wire: there is only one link")
 	case l.tun != "" && isSet(l.fs, "mac"):
 		return usageError("-tun and -mac: a TUN device has no MAC addresses")
+	case l.noIPv6 && (l.addr.six.IsValid() || l.hostAddr.six.IsValid()):
+		return usageError("-no-ipv6 with an IPv6 address in -addr or -host-addr")
+	case l.auto && l.tun != "" && (l.noIPv6 || l.noRA):
+		return usageError("-auto on a TUN device with -no-ipv6 or -no-ra: a TUN device has no DHCP, so nothing would give the addresses")
 	case l.auto && l.wire:
 		return usageError("-auto and -wire: there is no DHCP server on a wire in memory")
 	case l.auto && (l.addr != prefixes{} || l.hostAddr != prefixes{}):
@@ -187,7 +196,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
-		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
+		n.host, err = l.newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
 	}
 	if err != nil {
 		tap.Close()
@@ -280,8 +289,13 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 }
 
 // plan chooses the addresses of both ends and calls l.check. own are the kernel's addresses on the
-// TAP, and taken those on other interfaces. If six is set, it always plans IPv6 (see planBoth).
+// TAP, and taken those on other interfaces. If six is set, it always plans IPv6 (see planBoth), unless
+// l.noIPv6 is set.
 func (l *linkFlags) plan(own, taken []ifaceAddr, six bool) (plans, error) {
+	if l.noIPv6 {
+		six = false
+		own = slices.DeleteFunc(slices.Clone(own), func(a ifaceAddr) bool { return a.prefix.Addr().Is6() })
+	}
 	p, err := planBoth(l.addr, l.hostAddr, own, taken, six)
 	if err == nil && l.check != nil {
 		err = l.check(p)
@@ -302,10 +316,10 @@ func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
 	a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{l.mac}, NoTxChecksum: l.plain})
 	dev, err := n.wrap(l, t, a)
 	if err == nil {
-		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, false, log)
+		n.host, err = l.newHost(dev, p.ours(), p.hosts(), l.dns, false, log)
 	}
 	if err == nil {
-		n.peer, err = newHost(b, p.hosts(), p.ours(), nil, false, log)
+		n.peer, err = l.newHost(b, p.hosts(), p.ours(), nil, false, log)
 	}
 	if err != nil {
 		a.Close()
@@ -342,13 +356,14 @@ func (n *network) follow() {
 }
 
 // newHost makes a host with the addresses ours, whose default routers are the addresses other. If auto
-// is set and the link can carry IPv6, the host also configures itself from the link's IPv6 routers.
-func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
+// is set, the host also configures itself from the link's IPv6 routers, as routers says.
+func (l *linkFlags) newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
 	cfg := usernet.Config{
 		NIC:     dev,
 		Addrs:   []netip.Prefix{ours.four},
 		Gateway: other.four.Addr(),
-		Auto:    auto && carriesIPv6(dev),
+		Auto:    auto && l.routers(dev),
+		NoIPv6:  l.noIPv6,
 		DNS:     dns,
 		Logger:  log,
 	}
@@ -358,6 +373,10 @@ func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bo
 	}
 	return usernet.New(cfg)
 }
+
+// routers reports whether a host on dev configures itself from IPv6 routers: the link can carry IPv6, and
+// neither -no-ipv6 nor -no-ra is given.
+func (l *linkFlags) routers(dev nic.Device) bool { return !l.noIPv6 && !l.noRA && carriesIPv6(dev) }
 
 // carriesIPv6 reports whether the MTU of a device is large enough for IPv6.
 //
@@ -401,7 +420,11 @@ func (n *network) report() {
 	if n.kind == "TUN device" {
 		link = "none"
 	}
-	n.log.Info("protocols", "link", link, "network", "IPv4,ICMP,IGMP,IPv6,ICMPv6,ND,MLD", "transport", "TCP,UDP")
+	network := "IPv4,ICMP,IGMP"
+	if n.host.Stack().HasIPv6() {
+		network += ",IPv6,ICMPv6,ND,MLD"
+	}
+	n.log.Info("protocols", "link", link, "network", network, "transport", "TCP,UDP")
 }
 
 // Close closes the hosts and the capture. It waits for the hosts for closeTime at most. It returns an
