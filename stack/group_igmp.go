@@ -100,6 +100,6 @@ func (l *groupLink) sendIGMP(dst netip.Addr, message []byte) {
 	sl := p.slot(now, len(message), false)
 	copy(sl.buf[transportAt:], message)
 	s.counts.igmpSent.Add(1)
-	h := ipHeader{proto: wire.ProtoIGMP, tos: igmpTOS, ttl: 1, df: true, more: &ipMore{options: wire.RouterAlertOption()}}
+	h := ipHeader{proto: wire.ProtoIGMP, tos: igmpTOS, ttl: 1, df: dfAlways, more: &ipMore{options: wire.RouterAlertOption()}}
 	s.emit(now, &p, &h, &sl, len(message), &frameMeta{})
 }

@@ -116,7 +116,7 @@ func (l *groupLink) sendMLD(dst netip.Addr, h wire.ICMPv6, body []byte) {
 	s.counts.mldSent.Add(1)
 	var alert [wire.RouterAlertLen]byte
 	wire.PutRouterAlert(alert[:], wire.ProtoICMPv6)
-	ih := ipHeader{proto: wire.ProtoICMPv6, ttl: 1, df: true, more: &ipMore{ext: alert[:], first: wire.ProtoHopByHop}}
+	ih := ipHeader{proto: wire.ProtoICMPv6, ttl: 1, df: dfAlways, more: &ipMore{ext: alert[:], first: wire.ProtoHopByHop}}
 	s.emit(now, &p, &ih, &sl, n, &frameMeta{})
 }
 

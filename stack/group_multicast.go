@@ -368,7 +368,10 @@ func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 // time-to-live, it should default to 1 for all multicast IP datagrams".
 func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 	p := &g.path
-	h.proto, h.ttl, h.tos, h.df = proto, p.hops, g.tos, o.DontFragment
+	h.proto, h.ttl, h.tos, h.df = proto, p.hops, g.tos, dfFits
+	if o.DontFragment {
+		h.df = dfAlways
+	}
 	if o.TOS != 0 || o.SetTOS {
 		h.tos = o.TOS
 	}

@@ -74,12 +74,26 @@ type ipHeader struct {
 	proto wire.Proto
 	ttl   uint8
 	tos   uint8
-	df    bool    // do not fragment; a path with mayFrag overrides it in IPv4
+	df    dfMode  // a path with mayFrag overrides it in IPv4
 	loop  bool    // deliver a copy of a multicast or broadcast packet to this host
-	id    uint16  // identification of an IPv4 packet with df; without df the path chooses one
+	id    uint16  // identification of an IPv4 packet with dfAlways; for others the path chooses one
 	count uint16  // packets in a super-frame, with consecutive identifications; 0 for one packet
 	more  *ipMore // rarely needed parts; usually nil
 }
+
+// A dfMode says whether an IPv4 packet has the Don't Fragment flag (DF), and whether the host may send it in
+// fragments.
+type dfMode uint8
+
+const (
+	// dfNever: no DF, and fragments if the packet is larger than the path's MTU.
+	dfNever dfMode = iota
+	// dfFits: DF if the packet fits the path's MTU, and otherwise fragments without DF. The path's MTU is
+	// then found from the errors of routers (RFC 1191). This is IP_PMTUDISC_WANT, Linux's default.
+	dfFits
+	// dfAlways: DF, and no fragments. This is IP_PMTUDISC_DO.
+	dfAlways
+)
 
 // An ipMore has the rarely needed parts of an IP header.
 type ipMore struct {
@@ -194,8 +208,11 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 		id, frag = uint64(m.id), uint64(m.frag)
 	}
 	if frag == 0 {
-		if h.df && !p.mayFrag {
-			id, frag = uint64(h.id), ipDontFragment
+		if h.df != dfNever && !p.mayFrag {
+			frag = ipDontFragment
+		}
+		if h.df == dfAlways && frag != 0 {
+			id = uint64(h.id)
 		} else {
 			id = uint64(p.nextID(max(h.count, 1)))
 		}
@@ -353,7 +370,7 @@ func completeChecksum(segment []byte, offset int) {
 }
 
 // send is emit for a datagram that may be larger than the path's MTU. It sends such a datagram in
-// fragments, or returns EMSGSIZE if h.df forbids fragments. It takes ownership of the slot, even on
+// fragments, or returns EMSGSIZE if h.df is dfAlways. It takes ownership of the slot, even on
 // error.
 func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface, err error) {
 	if int(p.ipLen)+n <= p.mtu && h.more == nil || meta.gso != nic.GSONone {
@@ -376,7 +393,10 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 	if int(p.ipLen)+len(h.options())+n > maxIPv4 {
 		return syscall.EMSGSIZE
 	}
-	if h.loop && (!h.df || p.mayFrag) {
+	if h.df == dfFits {
+		h.df = dfNever // it does not fit
+	}
+	if h.loop && (h.df == dfNever || p.mayFrag) {
 		// The host itself receives the datagram whole. sendFragments clears h.loop.
 		at := s.putHeaders(p, h, sl.buf, n)
 		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
@@ -384,7 +404,7 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 	if h.ttl == 0 && !p.ifc.loopback {
 		return nil
 	}
-	if h.df && !p.mayFrag {
+	if h.df == dfAlways && !p.mayFrag {
 		return syscall.EMSGSIZE
 	}
 	datagram := sl.buf[transportAt : transportAt+n]

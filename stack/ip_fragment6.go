@@ -138,14 +138,14 @@ func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, 
 		return syscall.EMSGSIZE
 	}
 	datagram := sl.buf[transportAt : transportAt+n]
-	if h.loop && !h.df {
+	if h.loop && h.df != dfAlways {
 		at := s.putHeaders(p, h, sl.buf, n)
 		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
 	}
 	if h.ttl == 0 && !p.ifc.loopback {
 		return nil
 	}
-	if h.df {
+	if h.df == dfAlways {
 		return syscall.EMSGSIZE
 	}
 	if meta.checksum {

@@ -106,7 +106,8 @@ func TestASuperFrameUsesAnIdentificationForEachDatagram(t *testing.T) {
 }
 
 // RFC 6864 4.1: "Originating sources MAY set the IPv4 ID field of atomic datagrams to any value."
-// As on Linux, UDP datagrams with DF set have the identification 0, and use up no identification.
+// As on Linux, UDP datagrams with the option DontFragment have the identification 0, and use up no
+// identification.
 func TestAnAtomicDatagramUsesNoIdentification(t *testing.T) {
 	s, p := hostAndPeer(t, twoNeighbors)
 	u := openUDP(t, s, "0.0.0.0:1")

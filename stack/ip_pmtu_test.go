@@ -3,6 +3,7 @@ package stack
 import (
 	"io"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -128,6 +129,73 @@ func TestTheMSSOptionIgnoresThePathMTU(t *testing.T) {
 		}
 		require.EqualValues(t, 1, s.Stats().TCP.CookiesSent)
 	})
+}
+
+// As on Linux, whose default is IP_PMTUDISC_WANT. ip(7): "IP_PMTUDISC_WANT will fragment a datagram if needed
+// according to the path MTU, or will set the don't-fragment flag otherwise."
+func TestADatagramHasDFIfItFitsThePathMTU(t *testing.T) {
+	s, p := hostAndPeer(t, twoNeighbors)
+	u, r := openUDP(t, s, "0.0.0.0:9"), openRawOf(t, s, 253)
+	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
+	require.NoError(t, u.SetMulticastInterface(2))
+	// send sends n bytes of payload, and returns the IPv4 headers of the frames.
+	send := func(to string, n int) (hs []wire.IPv4) {
+		t.Helper()
+		_, err := u.WriteTo(make([]byte, n), netip.AddrPortFrom(addr(to), 9), SendOptions{})
+		require.NoError(t, err)
+		for _, f := range p.take() {
+			if _, b, _ := wire.ParseEthernet(f); wire.Version(b) == 4 && wire.Proto(b[9]) == wire.ProtoUDP {
+				h, _ := parseFrame(t, f)
+				hs = append(hs, h)
+			} // others are messages of IGMP and of IPv6
+		}
+		return hs
+	}
+	fits := func(hs []wire.IPv4) {
+		t.Helper()
+		require.Len(t, hs, 1)
+		require.True(t, hs[0].DontFragment)
+		require.False(t, hs[0].MoreFragments)
+	}
+	cut := func(hs []wire.IPv4, n int) {
+		t.Helper()
+		require.Len(t, hs, n)
+		for i, h := range hs {
+			require.False(t, h.DontFragment, i)
+			require.Equal(t, i < n-1, h.MoreFragments, i)
+		}
+	}
+	first := send("192.0.2.2", 1472)
+	fits(first)
+	next := send("192.0.2.2", 0)
+	fits(next)
+	require.Equal(t, first[0].ID+1, next[0].ID, "as on Linux, each has an identification")
+	fits(send("192.0.2.255", 100))
+	fits(send("224.1.2.3", 100))
+	cut(send("192.0.2.2", 1473), 2)
+	cut(send("224.1.2.3", 3000), 3)
+	for { // a copy comes back whole, because the host is a member of the group
+		_, full, _, _, err := u.ReadFrom(nil)
+		require.NoError(t, err)
+		if full == 3000 {
+			break
+		}
+	}
+	_, err := r.WriteTo(make([]byte, 1480), addr("192.0.2.2"), SendOptions{})
+	require.NoError(t, err)
+	frames := slices.DeleteFunc(p.take(), func(f []byte) bool {
+		_, b, _ := wire.ParseEthernet(f)
+		return wire.Version(b) != 4 || b[9] != 253
+	})
+	h, _ := parseFrame(t, frames[0])
+	require.True(t, h.DontFragment, "of a raw socket")
+
+	s.lowerDatagramMTU(addr("192.0.2.2"), addr("192.0.2.1"), 1000)
+	fits(send("192.0.2.2", 972))
+	cut(send("192.0.2.2", 973), 2)
+	// As on Linux (ip_rt_min_pmtu), packets have no DF if the path MTU is too small to be believed.
+	s.lowerDatagramMTU(addr("192.0.2.2"), addr("192.0.2.1"), 300)
+	cut(send("192.0.2.2", 100), 1)
 }
 
 func TestAnICMPErrorAboutUDPDoesNotAffectTCP(t *testing.T) {

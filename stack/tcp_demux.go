@@ -248,7 +248,7 @@ func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segmen
 	out.Put(b)
 	wire.SetTCPChecksum(local.Addr(), remote.Addr(), b)
 	s.counts.tcpOut.Add(1)
-	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, df: true}, buf, n)
+	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, df: dfAlways}, buf, n)
 }
 
 // tcpICMP handles an ICMP error about a segment of this host. The neighbour table reports a failed

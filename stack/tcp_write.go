@@ -175,7 +175,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		meta.body, meta.done = seg.Pinned, t.zc.frame()
 		n -= len(seg.Pinned)
 	}
-	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true, id: t.ipID, count: 1}
+	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: dfAlways, id: t.ipID, count: 1}
 	if seg.GSOSize > 0 {
 		meta.gso, meta.gsoSize, meta.headerLen = p.gsoKind, seg.GSOSize, hdr
 		h.count = uint16((seg.DataLen()-1)/seg.GSOSize + 1) // segments, rounded up
