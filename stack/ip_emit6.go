@@ -19,6 +19,9 @@ func (p *path) makeHeader6() {
 	}
 	*(*[16]byte)(h.addrs6[:16]) = p.src.As16()
 	*(*[16]byte)(h.addrs6[16:]) = p.dst.As16()
+	if p.ifc.loopback && p.zone != 0 {
+		putScope(&h.addrs6, p.zone)
+	}
 	h.pseudo = wire.PseudoSum(p.src, p.dst, 0, 0)
 	h.label = ipVersion6<<28 | p.ifc.s.flowLabel(p.src, p.dst)
 }

@@ -22,6 +22,7 @@ type packet struct {
 	checksumOK bool     // do not verify the checksum: the device did, or the packet comes from memory
 	csumOffset int      // offset in payload of an incomplete checksum; 0: it is complete
 	link       wire.MAC // IPv6 on Ethernet only: the source MAC of the frame
+	scope      uint16   // IPv6 on the loopback only: index of the interface of link-local addresses; else 0
 	gso        nic.GSOKind
 	gsoSize    int  // payload bytes of each segment of a super-frame; else 0
 	broadcast  bool // dst or the frame's destination MAC is a broadcast or multicast address

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/usernet/usernet/nic"
@@ -12,6 +13,10 @@ import (
 func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ip6Received.Add(1)
+	scope := uint16(0)
+	if ifc.loopback && len(b) >= wire.IPv6Len {
+		scope = takeScope(b[8:40])
+	}
 	var h wire.IPv6
 	payload, r := h.ParseHead(b, len(tail))
 	if r != wire.OK {
@@ -28,7 +33,7 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	}
 	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
 	p.broadcast = linkGroup
-	p.plain = plain6(b)
+	p.plain, p.scope = plain6(b), scope
 	if f.NeedsChecksum {
 		p.csumOffset = int(f.ChecksumOffset)
 	}
@@ -214,8 +219,10 @@ func (p *packet) zone6() int {
 		return 0
 	case !p.ifc.loopback:
 		return p.ifc.index
+	case p.scope != 0:
+		return int(p.scope) // the host has sent the packet to itself
 	}
-	// The host has sent the packet to itself: the interface is the one that has the link-local address.
+	// The packet has the IPv6 header of a raw socket. The interface is the one that has the address.
 	a := p.src
 	if local {
 		a = p.dst
@@ -224,6 +231,31 @@ func (p *packet) zone6() int {
 		return ifc.index
 	}
 	return 0
+}
+
+// The loopback carries packets between link-local addresses of all interfaces, and two interfaces may have
+// the same address. So on the loopback, the header has the index of the interface in bits 16 to 31 of a
+// link-local address, which are zero otherwise. The index leaves the header before any other code sees the
+// packet. Of putScope and takeScope, addrs is the source and the destination.
+
+// putScope stores the index in each link-local address of a header.
+func putScope(addrs *[32]byte, index uint16) {
+	for at := 0; at < len(addrs); at += 16 {
+		if addrs[at] == 0xfe && addrs[at+1]&0xc0 == 0x80 {
+			binary.BigEndian.PutUint16(addrs[at+2:], index)
+		}
+	}
+}
+
+// takeScope returns the index in the link-local addresses of a header, and sets it to zero there.
+func takeScope(addrs []byte) (index uint16) {
+	for at := 0; at < len(addrs); at += 16 {
+		if addrs[at] == 0xfe && addrs[at+1]&0xc0 == 0x80 {
+			index = binary.BigEndian.Uint16(addrs[at+2:])
+			addrs[at+2], addrs[at+3] = 0, 0
+		}
+	}
+	return index
 }
 
 // inputLooped6 is inputLooped for IPv6.
