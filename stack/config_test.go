@@ -71,6 +71,8 @@ func TestNewReportsAWrongConfiguration(t *testing.T) {
 		{"unspecified", one(NIC{Device: dev(), Addrs: addrs("0.0.0.0/8")}), "unspecified"},
 		{"gateway not on link", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("198.51.100.1")}), "not on the link"},
 		{"gateway is a group", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("224.0.0.5")}), "not a unicast"},
+		{"gateway is a broadcast address", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("192.0.2.255")}), "not a unicast"},
+		{"IPv6 gateway written as IPv4", one(NIC{Device: dev(), Addrs: addrs("2001:db8::1/128"), Gateway6: addr("::ffff:192.0.2.9")}), "not a unicast"},
 		{"gateway is unspecified", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("0.0.0.0")}), "not a unicast"},
 		{"gateway not on link beside a network", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24", "192.0.2.77/32"), Gateway: addr("198.51.100.1")}), "not on the link"},
 		{"gateway without an address", one(NIC{Device: dev(), Gateway: addr("198.51.100.1")}), "not on the link"},

@@ -173,16 +173,17 @@ func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 // The caller is New or holds s.mu.
 func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
-		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.has(r.Src)
+		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.hasSource(r)
 	})
 	t := &routeTable{byPrefix: make(map[netip.Prefix][]route), v6: s.v6}
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
-		if r.Src.IsValid() && s.ifaceWith(r.Src) == nil {
+		ifc, from := s.ifaceNamed(r.NIC), s.ifaceWith(r.Src)
+		if r.Src.IsValid() && (from == nil || isLinkLocal6(r.Src) && !ifc.owns(r.Src)) {
 			continue // the source is tentative
 		}
-		all = append(all, route{dst: r.Dst, via: r.Via, src: r.Src, ifc: s.ifaceNamed(r.NIC)})
+		all = append(all, route{dst: r.Dst, via: r.Via, src: r.Src, ifc: ifc})
 	}
 	for _, ifc := range ifaces {
 		if ifc.loopback {
@@ -693,6 +694,9 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 		return r, fmt.Errorf("the prefix is malformed: %w", syscall.EINVAL)
 	}
 	r.Dst = r.Dst.Masked()
+	if r.Dst.Addr().Is4In6() {
+		return r, fmt.Errorf("an IPv4 prefix is to be written as one: %w", syscall.EINVAL)
+	}
 	v4 := r.Dst.Addr().Is4()
 	if r.Via.IsValid() && r.Via.Is4() != v4 || r.Src.IsValid() && r.Src.Is4() != v4 {
 		return r, fmt.Errorf("the addresses are of different families: %w", syscall.EAFNOSUPPORT)
@@ -700,6 +704,9 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	r, err := s.inZone(r)
 	if err != nil {
 		return r, err
+	}
+	if r.Via.IsValid() && !isNeighborAddr(r.Via) {
+		return r, fmt.Errorf("the router %v is not a unicast address: %w", r.Via, syscall.EINVAL)
 	}
 	if r.NIC == "" {
 		if !r.Via.IsValid() {
@@ -728,10 +735,36 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	if r.Via.IsValid() && ifc.owns(r.Via) {
 		return r, fmt.Errorf("the router %v is the host itself: %w", r.Via, syscall.EINVAL)
 	}
-	if r.Src.IsValid() && !s.has(r.Src) {
+	if r.Via.IsValid() && ifc.isBroadcast(r.Via) {
+		return r, fmt.Errorf("the router %v is the broadcast address of a network: %w", r.Via, syscall.EINVAL)
+	}
+	if r.Src.IsValid() && !s.hasSource(r) {
 		return r, fmt.Errorf("the source %v is not an address of the host: %w", r.Src, syscall.EINVAL)
 	}
 	return r, nil
+}
+
+// isBroadcast reports whether a is the broadcast address of a network of the interface. Unlike
+// routeTable.isBroadcastOn, it does not need the routing table.
+func (ifc *iface) isBroadcast(a netip.Addr) bool {
+	return slices.ContainsFunc(ifc.list(), func(x ifaceAddr) bool {
+		p := x.prefix
+		return x.present() && p.Addr().Is4() && p.Bits() <= 30 && a == broadcastOf(p)
+	})
+}
+
+// hasSource reports whether the source of a route is a present address of the host. A link-local IPv6
+// address must be that of the route's interface.
+func (s *Stack) hasSource(r Route) bool {
+	if !isLinkLocal6(r.Src) {
+		return s.has(r.Src)
+	}
+	ifc := s.ifaceNamed(r.NIC)
+	if ifc == nil {
+		return false
+	}
+	a, ok := ifc.addr(r.Src)
+	return ok && a.present()
 }
 
 // onLink reports whether the configuration or a router says that a is on the link of the interface.

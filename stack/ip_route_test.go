@@ -204,3 +204,53 @@ func TestRoutingAllocatesNothing(t *testing.T) {
 		}
 	}))
 }
+
+// As on Linux, a router has a unicast address. A prefix of IPv4-mapped addresses is refused, because no
+// IPv6 packet has such a destination. The source of a route is an address of the host, and a link-local
+// source is one of the route's interface.
+func TestInvalidRoutesAreRefused(t *testing.T) {
+	s, err := New(Config{Rand: testRand(), NICs: []NIC{
+		{Name: "a", Device: nic.NewNull(nic.Link{Medium: nic.IP}), Addrs: []netip.Prefix{prefix("192.0.2.1/24"), prefix("2001:db8::1/64"), prefix("fe80::a/64")}},
+		{Name: "b", Device: nic.NewNull(nic.Link{Medium: nic.IP}), Addrs: []netip.Prefix{prefix("198.51.100.1/31"), prefix("fe80::b/64")}},
+	}})
+	require.NoError(t, err)
+	defer s.Close()
+	// Routes that make each address count as on the link.
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("0.0.0.0/0"), NIC: "a"}))
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("::/0"), NIC: "a"}))
+	for _, c := range []struct{ dst, via, nic, src string }{
+		{"10.0.0.0/8", "192.0.2.255", "a", ""},
+		{"10.0.0.0/8", "192.0.2.255", "", ""},
+		{"10.0.0.0/8", "255.255.255.255", "a", ""},
+		{"10.0.0.0/8", "224.0.0.5", "a", ""},
+		{"10.0.0.0/8", "224.0.0.5", "", ""},
+		{"10.0.0.0/8", "127.0.0.1", "a", ""},
+		{"10.0.0.0/8", "0.0.0.0", "a", ""},
+		{"2001:db8:9::/48", "ff02::5", "a", ""},
+		{"2001:db8:9::/48", "::", "a", ""},
+		{"2001:db8:9::/48", "::ffff:192.0.2.9", "a", ""},
+		{"::ffff:10.0.0.0/104", "", "a", ""},
+		{"::ffff:10.0.0.0/104", "fe80::9", "a", ""},
+		{"2001:db8:9::/48", "fe80::9", "a", "fe80::b"},
+	} {
+		r := Route{Dst: prefix(c.dst), NIC: c.nic}
+		if c.via != "" {
+			r.Via = addr(c.via)
+		}
+		if c.src != "" {
+			r.Src = addr(c.src)
+		}
+		require.ErrorIs(t, s.AddRoute(r), syscall.EINVAL, "%v", c)
+	}
+	// A network of 31 bits has no broadcast address.
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("198.51.100.0"), NIC: "b"}))
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("2001:db8:9::/48"), Via: addr("fe80::9"), NIC: "b", Src: addr("fe80::b")}))
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("2001:db8:8::/48"), Via: addr("fe80::9"), NIC: "b", Src: addr("2001:db8::1")}))
+}
+
+func TestABroadcastAddressIsNoNeighbour(t *testing.T) {
+	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+	for _, a := range []string{"192.0.2.255", "255.255.255.255", "224.0.0.1"} {
+		require.ErrorIs(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr(a), MAC: macB}), syscall.EINVAL, a)
+	}
+}

@@ -241,3 +241,6 @@ func (s *Stack) refuse(p *packet, raw bool) {
 func isUnicast(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !isReserved(a)
 }
+
+// isNeighborAddr reports whether a can be the address of a host or router on a link.
+func isNeighborAddr(a netip.Addr) bool { return isUnicast(a) && !a.IsLoopback() && !a.Is4In6() }

@@ -791,7 +791,7 @@ func (s *Stack) setNeighbor(n Neighbor) error {
 	switch {
 	case ifc.linkLen == 0:
 		return fmt.Errorf("%s has no neighbours: it carries no Ethernet: %w", n.NIC, syscall.EINVAL)
-	case !isUnicast(n.Addr) || n.Addr.Is4In6() || n.Addr.IsLoopback():
+	case !isNeighborAddr(n.Addr) || ifc.isBroadcast(n.Addr):
 		return fmt.Errorf("%v is not the address of one host: %w", n.Addr, syscall.EINVAL)
 	case ifc.owns(n.Addr):
 		return fmt.Errorf("%v is the host itself: %w", n.Addr, syscall.EINVAL)

@@ -546,7 +546,7 @@ func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 	if ifc.owns(gw) {
 		return fmt.Errorf("%s: gateway %v is the host's own address", ifc.name, gw)
 	}
-	if !isUnicast(gw) || gw.IsLoopback() {
+	if !isNeighborAddr(gw) || ifc.isBroadcast(gw) {
 		return fmt.Errorf("%s: gateway %v is not a unicast address", ifc.name, gw)
 	}
 	if !s.onLink(ifc, gw) {
