@@ -3,6 +3,7 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -133,16 +134,70 @@ func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	s.rawICMP(proto, e)
 }
 
-// echoReplyTooBig lowers the path MTU if e says that an ICMPv6 echo reply was too large. The stack sends
-// these replies without a socket, and keeps no record of them. ICMPv4 echo replies do not have DF set,
-// so the routers fragment them.
+// echoReplyTooBig lowers the path MTU if e says that an ICMPv6 echo reply was too large, and the host has
+// sent a large reply to e.remote lately. ICMPv4 echo replies do not have DF set, so the routers fragment
+// them.
 //
 // RFC 8201 4: "When a node receives a Packet Too Big message, it must reduce its estimate of the PMTU for
 // the relevant path, based on the value of the MTU field in the message."
 func (s *Stack) echoReplyTooBig(e *icmpError) {
-	if e.errno == syscall.EMSGSIZE && wire.ICMPv6Type(e.transport[0]) == wire.ICMPv6EchoReply {
-		s.lowerDatagramMTU(e.remote, e.local, e.mtu)
+	if e.errno != syscall.EMSGSIZE || wire.ICMPv6Type(e.transport[0]) != wire.ICMPv6EchoReply {
+		return
 	}
+	if !s.echoed.take(e.remote, s.now()) {
+		s.drop(dropBadICMPError)
+		return
+	}
+	s.lowerDatagramMTU(e.remote, e.local, e.mtu)
+}
+
+const (
+	maxEchoed = 64              // destinations that echoLog keeps
+	echoedAge = 60 * tcp.Second // how long a Packet Too Big message about a reply is believed
+)
+
+// An echoLog has the destinations of the latest large ICMPv6 echo replies. The stack sends these replies
+// without a socket, so only the log tells whether a Packet Too Big message about a reply may be true. Each
+// reply lets one message lower the path MTU. A flood of forged messages about other destinations changes
+// nothing.
+//
+// RFC 8201 4: "Nodes should appropriately validate the payload of ICMPv6 PTB messages to ensure these are
+// received in response to transmitted traffic".
+type echoLog struct {
+	mu   mutex[levelTable]
+	list []echoed // the latest last
+}
+
+type echoed struct {
+	dst netip.Addr
+	at  tcp.Time
+}
+
+// add records a reply to dst of the given length, with its IP header. A reply that fits the smallest MTU
+// is never too large, so it is not recorded.
+func (l *echoLog) add(dst netip.Addr, length int, now tcp.Time) {
+	if length <= wire.MinIPv6MTU {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = slices.DeleteFunc(l.list, func(e echoed) bool { return e.dst == dst || now-e.at >= echoedAge })
+	if len(l.list) >= maxEchoed {
+		l.list = slices.Delete(l.list, 0, 1)
+	}
+	l.list = append(l.list, echoed{dst, now})
+}
+
+// take removes the record of dst, and reports whether there was one.
+func (l *echoLog) take(dst netip.Addr, now tcp.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.IndexFunc(l.list, func(e echoed) bool { return e.dst == dst && now-e.at < echoedAge })
+	if i < 0 {
+		return false
+	}
+	l.list = slices.Delete(l.list, i, i+1)
+	return true
 }
 
 // unreachable delivers EHOSTUNREACH to the socket that sent f, because the next hop does not answer ARP

@@ -57,6 +57,7 @@ func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	n := wire.ICMPLen + len(body)
 	buf := s.bufs.get(transportAt + n)
 	copy(buf[transportAt+wire.ICMPLen:], body)
+	s.echoed.add(p.src, wire.IPv6Len+n, s.now())
 	s.sendICMPv6(p, wire.ICMPv6{Type: wire.ICMPv6EchoReply, Rest: h.Rest}, p.tos, buf, n)
 }
 

@@ -61,7 +61,7 @@ func (c *pmtuCache) apply(s *Stack, p *path) {
 func (s *Stack) lowerPathMTU(dst, src netip.Addr, mtu int) { s.pmtu.lower(s, dst, src, mtu) }
 
 // lowerDatagramMTU is lowerPathMTU for a datagram that is not a TCP segment. The caller has found a
-// socket that may have sent the datagram, or the datagram is an ICMPv6 echo reply.
+// socket that may have sent the datagram, or the datagram is an ICMPv6 echo reply: see echoLog.
 func (s *Stack) lowerDatagramMTU(dst, src netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, src, mtu) }
 
 // lower sets the path MTU to dst to mtu, or to the smallest allowed value, if mtu is below the MTU of the

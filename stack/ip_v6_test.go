@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -468,6 +469,70 @@ func TestPacketTooBigAboutEchoIsBelieved(t *testing.T) {
 		send()
 		require.LessOrEqual(t, len(p.take()[0]), 1280)
 	}
+}
+
+// RFC 8201 4: "Nodes should appropriately validate the payload of ICMPv6 PTB messages to ensure these are
+// received in response to transmitted traffic". Forged messages about echo replies that the host has not sent
+// change nothing, and make no neighbour entries. Of the replies that it has sent, each counts once.
+func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, func(c *Config) { c.NICs[0].Gateway6 = addr("fe80::99") })
+		own, router := addr("2001:db8::1"), addr("2001:db8::99")
+		tooBig := func(dst netip.Addr, mtu uint32) {
+			reply := make([]byte, wire.ICMPLen+1100)
+			(&wire.ICMPv6{Type: wire.ICMPv6EchoReply}).Put(own, dst, reply, reply[wire.ICMPLen:])
+			quoted := ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: own, Dst: dst}, reply)
+			m := make([]byte, wire.ICMPLen+len(quoted))
+			(&wire.ICMPv6{Type: wire.ICMPv6TooBig, Rest: mtu}).Put(router, own, m, quoted)
+			p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: router}, m)))
+		}
+		echo := func(from netip.Addr, n int) {
+			p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: from}, echoRequest6(from, own, 1, 1, make([]byte, n)))))
+		}
+		const n = 2 * maxPathMTUs
+		for _, base := range []string{"2001:db8::1:0:0:0", "2001:db8:9::1:0:0"} {
+			a := addr(base)
+			for range n {
+				tooBig(a, 1300)
+				a = a.Next()
+			}
+		}
+		require.Zero(t, s.datagramMTU.n.Load())
+		require.Empty(t, s.Neighbors())
+		require.Equal(t, 2*n, dropped(s, dropBadICMPError))
+
+		far := addr("2001:db8:9::9")
+		for _, c := range []struct {
+			length int
+			wait   time.Duration
+			want   int
+		}{
+			{1280 - 48, 0, 0},                        // fits each link
+			{1280 - 47, time.Duration(echoedAge), 0}, // the message comes too late
+			{1280 - 47, 0, 1300},                     // about the reply
+			{0, 0, 1300},                             // about the same reply
+			{1300 - 47, 0, 1290},                     // about the next one
+		} {
+			if c.length > 0 {
+				echo(far, c.length)
+			}
+			time.Sleep(c.wait)
+			tooBig(far, uint32(max(c.want, 1290)))
+			s.datagramMTU.mu.Lock()
+			got := s.datagramMTU.m[far].mtu
+			s.datagramMTU.mu.Unlock()
+			require.Equal(t, c.want, got, "%+v", c)
+		}
+		// The log of replies is bounded, and keeps the latest.
+		a := addr("2001:db8:9::1:0:0")
+		for range 2 * maxEchoed {
+			a = a.Next()
+			echo(a, 1400)
+		}
+		require.LessOrEqual(t, len(s.echoed.list), maxEchoed)
+		tooBig(a, 1300)
+		require.EqualValues(t, 2, s.datagramMTU.n.Load())
+	})
 }
 
 // TestAPacketTooBigTakesEffectBeforeItIsRead holds the lock that a Packet Too Big message needs to lower the

@@ -17,7 +17,7 @@
 //  4. a socket
 //  5. TIME-WAIT and the dials that wait for a port; multicast groups
 //  6. a table or a list: UDP, raw and TCP sockets, listeners, paths, orphans, the timer wheel, the
-//     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
+//     reclaimer, cookie keys, reassembly, path MTU, ICMP budget and echo replies, looped datagrams, the host's life
 //  7. the ports of TCP sockets
 //  8. the timer queue of connections
 //  9. a neighbour table
@@ -179,6 +179,7 @@ type Stack struct {
 	frags  reassembly // of IPv4
 	frags6 reassembly
 	icmp   icmpBudget
+	echoed echoLog
 	_      cacheLine
 	ids    idSource
 	_      cacheLine
