@@ -12,7 +12,7 @@ import (
 const (
 	txQueueLen = 512 // frames that may wait for a device
 	txBatch    = 32  // most frames of one Send
-	minTxRing  = 4   // initial size of the ring
+	minTxRing  = 1   // initial size of the ring
 	maxDrain   = 256 // batches that a drainer sends before another goroutine continues
 
 	// txStall is the time without progress after which a full queue counts as stalled. A stalled queue

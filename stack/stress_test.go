@@ -202,8 +202,8 @@ func requireEmpty(t *testing.T, s *Stack) {
 	for i := range tcpShards {
 		require.Zero(t, ts.table.parts()[i].n, "entries")
 	}
-	for i := range ts.table.ports.shards {
-		require.Empty(t, ts.table.ports.shards[i].use)
+	for i := range portShards {
+		require.Empty(t, ts.table.ports.shard(uint16(i)).use)
 	}
 	require.Empty(t, ts.listeners.all())
 	require.Zero(t, ts.orphans.count())

@@ -3,12 +3,13 @@ package stack
 import (
 	"net/netip"
 	"slices"
+	"sync/atomic"
 )
 
 // tcpListeners holds the listeners of a stack, indexed by port. Adding, removing and finding a listener
 // takes constant time, even with 65,535 listeners.
 type tcpListeners struct {
-	shards [listenerShards]listenerShard
+	shards atomic.Pointer[[listenerShards]listenerShard] // allocated for the first listener or dial
 }
 
 const listenerShards = 16
@@ -31,7 +32,15 @@ func (l *TCPListener) key() listenKey { return listenKey{l.local, l.at.zone} }
 // portListeners counts the listeners of a port by family. A dual-stack listener counts in both.
 type portListeners struct{ v4, v6 int32 }
 
-func (tl *tcpListeners) shard(port uint16) *listenerShard { return &tl.shards[port%listenerShards] }
+// shard returns the shard of a port, allocating the shards on first use.
+func (tl *tcpListeners) shard(port uint16) *listenerShard {
+	all := tl.shards.Load()
+	if all == nil {
+		tl.shards.CompareAndSwap(nil, new([listenerShards]listenerShard))
+		all = tl.shards.Load()
+	}
+	return &all[port%listenerShards]
+}
 
 // find returns the listener for segments to a local address: the listener that is bound to the address, or
 // else one that is bound to all addresses of the address's family, or else nil. zone is the index of the
@@ -132,8 +141,12 @@ func (tl *tcpListeners) remove(l *TCPListener) {
 // all returns the listeners, ordered by local address and port.
 func (tl *tcpListeners) all() []*TCPListener {
 	var all []*TCPListener
-	for i := range tl.shards {
-		sh := &tl.shards[i]
+	shards := tl.shards.Load()
+	if shards == nil {
+		return nil
+	}
+	for i := range shards {
+		sh := &shards[i]
 		sh.mu.RLock()
 		for _, l := range sh.at {
 			all = append(all, l)

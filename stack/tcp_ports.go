@@ -10,8 +10,8 @@ import (
 // is free takes constant time, even with a million connections.
 type tcpPorts struct {
 	mu     mutex[levelPorts]
-	addrs  atomic.Pointer[[][16]byte] // the local addresses seen so far, which are few; stored with mu held
-	shards [portShards]portShard
+	addrs  atomic.Pointer[[][16]byte]            // the local addresses seen so far, which are few; stored with mu held
+	shards atomic.Pointer[[portShards]portShard] // allocated on first use
 }
 
 const portShards = 16
@@ -33,7 +33,15 @@ type portUse struct {
 	own int32 // entries for which tcpEntry.own is 1
 }
 
-func (tp *tcpPorts) shard(port uint16) *portShard { return &tp.shards[port%portShards] }
+// shard returns the shard of a port, allocating the shards on first use.
+func (tp *tcpPorts) shard(port uint16) *portShard {
+	all := tp.shards.Load()
+	if all == nil {
+		tp.shards.CompareAndSwap(nil, new([portShards]portShard))
+		all = tp.shards.Load()
+	}
+	return &all[port%portShards]
+}
 
 // known returns the local addresses seen so far.
 func (tp *tcpPorts) known() [][16]byte {

@@ -27,10 +27,10 @@ type timerWheel struct {
 	s *Stack
 
 	mu     mutex[levelTable]
-	slots  [wheelSlots]*TCP // the first connection of each slot, or nil; step i has slot i%wheelSlots
-	n      int              // connections in the wheel
-	alarm  alarm            // for the first slot that is not empty
-	next   int64            // the first step whose slot may hold a connection
+	slots  *[wheelSlots]*TCP // the first connection of each slot, or nil; step i has slot i%wheelSlots; allocated on first use
+	n      int               // connections in the wheel
+	alarm  alarm             // for the first slot that is not empty
+	next   int64             // the first step whose slot may hold a connection
 	queue  timerQueue
 	closed bool
 }
@@ -69,6 +69,9 @@ func (w *timerWheel) remove(t *TCP) {
 
 // link appends t to a slot. w.mu is held.
 func (w *timerWheel) link(t *TCP, slot uint8) {
+	if w.slots == nil {
+		w.slots = new([wheelSlots]*TCP)
+	}
 	t.inWheel, t.slot = wheelSlot{prev: t, next: t}, slot
 	if first := w.slots[slot]; first != nil {
 		last := first.inWheel.prev
