@@ -95,6 +95,10 @@ type Config struct {
 	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has found that
 	// no other node on the link has the address. This takes one to two seconds. If WaitForDAD is
 	// false, the host uses the address at once and removes it if a duplicate is found (RFC 4429).
+	// During the detection a solicitation must not contain the host's link address (RFC 4429 3.2),
+	// and Linux does not answer such a solicitation. So a dial to a Linux neighbour that the host does
+	// not know yet takes a second, the time of the detection. NIC.DADTransmits can turn the detection
+	// off.
 	WaitForDAD bool
 	// NoRedirects makes the host ignore the redirects of IPv6 routers.
 	NoRedirects bool

@@ -66,7 +66,8 @@ type Config struct {
 	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has ended, after
 	// one to two seconds. If WaitForDAD is not set, the host uses the address at once, as an optimistic
 	// address, and gives it up if another node has it. RFC 4429 recommends this for addresses that are
-	// not configured manually.
+	// not configured manually. A Linux neighbour answers solicitations from the address only after the
+	// detection, because RFC 4429 3.2 forbids the link address in them before.
 	WaitForDAD bool
 	// NoRedirects makes the host ignore redirects of IPv6 routers.
 	NoRedirects bool
