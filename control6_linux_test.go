@@ -101,7 +101,7 @@ func TestControlMessagesOfIPv6HaveTheBytesOfTheKernel(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+					require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
 					n, oobn, flags, from, err := c.ReadMsgUDP(b, oob)
 					require.NoError(t, err, m.name)
 					lines = append(lines, fmt.Sprintf("from %v of %d bytes: %d %x %d", from.IP, len(from.IP), n, oob[:oobn], flags))

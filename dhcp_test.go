@@ -358,6 +358,7 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 		waitOnline(t, client)
 		require.Equal(t, prefixes("192.0.2.8/24"), client.Addrs())
 		require.Greater(t, time.Since(began), 8*time.Second, `"a minimum of ten seconds"`)
+		synctest.Wait() // OnEvent is called after the host has changed
 		require.Equal(t, []string{"probe", "refused 192.0.2.7 is in use by another host", "probe", "acquired"}, events)
 
 		// A later conflict: the second one within ten seconds ends the lease (RFC 5227 2.4).

@@ -57,7 +57,8 @@ type site struct {
 	server *http.Server
 	client *http.Client
 	url    string
-	served chan error // what Serve returned
+	served chan error    // what Serve returned
+	slow   chan struct{} // receives a value when a request for /slow has arrived
 }
 
 // newSite serves a handler at addr on the host server, and makes a client on the host client. With TLS,
@@ -68,11 +69,18 @@ func newSite(t testing.TB, client, server *Host, addr string, withTLS bool, hand
 	require.NoError(t, err)
 	transport := &http.Transport{DialContext: client.DialContext, ForceAttemptHTTP2: withTLS}
 	s := &site{
-		server: &http.Server{Handler: handler},
+		server: &http.Server{},
 		client: &http.Client{Transport: transport},
 		url:    "http://" + ln.Addr().String(),
 		served: make(chan error, 1),
+		slow:   make(chan struct{}, 10),
 	}
+	s.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			s.slow <- struct{}{}
+		}
+		handler.ServeHTTP(w, r)
+	})
 	for _, f := range configure {
 		f(s.server)
 	}
@@ -244,15 +252,8 @@ func (s *site) timeOut(t testing.TB) {
 // slowShutdown shuts the server down while it handles a request.
 func (s *site) slowShutdown(t testing.TB) {
 	got := make(chan error, 1)
-	started := make(chan struct{})
-	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(started) }}
 	go func() {
-		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), "GET", s.url+"/slow", nil)
-		if err != nil {
-			got <- err
-			return
-		}
-		resp, err := s.client.Do(req)
+		resp, err := s.client.Get(s.url + "/slow")
 		if err == nil {
 			var body []byte
 			body, err = io.ReadAll(resp.Body)
@@ -263,8 +264,7 @@ func (s *site) slowShutdown(t testing.TB) {
 		}
 		got <- err
 	}()
-	<-started
-	time.Sleep(200 * time.Millisecond) // until the request has arrived and, on an ideal wire, been answered
+	<-s.slow
 	s.shutdown(t)
 	require.NoError(t, <-got)
 	_, err := s.client.Get(s.url + "/hello")

@@ -203,7 +203,7 @@ func TestKernelsTalkOverTwoPacketSockets(t *testing.T) {
 			sendSegments(t, k.udp[1], payload, 1000)
 			got := make([]byte, 2000)
 			for i := 0; i < len(payload); i += 1000 {
-				require.NoError(t, k.udp[0].SetReadDeadline(time.Now().Add(10*time.Second)))
+				require.NoError(t, k.udp[0].SetReadDeadline(time.Now().Add(patience)))
 				n, err := k.udp[0].Read(got)
 				require.NoError(t, err)
 				require.Equal(t, payload[i:min(i+1000, len(payload))], got[:n])
@@ -308,7 +308,8 @@ func TestAPacketSocketTellsWhatBefallsItsLink(t *testing.T) {
 		if mac == ([6]byte{}) {
 			eventually(t, "the MAC", func() bool { return p0.Link().MAC == own })
 		} else {
-			time.Sleep(20 * time.Millisecond)
+			run(t, "ip link set v0 mtu 1001")
+			eventually(t, "a later change", func() bool { return p0.Link().MTU == 1001 })
 			require.Equal(t, mac, p0.Link().MAC, "it is the stack's own")
 			own = mac
 		}

@@ -301,7 +301,7 @@ func TestDatagramsOfEqualSizeCrossInOneSuperFrame(t *testing.T) {
 				sendSegments(t, w.udp[0], payload, 1000)
 				got := make([]byte, 2000)
 				for i := 0; i < len(payload); i += 1000 {
-					require.NoError(t, w.udp[1].SetReadDeadline(time.Now().Add(10*time.Second)))
+					require.NoError(t, w.udp[1].SetReadDeadline(time.Now().Add(patience)))
 					n, err := w.udp[1].Read(got)
 					require.NoError(t, err)
 					require.Equal(t, payload[i:min(i+1000, len(payload))], got[:n])
@@ -440,7 +440,7 @@ func TestADeviceIsUsedWhateverItsLastUserLeft(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		buf := make([]byte, 100)
-		require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
+		require.NoError(t, kernel.SetReadDeadline(time.Now().Add(patience)))
 		n, err = kernel.Read(buf)
 		require.NoError(t, err)
 		require.Equal(t, "hello", string(buf[:n]))

@@ -167,7 +167,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	const typing = "tap7 has no address and is down, so no packets pass; run: "
 	require.Contains(t, errs, typing+"sudo sh -c 'ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up'\n")
 	ns.shell(t, "ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up")
-	_, errs, err = ns.try(t, append(nobody, exe, "ping", "-tap", "tap7", "-c", "5", "-W", "5", "192.0.2.1")...)
+	_, errs, err = ns.try(t, append(nobody, exe, "ping", "-tap", "tap7", "-c", "5", "-W", "30", "192.0.2.1")...)
 	require.NoError(t, err, "what is typed is enough: %s", errs)
 
 	// If the user may not open the device, serve uses a wire in memory, and prints two lines of advice.
@@ -205,7 +205,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 		ns.shell(t, fmt.Sprintf("%s 100000 | nc -6 -N 2001:db8::2 7777 | sha256sum", self(t, "generate"))))
 	require.Equal(t, "x\n", ns.shell(t, "echo x | nc -6 -u -W 1 -w 30 2001:db8::2 6969"))
 	require.Empty(t, ns.shell(t, fmt.Sprintf("%s 100000 | nc -6 -N 2001:db8::2 9", self(t, "generate"))), "discard answers nothing")
-	require.Contains(t, ns.run(t, "ping", "-6", "-c", "3", "-i", "0.01", "-W", "5", "2001:db8::2"), " 3 received")
+	require.Contains(t, ns.run(t, "ping", "-6", "-c", "3", "-i", "0.01", "-W", "30", "2001:db8::2"), " 3 received")
 
 	_, errs, err := ns.try(t, exe, "echo")
 	require.Error(t, err)
@@ -228,7 +228,7 @@ func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
 	need(t)
 	exe := build(t)
 	ns := newNamespace(t)
-	out := ns.run(t, exe, "ping", "-c", "3", "-i", "0.01", "-s", "100", "192.0.2.1")
+	out := ns.run(t, exe, "ping", "-c", "3", "-i", "0.01", "-W", "30", "-s", "100", "192.0.2.1")
 	require.Contains(t, out, "108 bytes from 192.0.2.1: icmp_seq=1 ttl=64 time=")
 	require.Contains(t, out, "3 packets transmitted, 3 received, 0% packet loss")
 	_, _, err := ns.try(t, exe, "ping", "-c", "1", "-W", "0.1", "192.0.2.77")

@@ -297,7 +297,7 @@ func TestCommandsUseATAPTooSmallForIPv6(t *testing.T) {
 	exe := build(t)
 	ns := newNamespace(t)
 	ns.shell(t, "ip tuntap add dev "+tapName+" mode tap; ip link set "+tapName+" mtu 1000 up; ip addr add "+kernelAddr+"/24 dev "+tapName)
-	require.Contains(t, ns.run(t, exe, "ping", "-tap", tapName, "-c", "3", "-i", "0.01", "-W", "5", kernelAddr), " 3 received")
+	require.Contains(t, ns.run(t, exe, "ping", "-tap", tapName, "-c", "3", "-i", "0.01", "-W", "30", kernelAddr), " 3 received")
 	dir := t.TempDir()
 	ns.daemon(t, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--interface="+tapName,
 		"--dhcp-range=192.0.2.100,192.0.2.150,2m", "--dhcp-leasefile="+filepath.Join(dir, "leases"), "--no-ping",

@@ -415,11 +415,10 @@ func source(addr, cc string) error {
 	}}
 	var conn net.Conn
 	var err error
-	for range 50 { // the peer may not listen yet
-		if conn, err = d.Dial("tcp", addr); err == nil {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // the peer may not listen yet
+		if conn, err = d.Dial("tcp", addr); err == nil || time.Now().After(end) {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	if err != nil {
 		return err

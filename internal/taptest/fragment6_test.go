@@ -72,14 +72,18 @@ type station struct {
 	mac  wire.MAC
 	addr netip.Addr
 
-	mu   sync.Mutex
-	said []string
-	pong chan uint16
+	mu     sync.Mutex
+	said   []string
+	pong   chan uint16
+	echoed chan uint16 // ports to which an echo of UDP to markerPort and the following ports was sent
 }
+
+// markerPort is the first source port of the datagrams that answers sends.
+const markerPort = 10000
 
 // attach starts receiving from the station.
 func (st *station) attach() {
-	st.pong = make(chan uint16, 1000)
+	st.pong, st.echoed = make(chan uint16, 1000), make(chan uint16, 1000)
 	st.dev.Attach(func(batch []nic.Frame) {
 		for i := range batch {
 			st.hear(batch[i].AppendTo(nil))
@@ -112,6 +116,10 @@ func (st *station) hear(f []byte) {
 	case wire.ProtoUDP:
 		u, data, r := wire.ParseUDP(payload)
 		require.Equal(st.t, wire.OK, r)
+		if u.DstPort >= markerPort {
+			st.echoed <- u.DstPort
+			return
+		}
 		text = fmt.Sprintf("UDP echo to %d of %x", u.DstPort, data)
 	}
 	st.mu.Lock()
@@ -135,26 +143,37 @@ func (st *station) send(dst netip.Addr, next wire.Proto, payload []byte) {
 	require.Equal(st.t, 1, n)
 }
 
-// answers waits until the station has processed all frames, and returns its answers.
+// answers waits until the station has processed all frames, and returns its answers. It sends a datagram to
+// the program that echoes UDP, which echoes it last, and then a ping, which the station answers last.
 func (st *station) answers(id uint16) []string {
 	st.t.Helper()
-	b := make([]byte, wire.ICMPLen)
+	b := make([]byte, wire.UDPLen)
+	(&wire.UDP{SrcPort: markerPort + id, DstPort: 7}).Put(b, 0)
+	wire.SetUDPChecksum(peer6, st.addr, b)
+	st.send(st.addr, wire.ProtoUDP, b)
+	st.await(st.echoed, markerPort+id)
+	b = make([]byte, wire.ICMPLen)
 	(&wire.ICMPv6{Type: wire.ICMPv6Echo, Rest: wire.EchoRest(id, 0)}).Put(peer6, st.addr, b, nil)
 	st.send(st.addr, wire.ProtoICMPv6, b)
-	for {
+	st.await(st.pong, id)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	said := st.said
+	st.said = nil
+	return said
+}
+
+// await waits until want arrives, and skips the answers to earlier calls.
+func (st *station) await(answers <-chan uint16, want uint16) {
+	st.t.Helper()
+	for end := time.After(patience); ; {
 		select {
-		case got := <-st.pong:
-			if got != id {
-				continue // an echo reply of an earlier call
+		case got := <-answers:
+			if got == want {
+				return
 			}
-			time.Sleep(5 * time.Millisecond) // let the program that echoes UDP run
-			st.mu.Lock()
-			defer st.mu.Unlock()
-			said := st.said
-			st.said = nil
-			return said
-		case <-time.After(time.Minute):
-			st.t.Fatal("no answer to a ping")
+		case <-end:
+			st.t.Fatal("no answer")
 		}
 	}
 }

@@ -45,15 +45,21 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.CopyN(io.Discard, conn, size)
 	require.NoError(t, err)
-	time.Sleep(300 * time.Millisecond) // until the last acknowledgements have arrived
-	ours := conn.(*usernet.TCPConn).Info()
-	theirs := strings.Join(strings.Fields(ns.shell(t, "ss -tinH dst "+ourAddr)), " ")
-	t.Logf("ss: %s\nours: %+v", theirs, ours)
+	var ours tcp.Info
+	var theirs string
 	number := func(name string) int {
 		n, err := strconv.Atoi(ssField(theirs, name))
 		require.NoError(t, err, name)
 		return n
 	}
+	// Wait until the last acknowledgements and the last window update have arrived.
+	require.Eventually(t, func() bool {
+		ours = conn.(*usernet.TCPConn).Info()
+		theirs = strings.Join(strings.Fields(ns.shell(t, "ss -tinH dst "+ourAddr)), " ")
+		window := number("snd_wnd")
+		return ours.Unacked == 0 && !strings.Contains(theirs, " unacked:") && window <= ours.RcvWnd && window > ours.RcvWnd-1024
+	}, patience, 20*time.Millisecond)
+	t.Logf("ss: %s\nours: %+v", theirs, ours)
 	require.Equal(t, tcp.Established, ours.State)
 	require.Equal(t, number("mss"), ours.RcvMSS)
 	require.Equal(t, number("rcvmss"), ours.SndMSS)

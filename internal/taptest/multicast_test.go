@@ -34,7 +34,14 @@ import (
 type recorder struct {
 	*nic.TAP
 	mu           sync.Mutex
-	ours, kernel []string
+	ours, kernel reports
+	last         time.Time // of the last message of either side about any group
+}
+
+// reports are the messages of one side.
+type reports struct {
+	texts []string       // the different ones
+	times map[string]int // how often each was sent since the last settle
 }
 
 func (r *recorder) Nonblocking() nic.Device { return r }
@@ -62,7 +69,7 @@ var sameGroup = strings.NewReplacer("ef010204", "ef0102..", "ef010205", "ef0102.
 	"0000001204", "00000012..", "0000001205", "00000012..", "333300001204", "3333000012..", "333300001205", "3333000012..")
 
 // record appends the reports and leaves of a batch to *to, as text with the fields that a router sees.
-func (r *recorder) record(to *[]string, batch []nic.Frame) {
+func (r *recorder) record(to *reports, batch []nic.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range batch {
@@ -82,11 +89,47 @@ func (r *recorder) record(to *[]string, batch []nic.Frame) {
 			continue
 		}
 		text = sameGroup.Replace(text)
-		// Skip queries, which the test sends, and repetitions, whose number is random.
-		if b[0] != 0x11 && b[0] != 130 && strings.Contains(text, "..") && !slices.Contains(*to, text) {
-			*to = append(*to, text)
+		if b[0] == 0x11 || b[0] == 130 {
+			continue // a query, which the test sends
 		}
+		r.last = time.Now()
+		if !strings.Contains(text, "..") {
+			continue
+		}
+		if !slices.Contains(to.texts, text) { // the number of repetitions is random
+			to.texts = append(to.texts, text)
+		}
+		if to.times == nil {
+			to.times = make(map[string]int)
+		}
+		to.times[text]++
 	}
+}
+
+// settle waits until each side has repeated a message, and clears the record. Each side sends each report of
+// a change twice, within a second.
+func (r *recorder) settle(t *testing.T, text string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.ours.times[text] >= 2 && r.kernel.times[text] >= 2
+	}, patience, 5*time.Millisecond, "each repeats %s", text)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ours, r.kernel = reports{}, reports{}
+}
+
+// quiet waits until neither side has sent a message for some time.
+func (r *recorder) quiet(t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	require.Eventually(t, func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		const pause = 2200 * time.Millisecond // a message is repeated within a second
+		return time.Since(began) > pause && time.Since(r.last) > pause
+	}, patience, 20*time.Millisecond)
 }
 
 // both waits until each side has sent n messages, returns them, and clears the record.
@@ -95,11 +138,11 @@ func (r *recorder) both(t *testing.T, n int) (ours, kernel []string) {
 	require.Eventually(t, func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return len(r.ours) >= n && len(r.kernel) >= n
-	}, 20*time.Second, 5*time.Millisecond, "a report of each")
+		return len(r.ours.texts) >= n && len(r.kernel.texts) >= n
+	}, patience, 5*time.Millisecond, "a report of each")
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ours, kernel, r.ours, r.kernel = r.ours, r.kernel, nil, nil
+	ours, kernel, r.ours.texts, r.kernel.texts = r.ours.texts, r.kernel.texts, nil, nil
 	return ours, kernel
 }
 
@@ -167,25 +210,21 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 		require.NoError(t, ourUDP.LeaveGroup(nil, ours))
 		require.NoError(t, theirSocket.LeaveGroup(ifi, &net.IPAddr{IP: theirs.AsSlice()}))
 	}
-	same := func(what, want string) {
+	same := func(what, want string) (text string) {
 		t.Helper()
 		o, k := rec.both(t, 1)
 		require.Equal(t, k, o, "%s; expected is the kernel's", what)
 		require.Len(t, o, 1, what)
 		require.True(t, strings.HasSuffix(o[0], want), "%s: %s does not end in %s", what, o[0], want)
+		return o[0]
 	}
 	bothGroups := func(message string) {
 		query(t, querier, ifi, ours.String(), strings.Replace(message, "GROUP", "ef010204", 1))
 		query(t, querier, ifi, theirs.String(), strings.Replace(message, "GROUP", "ef010205", 1))
 	}
-	settle := func() { // each report is repeated within a second
-		time.Sleep(1100 * time.Millisecond)
-		rec.both(t, 0)
-	}
 
 	join()
-	same("join", "220000000000000104000000ef0102..")
-	settle()
+	rec.settle(t, same("join", "220000000000000104000000ef0102.."))
 	query(t, querier, ifi, "224.0.0.1", "11 02 0000 00000000 02 7d 0000")
 	same("general query", "220000000000000102000000ef0102..")
 	bothGroups("11 02 0000 GROUP 02 7d 0000")
@@ -196,11 +235,10 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	require.True(t, strings.HasSuffix(o[0], "220000000000000101000001ef0102..c6336401"),
 		"%s: RFC 3376 5.2 has IS_IN of the sources that are wanted, where Linux reports its whole state", o[0])
 	leave()
-	same("leave", "220000000000000103000000ef0102..")
-	settle()
+	rec.settle(t, same("leave", "220000000000000103000000ef0102.."))
 	before := h.Stats().IGMP.Received
 	query(t, querier, ifi, "224.0.0.1", "11 01 0000 00000000")
-	require.Eventually(t, func() bool { return h.Stats().IGMP.Received > before }, 10*time.Second, time.Millisecond, "the query came")
+	require.Eventually(t, func() bool { return h.Stats().IGMP.Received > before }, patience, time.Millisecond, "the query came")
 	join()
 	same("join in version 2", "16000000ef0102..")
 	leave()
@@ -308,7 +346,7 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 			ns, tap := newTAP(t, true)
 			rec := &recorder{TAP: tap}
 			ours, kernel := ourSocket(t, newHost(t, rec), e), kernelSocket(t, ns, e)
-			time.Sleep(2200 * time.Millisecond) // the groups of the addresses are reported twice, each within a second
+			rec.quiet(t) // the groups of the addresses are reported twice
 			one, two := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
 			head, group := "2200000000000001", "ef0102.."
 			if e.v6() {
@@ -336,14 +374,13 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 				{"leave", func(s *groupSocket) change { return all(s.leave) }, one, "03000000" + group},
 				{"join all again", func(s *groupSocket) change { return all(s.join) }, one, "04000000" + group},
 			} {
-				rec.both(t, 0)
 				require.NoError(t, c.method(ours)(ours.ifi, groups[e.v6()][0], c.src), c.what)
 				require.NoError(t, c.method(kernel)(kernel.ifi, groups[e.v6()][1], c.src), c.what)
 				o, k := rec.both(t, 1)
 				require.Equal(t, k, o, "%s; expected is the kernel's", c.what)
 				require.Len(t, o, 1, c.what)
 				require.True(t, strings.HasSuffix(o[0], ": "+head+c.want), "%s: %s does not end in %s", c.what, o[0], c.want)
-				time.Sleep(1100 * time.Millisecond) // the report is repeated within a second
+				rec.settle(t, o[0])
 			}
 		})
 	}
@@ -452,7 +489,7 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 		ours, err := h.ListenMulticastUDP("udp4", nil, gaddr)
 		require.NoError(t, err)
 		require.NoError(t, ours.SetControlMessage(usernet.FlagTTL|usernet.FlagDst|usernet.FlagTOS, true))
-		patient := time.Now().Add(10 * time.Second)
+		patient := time.Now().Add(patience)
 		theirs.SetReadDeadline(patient)
 		ours.SetReadDeadline(patient)
 
@@ -601,7 +638,7 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 				return strings.Contains(ns.run(t, "bridge", "mdb", "show"), "port "+port+" grp "+group+" ")
 			}
 			for _, group := range groups { // the joined group and the solicited-node group
-				require.Eventually(t, func() bool { return has(tapName, group) }, 20*time.Second, 20*time.Millisecond, "the bridge knows of us")
+				require.Eventually(t, func() bool { return has(tapName, group) }, patience, 20*time.Millisecond, "the bridge knows of us")
 				require.False(t, has("port", group))
 			}
 			messages := func() stack.IGMPStats {
@@ -614,7 +651,7 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 			require.Eventually(t, func() bool {
 				now := messages()
 				return now.Received > before.Received && now.Sent > before.Sent
-			}, 30*time.Second, 20*time.Millisecond, "its queries, which are from 0.0.0.0 for IPv4, are answered")
+			}, patience, 20*time.Millisecond, "its queries, which are from 0.0.0.0 for IPv4, are answered")
 
 			var theirs net.PacketConn
 			require.NoError(t, ns.inside(func() (err error) {
@@ -624,7 +661,7 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 			defer theirs.Close()
 			_, err = theirs.WriteTo([]byte("hello"), gaddr)
 			require.NoError(t, err)
-			ours.SetReadDeadline(time.Now().Add(10 * time.Second))
+			ours.SetReadDeadline(time.Now().Add(patience))
 			b := make([]byte, 100)
 			n, from, err := ours.ReadFromUDP(b)
 			require.NoError(t, err)
@@ -632,7 +669,7 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 			require.Equal(t, c.e.kernel, from.IP.String())
 
 			require.NoError(t, ours.Close())
-			require.Eventually(t, func() bool { return !has(tapName, groups[0]) }, 20*time.Second, 20*time.Millisecond, "it knows that we left")
+			require.Eventually(t, func() bool { return !has(tapName, groups[0]) }, patience, 20*time.Millisecond, "it knows that we left")
 		})
 	}
 }

@@ -137,8 +137,8 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	defer cancel()
 	var addrs []string
 	var err error
-	for range 20 { // dnsmasq may not listen yet
-		if addrs, err = h.LookupHost("www"); err == nil {
+	for ctx.Err() == nil { // dnsmasq may not listen yet
+		if addrs, err = h.Resolver().LookupHost(ctx, "www"); err == nil {
 			break
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -229,7 +229,7 @@ func TestDnsmasqConfiguresAHost(t *testing.T) {
 	addrs, err := h.LookupHost("www.auto.test")
 	require.NoError(t, err)
 	require.Equal(t, []string{"2001:db8:9::9"}, addrs)
-	out := ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "5", autoAddr(h, "2001:db8:1::/64").Prefix.Addr().String())
+	out := ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "30", autoAddr(h, "2001:db8:1::/64").Prefix.Addr().String())
 	require.Contains(t, out, "3 received")
 }
 
@@ -254,7 +254,7 @@ func TestTheKernelIsConfiguredByUsernet(t *testing.T) {
 	}, patience, 100*time.Millisecond)
 	router := linkLocal(t, h).String()
 	require.Contains(t, ns.run(t, "ip", "-6", "route", "show", "default"), "via "+router+" dev "+tapName)
-	require.Contains(t, ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "5", "2001:db8:5::1"), "3 received")
+	require.Contains(t, ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "30", "2001:db8:5::1"), "3 received")
 	out := ns.run(t, "rdisc6", "-1", tapName)
 	for _, want := range []string{"2001:db8:5::/64", "2001:db8:5::53", "tap.test", "1400 bytes", "1800 (0x00000708) seconds", strings.ToUpper(h.Interfaces()[1].MAC.String())} {
 		require.Contains(t, out, want)

@@ -70,7 +70,7 @@ func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespac
 func (tr trace) readICMP(t *testing.T, c net.PacketConn) (from string, m *icmp.Message) {
 	t.Helper()
 	b := make([]byte, 1500)
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	for {
 		n, peer, err := c.ReadFrom(b)
 		require.NoError(t, err)

@@ -36,8 +36,8 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 				return err
 			}))
 			t.Cleanup(func() { kernel.Close() })
-			kernel.SetDeadline(time.Now().Add(20 * time.Second))
-			ours.SetDeadline(time.Now().Add(20 * time.Second))
+			kernel.SetDeadline(time.Now().Add(patience))
+			ours.SetDeadline(time.Now().Add(patience))
 
 			kernelTo := netip.MustParseAddrPort(kernelAddr + ":7")
 			var ms []stack.Datagram
