@@ -33,8 +33,8 @@ const (
 // exceed the peer's MSS.
 func cookieMSS() [8]uint16 { return [8]uint16{28, 256, 536, 1024, 1220, 1440, 1460, 8960} }
 
-// cookieKeys holds the keys of the current period and of the previous period. Each key is valid in two
-// periods; after that, an attacker who has found it out cannot use it.
+// cookieKeys holds the keys of the current period and of the previous period. Each key is valid for two
+// periods. After that, a key is of no use to an attacker who knows it.
 type cookieKeys struct {
 	mu        mutex[levelTable]
 	count     uint32 // number of the period of cur

@@ -567,8 +567,8 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 	}
 }
 
-// wasRead completes a Read. It calls run only if an ACK has to be sent, or if no timer is set, because
-// the connection may then need one. The caller holds t.mu; wasRead unlocks it.
+// wasRead does what remains after the application has read data: it sends an ACK if one is due, and sets
+// the timer if none is set. The caller holds t.mu; wasRead unlocks it.
 func (t *TCP) wasRead(now tcp.Time) {
 	if !t.conn.AckDue() && t.timerAt != 0 {
 		t.mu.Unlock()
