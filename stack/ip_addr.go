@@ -200,6 +200,15 @@ func (s *Stack) has(a netip.Addr) bool {
 	})
 }
 
+// hasOn is has for packets over an interface, which may be new: a link-local IPv6 address must be one of that
+// interface.
+func (s *Stack) hasOn(ifc *iface, a netip.Addr) bool {
+	if x, ok := ifc.addr(a); ok && x.present() {
+		return true
+	}
+	return !isLinkLocal6(a) && s.has(a)
+}
+
 // hasUsable reports whether a list has a usable address for which the function of returns true. of is
 // netip.Addr.Is4 or netip.Addr.Is6.
 func hasUsable(list []ifaceAddr, of func(netip.Addr) bool) bool {

@@ -95,7 +95,7 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 	if r != wire.OK {
 		return r
 	}
-	if s.noRedirects || m.HasLink && !ifc.isStation(m.Link) || s.table.Load().isLocal(m.Target) || ifc.owns(m.Target) {
+	if s.noRedirects || m.HasLink && !ifc.isStation(m.Link) || m.Target.IsLoopback() || s.hasOn(ifc, m.Target) {
 		return dropRedirect
 	}
 	// RFC 4861 8.1: "IP Source Address is a link-local address"; "The IP source address of the Redirect

@@ -173,7 +173,8 @@ func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 // The caller is New or holds s.mu.
 func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
-		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.hasSource(r)
+		ifc := s.ifaceNamed(r.NIC)
+		return ifc == nil || r.Src.IsValid() && !s.hasOn(ifc, r.Src)
 	})
 	t := &routeTable{byPrefix: make(map[netip.Prefix][]route), v6: s.v6}
 	ifaces := *s.ifaces.Load()
@@ -732,13 +733,13 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	if r.Via.IsValid() && !s.onLink(ifc, r.Via) {
 		return r, fmt.Errorf("the router %v is not on the link of %s: %w", r.Via, r.NIC, syscall.ENETUNREACH)
 	}
-	if r.Via.IsValid() && ifc.owns(r.Via) {
+	if r.Via.IsValid() && s.hasOn(ifc, r.Via) {
 		return r, fmt.Errorf("the router %v is the host itself: %w", r.Via, syscall.EINVAL)
 	}
 	if r.Via.IsValid() && ifc.isBroadcast(r.Via) {
 		return r, fmt.Errorf("the router %v is the broadcast address of a network: %w", r.Via, syscall.EINVAL)
 	}
-	if r.Src.IsValid() && !s.hasSource(r) {
+	if r.Src.IsValid() && !s.hasOn(ifc, r.Src) {
 		return r, fmt.Errorf("the source %v is not an address of the host: %w", r.Src, syscall.EINVAL)
 	}
 	return r, nil
@@ -751,20 +752,6 @@ func (ifc *iface) isBroadcast(a netip.Addr) bool {
 		p := x.prefix
 		return x.present() && p.Addr().Is4() && p.Bits() <= 30 && a == broadcastOf(p)
 	})
-}
-
-// hasSource reports whether the source of a route is a present address of the host. A link-local IPv6
-// address must be that of the route's interface.
-func (s *Stack) hasSource(r Route) bool {
-	if !isLinkLocal6(r.Src) {
-		return s.has(r.Src)
-	}
-	ifc := s.ifaceNamed(r.NIC)
-	if ifc == nil {
-		return false
-	}
-	a, ok := ifc.addr(r.Src)
-	return ok && a.present()
 }
 
 // onLink reports whether the configuration or a router says that a is on the link of the interface.

@@ -254,3 +254,23 @@ func TestABroadcastAddressIsNoNeighbour(t *testing.T) {
 		require.ErrorIs(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr(a), MAC: macB}), syscall.EINVAL, a)
 	}
 }
+
+// An address that is tentative is the host's own, although it is not used yet: it is no router, neighbour or
+// target of a redirect.
+func TestATentativeAddressIsTheHosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wait := func(c *Config) { c.WaitForDAD = true }
+		s, p := ndHost(t, wait, func(c *Config) { c.NICs[0].Gateway6 = addr("fe80::99") })
+		require.NoError(t, s.AddAddr("", prefix("2001:db8::7/64"), AddrOptions{}))
+		require.NoError(t, s.AddAddr("", prefix("fe80::7/64"), AddrOptions{}))
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true}))
+		for dst, via := range map[string]string{"2001:db8:9::/48": "2001:db8::7", "2001:db8:8::/48": "fe80::7", "10.0.0.0/8": "192.0.2.1"} {
+			require.ErrorIs(t, s.AddRoute(Route{Dst: prefix(dst), Via: addr(via), NIC: "eth0"}), syscall.EINVAL, via)
+			require.ErrorIs(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr(via), MAC: macB}), syscall.EINVAL, via)
+		}
+		p.redirect("fe80::99", "2001:db8:5::5", "fe80::7")
+		require.Equal(t, 1, dropped(s, dropRedirect))
+		err := s.AddNIC(NIC{Device: nic.NewNull(nic.Link{}), Addrs: []netip.Prefix{prefix("2001:db8:1::1/64")}, Gateway6: addr("2001:db8:1::1")})
+		require.ErrorContains(t, err, "own address")
+	})
+}

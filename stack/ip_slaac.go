@@ -264,7 +264,10 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 		a.hopLimit, changed = ra.HopLimit, true
 		ifc.hops6.Store(int32(ra.HopLimit))
 	}
-	a.managed, a.other = ra.Managed, ra.Other
+	if a.managed != ra.Managed || a.other != ra.Other {
+		// A DHCPv6 client may wait for the flags.
+		a.managed, a.other, changed = ra.Managed, ra.Other, true
+	}
 	s.setReachable(ifc, ra)
 	preference := ra.Preference
 	if ra.Lifetime == 0 {

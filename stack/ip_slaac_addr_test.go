@@ -130,3 +130,17 @@ func TestTheSourceFollowsThePrefixOfTheNextHop(t *testing.T) {
 		require.Equal(t, p2, source(s), "a flood does not remove the next hop")
 	})
 }
+
+// The flags M and O of an advertisement that changes nothing else are reported: a DHCPv6 client waits for
+// them.
+func TestTheFlagsOfARouterAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		for _, flags := range []wire.RouterAdv{{Managed: true}, {Managed: true, Other: true}, {}} {
+			requireChanged(t, s, fmt.Sprint(flags), func() { p.ra(ra{RouterAdv: flags, no: true}) })
+			info := s.Interfaces()[1].Auto
+			require.Equal(t, flags.Managed, info.Managed)
+			require.Equal(t, flags.Other, info.Other)
+		}
+	})
+}

@@ -253,6 +253,7 @@ func TestIPv6BeginsAnewWithTheMTU(t *testing.T) {
 			lines := strings.Join(dev.sent(), "\n")
 			require.Contains(t, lines, "router solicitation", medium)
 			require.Contains(t, lines, "router advertisement", medium)
+			require.Contains(t, lines, "ff02::16", "%v: the groups", medium)
 			if medium == nic.Ethernet {
 				require.Contains(t, lines, ":: > ff02::1:ff00:a ICMPv6 neighbor solicitation", "the detection of duplicates")
 			}

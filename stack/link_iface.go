@@ -285,6 +285,7 @@ func (ifc *iface) linkChanged() {
 	}
 	if before.mtu < wire.MinIPv6MTU && ifc.carries6() {
 		ifc.s.beginIPv6(ifc)
+		ifc.s.groups.comeUp(ifc)
 	}
 	if onlyMTU {
 		return // the neighbour entries are still valid

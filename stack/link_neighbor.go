@@ -793,7 +793,7 @@ func (s *Stack) setNeighbor(n Neighbor) error {
 		return fmt.Errorf("%s has no neighbours: it carries no Ethernet: %w", n.NIC, syscall.EINVAL)
 	case !isNeighborAddr(n.Addr) || ifc.isBroadcast(n.Addr):
 		return fmt.Errorf("%v is not the address of one host: %w", n.Addr, syscall.EINVAL)
-	case ifc.owns(n.Addr):
+	case s.hasOn(ifc, n.Addr):
 		return fmt.Errorf("%v is the host itself: %w", n.Addr, syscall.EINVAL)
 	case n.MAC.IsMulticast():
 		return fmt.Errorf("%v is a group address: %w", n.MAC, syscall.EINVAL)

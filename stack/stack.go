@@ -545,7 +545,7 @@ func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 	if !gw.IsValid() {
 		return nil
 	}
-	if ifc.owns(gw) {
+	if s.hasOn(ifc, gw) {
 		return fmt.Errorf("%s: gateway %v is the host's own address", ifc.name, gw)
 	}
 	if !isNeighborAddr(gw) || ifc.isBroadcast(gw) {
