@@ -144,12 +144,12 @@ type Wrapper interface {
 // IsNonblocking reports whether the Send of a device never waits.
 func IsNonblocking(dev Device) bool {
 	d, ok := dev.(Nonblocking)
-	return ok && same(d.Nonblocking(), dev)
+	return ok && Same(d.Nonblocking(), dev)
 }
 
-// same reports whether a and b are the same device. It returns false for types that cannot be
+// Same reports whether a and b are the same device. It returns false for types that cannot be
 // compared.
-func same(a, b Device) bool {
+func Same(a, b Device) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
@@ -166,7 +166,7 @@ func CheckFree(dev Device, others ...Device) error {
 		}
 		for _, other := range others {
 			for o := range chain(other) {
-				if same(d, o) {
+				if Same(d, o) {
 					return errors.New("the device is given to two users")
 				}
 			}

@@ -60,11 +60,17 @@ func FuzzInput(f *testing.F) {
 		igmp("224.1.2.3", 0x16, 0, 0, 0, 224, 1, 2, 3),
 		igmp("224.0.0.1", 0x11, 0, 0, 0, 0, 0, 0, 0),
 	), true)
+	f.Add(list(tagFrame(5, ask), tagFrame(5, ip(wire.IPv4{Proto: wire.ProtoUDP, Dst: addr("198.51.100.1")}, udp))), true)
+	f.Add(list(tagFrame(0xe000, ip(wire.IPv4{Proto: wire.ProtoUDP}, udp)), tagFrame(6, ask)), true)
+	f.Add(list(tagFrame(5, tagFrame(5, ask)), tagFrame(0, tagFrame(5, ask)), tagFrame(5, ask)[:17]), false)
 	f.Fuzz(fuzzInBubble(func(t *testing.T, b []byte, fix bool) {
 		dev, other := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 		other.Attach(func([]nic.Frame) {})
 		s, err := New(Config{
-			NICs: []NIC{{Name: "eth0", Device: dev, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}}},
+			NICs: []NIC{
+				{Name: "eth0", Device: dev, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}},
+				{Device: dev, VLAN: 5, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}},
+			},
 			Rand: testRand(),
 		})
 		require.NoError(t, err)
@@ -97,6 +103,9 @@ func FuzzInput(f *testing.F) {
 
 // fixChecksums corrects the checksums of an IPv4 frame, and leaves other frames unchanged.
 func fixChecksums(frame []byte) {
+	if len(frame) > maxLinkLen && frame[12] == 0x81 && frame[13] == 0 {
+		frame = frame[wire.VLANTagLen:] // as if the tag were part of the addresses
+	}
 	if len(frame) < wire.EthernetLen+wire.IPv4Len || frame[12] != 8 || frame[13] != 0 { // not IPv4
 		return
 	}

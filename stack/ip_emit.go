@@ -144,12 +144,14 @@ type frameMeta struct {
 // A pathHeader is the part of the headers that all packets of a path have in common. It is computed
 // when the path is made.
 type pathHeader struct {
-	link   [wire.EthernetLen]byte // Ethernet header with a zero destination
-	addrs  [8]byte                // IPv4 source and destination
-	sum    uint64                 // sum of addrs and ipVersionIHL, not folded
-	pseudo uint64                 // sum of the addresses, for the pseudo-header; not folded
-	addrs6 [32]byte               // IPv6 source and destination
-	label  uint32                 // IPv6 version and the part of the flow label that all packets share
+	// link ends with the Ethernet header, which has a zero destination. The header is shorter than link
+	// if it has no VLAN tag.
+	link   [maxLinkLen]byte
+	addrs  [8]byte  // IPv4 source and destination
+	label  uint32   // IPv6 version and the part of the flow label that all packets share
+	sum    uint64   // sum of addrs and ipVersionIHL, not folded
+	pseudo uint64   // sum of the addresses, for the pseudo-header; not folded
+	addrs6 [32]byte // IPv6 source and destination
 }
 
 // makeHeader sets p.header and the fields that depend on the family. The caller has set p's addresses
@@ -162,7 +164,7 @@ func (p *path) makeHeader() {
 	p.ipLen, p.gsoKind, p.hops = wire.IPv4Len, nic.GSOTCP4, defaultTTL
 	h := &p.header
 	if p.ifc.linkLen > 0 {
-		p.ifc.putLink(h.link[:], wire.MAC{}, wire.EtherTypeIPv4)
+		p.ifc.putLink(h.link[maxLinkLen-p.ifc.linkLen:], wire.MAC{}, wire.EtherTypeIPv4)
 	}
 	*(*[4]byte)(h.addrs[:4]) = p.src.As4()
 	*(*[4]byte)(h.addrs[4:]) = p.dst.As4()
@@ -177,9 +179,15 @@ func (p *path) pseudoSum(proto wire.Proto, n int) uint16 {
 	return wire.Fold(p.header.pseudo + uint64(proto) + uint64(n))
 }
 
-// putLink writes an Ethernet header with the interface's MAC as its source to b.
+// putLink writes an Ethernet header with the interface's MAC as its source to b, and the tag of the
+// interface's VLAN, if it has one. No other code writes tags.
 func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
 	h := wire.Ethernet{Dst: dst, Src: ifc.mac(), Type: typ}
+	if ifc.vlan != 0 {
+		h.Type = wire.EtherTypeVLAN
+		tag := wire.VLANTag{ID: ifc.vlan, Type: typ}
+		tag.Put(b[wire.EthernetLen:])
+	}
 	h.Put(b)
 }
 
@@ -217,9 +225,9 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 			id = uint64(p.nextID(max(h.count, 1)))
 		}
 	}
-	b := buf[at-wire.EthernetLen : transportAt]
-	*(*[wire.EthernetLen]byte)(b) = p.header.link
-	ip := b[wire.EthernetLen:]
+	b := buf[at-maxLinkLen : transportAt]
+	*(*[maxLinkLen]byte)(b) = p.header.link
+	ip := b[maxLinkLen:]
 	total := uint64(len(ip) + n)
 	sum += total + id + frag
 	be := binary.BigEndian
@@ -234,7 +242,7 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 // identification and the source if they are zero. It does not change an IPv6 header.
 func (s *Stack) putAppHeader(p *path, header, buf []byte, n int) int {
 	at := transportAt - len(header)
-	*(*[wire.EthernetLen]byte)(buf[at-wire.EthernetLen:]) = p.header.link
+	*(*[maxLinkLen]byte)(buf[at-maxLinkLen:]) = p.header.link
 	ip := buf[at:transportAt]
 	copy(ip, header)
 	if p.v6 {
@@ -329,8 +337,8 @@ func (s *Stack) flush(direct *iface) {
 func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta) {
 	start := at - ifc.linkLen
 	head := buf[start : transportAt+n]
-	if ifc.linkLen > 0 && len(meta.body) == 0 && len(head) < wire.MinFrame {
-		head = pad(head)
+	if ifc.linkLen > 0 && len(meta.body) == 0 && len(head) < ifc.linkLen+minPayload {
+		head = ifc.pad(head)
 	}
 	f.Head, f.Body = head, meta.body
 	switch {
@@ -350,15 +358,19 @@ func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta
 	}
 }
 
+// minPayload is the minimum length of the payload of an Ethernet frame in bytes. It is the same in a frame
+// with a VLAN tag, so that the frame is long enough after a switch has removed the tag.
+const minPayload = wire.MinFrame - wire.EthernetLen
+
 // pad extends a short frame with zeros to the minimum size of an Ethernet frame, if its capacity allows.
 // RFC 894: "the data field should be padded (with octets of zero) to meet the
 // Ethernet minimum frame size."
-func pad(frame []byte) []byte {
-	n := len(frame)
-	if n >= wire.MinFrame || cap(frame) < wire.MinFrame {
+func (ifc *iface) pad(frame []byte) []byte {
+	n, least := len(frame), ifc.linkLen+minPayload
+	if n >= least || cap(frame) < least {
 		return frame
 	}
-	frame = frame[:wire.MinFrame]
+	frame = frame[:least]
 	clear(frame[n:])
 	return frame
 }

@@ -15,7 +15,7 @@ func (p *path) makeHeader6() {
 	p.hops = uint8(cmp.Or(p.ifc.hops6.Load(), defaultTTL))
 	h := &p.header
 	if p.ifc.linkLen > 0 {
-		p.ifc.putLink(h.link[:], wire.MAC{}, wire.EtherTypeIPv6)
+		p.ifc.putLink(h.link[maxLinkLen-p.ifc.linkLen:], wire.MAC{}, wire.EtherTypeIPv6)
 	}
 	*(*[16]byte)(h.addrs6[:16]) = p.src.As16()
 	*(*[16]byte)(h.addrs6[16:]) = p.dst.As16()
@@ -54,9 +54,9 @@ func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
 		copy(buf[transportAt-len(m.ext):], m.ext)
 		next, label = m.first, p.header.label // the label of fragments must not depend on their payload
 	}
-	b := buf[at-wire.EthernetLen : transportAt]
-	*(*[wire.EthernetLen]byte)(b) = p.header.link
-	ip := b[wire.EthernetLen:]
+	b := buf[at-maxLinkLen : transportAt]
+	*(*[maxLinkLen]byte)(b) = p.header.link
+	ip := b[maxLinkLen:]
 	length := uint64(len(ip) - wire.IPv6Len + n)
 	first := uint64(label | uint32(h.tos)<<20)
 	binary.BigEndian.PutUint64(ip[0:8], first<<32|length<<16|uint64(next)<<8|uint64(h.ttl))

@@ -111,6 +111,29 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 		ifc.drop(dropEtherType)
 	case wire.EtherTypeARP:
 		ifc.inputARP(payload)
+	case wire.EtherTypeVLAN:
+		return ifc.inputTagged(now, f, payload, tail, group)
+	default:
+		ifc.drop(dropEtherType)
+	}
+	return now
+}
+
+// inputTagged is inputFrame for a frame with a VLAN tag, which is at the beginning of b. The tag must have
+// the interface's VLAN or, on an interface without a VLAN, only a priority.
+func (ifc *iface) inputTagged(now tcp.Time, f *nic.Frame, b, tail []byte, group bool) tcp.Time {
+	tag, payload, r := wire.ParseVLANTag(b)
+	switch {
+	case r != wire.OK:
+		ifc.drop(r)
+	case tag.ID != ifc.vlan, tag.Type == wire.EtherTypeVLAN: // there is one tag at most
+		ifc.drop(dropVLAN)
+	case tag.Type == wire.EtherTypeIPv4:
+		return ifc.inputIPv4(now, f, payload, tail, group)
+	case tag.Type == wire.EtherTypeIPv6 && ifc.takes6():
+		return ifc.inputIPv6(now, f, payload, tail, group)
+	case tag.Type == wire.EtherTypeARP:
+		ifc.inputARP(payload)
 	default:
 		ifc.drop(dropEtherType)
 	}

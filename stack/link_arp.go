@@ -79,12 +79,12 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 		// address' MUST be sent using link-layer broadcast instead of link-layer unicast."
 		to = wire.Broadcast()
 	}
-	frame := ifc.s.bufs.get(wire.EthernetLen + wire.ARPLen)
+	frame := ifc.s.bufs.get(ifc.linkLen + wire.ARPLen)
 	ifc.putLink(frame, to, wire.EtherTypeARP)
 	arp := wire.ARP{Op: op, SenderMAC: ifc.mac(), SenderIP: sender, TargetMAC: target, TargetIP: addr}
-	arp.Put(frame[wire.EthernetLen:])
+	arp.Put(frame[ifc.linkLen:])
 	ifc.s.counts.arpSent.Add(1)
-	ifc.enqueue(&txEntry{frame: nic.Frame{Head: pad(frame)}, buf: frame})
+	ifc.enqueue(&txEntry{frame: nic.Frame{Head: ifc.pad(frame)}, buf: frame})
 }
 
 // announce announces an address of the host on the link. RFC 5227 3: an announcement is an ARP request

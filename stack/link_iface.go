@@ -25,16 +25,17 @@ const (
 type iface struct {
 	s            *Stack
 	dev          nic.Device
+	port         *port // dev with all interfaces that use it
 	name         string
-	index        int // from 1; never reused
+	index        int    // from 1; never reused
+	vlan         uint16 // 1 to maxVLAN; 0 for an interface without a VLAN
 	loopback     bool
 	begun        bool // the device is attached, and addresses may be probed; under Stack.mu
 	medium       nic.Medium
-	dadTransmits int8                      // DAD probes of an address; negative: no DAD
-	link         atomic.Pointer[linkState] // the linkState is immutable
+	dadTransmits int8 // DAD probes of an address; negative: no DAD
 	txChecksum   bool
-	zeroCopy     bool                        // the device asks for receive buffers
-	linkLen      int                         // length of the link header: 14 on Ethernet, 0 on IP
+	link         atomic.Pointer[linkState]   // the linkState is immutable
+	linkLen      int                         // length of the link header: 14 on Ethernet, 18 with a VLAN tag, 0 on IP
 	addrs        atomic.Pointer[[]ifaceAddr] // stored under Stack.mu; the slice is immutable
 	gateways     [2]nicGateway               // for IPv4 and IPv6; under Stack.mu
 
@@ -154,11 +155,14 @@ func (st *ifaceStats) sent() uint64 { return st.Tx.Frames() + st.TxDirect.Frames
 // A cacheLine is padding that keeps fields on different cache lines.
 type cacheLine [64]byte
 
-func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
+// newIface makes an interface that does not receive or send before up.
+func newIface(s *Stack, dev nic.Device, p *port, vlan uint16, name string, index int) *iface {
 	link := dev.Link()
 	ifc := &iface{
 		s:          s,
 		dev:        dev,
+		port:       p,
+		vlan:       vlan,
 		name:       name,
 		index:      index,
 		medium:     link.Medium,
@@ -168,6 +172,9 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	ifc.setLink(&link)
 	if link.Medium == nic.Ethernet {
 		ifc.linkLen = wire.EthernetLen
+		if vlan != 0 {
+			ifc.linkLen = maxLinkLen
+		}
 		ifc.neigh4 = newNeighborTable(ifc, false)
 	}
 	ifc.igmp.init(ifc, false)
@@ -180,11 +187,12 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	return ifc
 }
 
-// up attaches the devices of new interfaces and announces the interfaces' addresses on the links. The
+// up attaches the devices of new interfaces, unless they are attached, and announces the interfaces' addresses on the links. The
 // caller must then drain, because packets may have been queued before up.
 func (s *Stack) up(ifaces ...*iface) {
 	for _, ifc := range ifaces {
-		ifc.attach()
+		ifc.port.join(ifc)
+		ifc.tx.draining.Store(false)
 	}
 	s.mu.Lock()
 	now := s.now()
@@ -203,35 +211,6 @@ func (s *Stack) up(ifaces ...*iface) {
 	for _, ifc := range ifaces {
 		ifc.announceAll()
 	}
-}
-
-// attach registers for the notifications of the device, reads the state of its link if that can change,
-// and begins to receive and to send.
-func (ifc *iface) attach() {
-	// Learn when the device fails.
-	if d, ok := ifc.dev.(nic.DownNotifier); ok {
-		d.NotifyDown(ifc.failed)
-	}
-	// Learn when the link changes. It may have changed already, so read it once.
-	if d, ok := ifc.dev.(nic.LinkNotifier); ok {
-		if d.NotifyLink(ifc.linkChanged) {
-			ifc.readLink()
-		}
-	}
-	// Learn the addresses that the device negotiates.
-	if d := nic.ConfigurerOf(ifc.dev); d != nil {
-		d.NotifyConfig(ifc.configure)
-	}
-	// Turn on GRO if the device can merge received segments.
-	if d, ok := ifc.dev.(nic.ReceiveMerger); ok {
-		d.MergeReceived()
-	}
-	// A device with zero-copy receive asks receiveBuffer for the buffer of a payload.
-	if d, ok := ifc.dev.(nic.ZeroCopyReceiver); ok {
-		ifc.zeroCopy = d.ReceiveInto(ifc.receiveBuffer)
-	}
-	ifc.dev.Attach(ifc.recv)
-	ifc.tx.draining.Store(false)
 }
 
 // announceAll announces all usable addresses of the interface on the link.
@@ -301,8 +280,7 @@ func (ifc *iface) linkChanged() {
 	ifc.s.drain()
 }
 
-// failed takes the interface down because its device has failed with err. drain and the device's own
-// goroutine may call it. The caller must not hold a lock.
+// failed takes the interface down because its device has failed with err; see port.failed.
 func (ifc *iface) failed(err error) {
 	if ifc.dead.Swap(true) {
 		return
@@ -318,12 +296,16 @@ func (ifc *iface) failed(err error) {
 	ifc.s.changes.notify()
 }
 
-// close closes the device and the neighbour tables, and drops the frames that are still queued. The caller
-// must have called sendLast.
-func (ifc *iface) close() error {
+// close closes the neighbour tables and, unless shared is set, the device, and drops the frames that are
+// still queued. shared means that other interfaces go on using the device. The caller must have called
+// sendLast.
+func (ifc *iface) close(shared bool) (err error) {
 	ifc.dead.Store(true)
 	ifc.down.Store(true)
-	err := ifc.closeDevice()
+	if !shared {
+		err = ifc.closeDevice()
+	}
+	ifc.port.leave(ifc)
 	if ifc.linkLen > 0 {
 		// Store a closed table if there is no table, so that nd cannot make an open table later.
 		ifc.neigh6.CompareAndSwap(nil, &neighborTable{closed: true, ifc: ifc, v6: true})
@@ -334,7 +316,7 @@ func (ifc *iface) close() error {
 	ifc.s.redirects.forget(ifc, netip.Addr{})
 	ifc.closeQueue()
 	if errors.Is(err, net.ErrClosed) {
-		return nil // the device had failed before
+		return nil // the device had failed before, or another of its interfaces has closed it
 	}
 	return err
 }
@@ -359,6 +341,7 @@ func (ifc *iface) closeDevice() error {
 type InterfaceInfo struct {
 	Name  string
 	Index int // from 1; the index of a removed interface is not reused
+	VLAN  int // 1 to 4094; 0 if the interface has no VLAN
 	MAC   wire.MAC
 	MTU   int // bytes of the network layer
 	// IPv4MTU is the MTU of IPv4: the limit of SetIPv4MTU if that is lower than MTU, else MTU.
@@ -396,6 +379,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 		infos = append(infos, InterfaceInfo{
 			Name:     ifc.name,
 			Index:    ifc.index,
+			VLAN:     int(ifc.vlan),
 			MAC:      ifc.mac(),
 			MTU:      ifc.mtu(),
 			IPv4MTU:  ifc.ipMTU(false),

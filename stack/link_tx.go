@@ -113,7 +113,7 @@ func (ifc *iface) sendDirect() {
 		ifc.s.counts.ipSent.Add(1) // a dropped packet counts as sent, and TxDirect does not count it
 	}
 	if err != nil {
-		ifc.failed(err)
+		ifc.port.failed(err)
 	}
 	if q.endDrain(); q.n.Load() > 0 {
 		ifc.drain()
@@ -345,10 +345,20 @@ func (ifc *iface) drain() {
 	switch {
 	case !ifc.tx.draining.CompareAndSwap(false, true): // another goroutine is draining
 	case ifc.tx.async.Load():
-		go ifc.drainOn(maxDrain)
+		go ifc.drainAsync()
 	default:
 		ifc.drainOn(maxDrain)
 	}
+}
+
+// drainAsync is drainOn in a goroutine of its own. If Send of the device may block, drainAsync first waits
+// until no other interface of the device is sending.
+func (ifc *iface) drainAsync() {
+	if t := ifc.port.turn; t != nil {
+		t.take()
+		defer t.end()
+	}
+	ifc.drainOn(maxDrain)
 }
 
 // drainQueued is drainOn for the frames that are queued now. The caller is the drainer. A new goroutine
@@ -364,7 +374,7 @@ func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
 	for sent := 0; ; sent++ {
 		if sent >= batches && q.n.Load() > 0 {
-			go ifc.drainOn(maxDrain)
+			go ifc.drainAsync()
 			return
 		}
 		q.mu.Lock()
@@ -509,7 +519,7 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 		ifc.stats.TxDropped.Add(uint64(len(batch) - n))
 	}
 	if err != nil {
-		ifc.failed(err)
+		ifc.port.failed(err)
 	}
 }
 

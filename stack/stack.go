@@ -90,8 +90,16 @@ type Config struct {
 type NIC struct {
 	// Name is the interface's name. If it is empty, the name is that of the device.
 	Name string
-	// Device is the link. The stack closes it in Close or RemoveNIC.
+	// Device is the link. The stack closes it in Close, or when RemoveNIC removes its last interface. If
+	// several NICs have the same Device, they share it: at most one without a VLAN, and at most one for
+	// each VLAN.
 	Device nic.Device
+	// VLAN is the ID of the VLAN of the interface on the Ethernet of Device, 1 to 4094. The frames of the
+	// interface have a tag with this ID (IEEE 802.1Q). The tag does not count towards the MTU. 0 means
+	// that the interface sends frames without tags, and receives frames without tags and those whose tag
+	// has only a priority. If Name is empty too, the name of an interface with VLAN 100 on eth0 is
+	// "eth0.100".
+	VLAN int
 	// Addrs are the host's addresses with the lengths of their networks. IPv6 addresses need an MTU of
 	// at least 1280. Unless Addrs has an IPv6 link-local address, an Ethernet interface with such an MTU
 	// gets one that is made from its MAC address (RFC 2464).
@@ -232,7 +240,7 @@ func New(cfg Config) (*Stack, error) {
 	s.icmp.init(s.now())
 
 	loDev := nic.NewLoopback(nic.LoopbackConfig{})
-	s.lo = newIface(s, loDev, "lo", 1)
+	s.lo = newIface(s, loDev, newPort(loDev), 0, "lo", 1)
 	own := []ifaceAddr{{prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 8)}}
 	if s.v6 {
 		own = append(own, ifaceAddr{prefix: netip.PrefixFrom(netip.IPv6Loopback(), 128)})
@@ -299,7 +307,7 @@ func (s *Stack) Close() error {
 	s.sendLast(ifaces...)
 	var first error
 	for _, ifc := range ifaces {
-		if err := ifc.close(); err != nil && first == nil {
+		if err := ifc.close(false); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -389,7 +397,8 @@ func (s *Stack) AddNIC(n NIC) error {
 	return nil
 }
 
-// RemoveNIC removes a link from a running stack and closes its device. It also deletes the routes over
+// RemoveNIC removes an interface from a running stack. If no other interface uses the device, RemoveNIC
+// closes the device. RemoveNIC also deletes the routes over
 // the link, and the routes whose source is an address of the link. Sockets stay open. Sockets that have
 // no other route, or are bound to an address of the link, fail to send.
 func (s *Stack) RemoveNIC(name string) error {
@@ -411,11 +420,12 @@ func (s *Stack) RemoveNIC(name string) error {
 	ifaces := slices.Delete(slices.Clone(old), i, i+1)
 	s.ifaces.Store(&ifaces)
 	s.rebuildRoutes()
+	_, other := portOf(ifaces, ifc.dev)
 	s.mu.Unlock()
 	ifc.tx.async.Store(true) // RemoveNIC must not block on a stuck device
 	s.groups.detach(ifc)
 	s.sendLast(ifc)
-	err := ifc.close()
+	err := ifc.close(other != nil)
 	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // Stack.ipSent no longer reads this interface's stats
 	s.linkGone()
 	s.drain()
@@ -425,16 +435,16 @@ func (s *Stack) RemoveNIC(name string) error {
 // checkNIC makes an interface from n, or returns an error if n is invalid. ifaces are the interfaces that
 // exist already.
 func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
-	if err := nic.CheckFree(n.Device); err != nil {
+	p, err := s.checkPort(ifaces, &n)
+	if err != nil {
 		return nil, err
 	}
-	for _, other := range ifaces {
-		if nic.CheckFree(n.Device, other.dev) != nil {
-			return nil, fmt.Errorf("the device is that of %s already", other.name)
-		}
-	}
 	link := n.Device.Link()
-	name, err := nicName(ifaces, n.Name, link.Name)
+	device := cmp.Or(link.Name, "nic")
+	if n.VLAN != 0 {
+		device = fmt.Sprintf("%s.%d", device, n.VLAN)
+	}
+	name, err := nicName(ifaces, n.Name, device)
 	if err != nil {
 		return nil, err
 	}
@@ -452,7 +462,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	if s.lastIndex >= maxIfaceIndex {
 		return nil, fmt.Errorf("%s: all %d interface indices have been used", name, maxIfaceIndex)
 	}
-	ifc := newIface(s, n.Device, name, s.lastIndex+1)
+	ifc := newIface(s, n.Device, p, uint16(n.VLAN), name, s.lastIndex+1)
 	ifc.dadTransmits = int8(cmp.Or(max(n.DADTransmits, -1), dadTransmits))
 	for _, p := range n.Addrs {
 		if ifc.find(p.Addr()) >= 0 {
@@ -495,6 +505,41 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	return ifc, nil
 }
 
+// checkPort returns the port for the device of n, or an error if n cannot use the device. ifaces are the
+// interfaces that exist already.
+func (s *Stack) checkPort(ifaces []*iface, n *NIC) (*port, error) {
+	p, user := portOf(ifaces, n.Device)
+	if p == nil {
+		if err := nic.CheckFree(n.Device); err != nil {
+			return nil, err
+		}
+		for _, other := range ifaces {
+			if nic.CheckFree(n.Device, other.dev) != nil {
+				return nil, fmt.Errorf("the device is that of %s already", other.name)
+			}
+		}
+		p = newPort(n.Device)
+	}
+	switch {
+	case n.VLAN < 0 || n.VLAN > maxVLAN:
+		return nil, fmt.Errorf("VLAN %d is not from 1 to %d", n.VLAN, maxVLAN)
+	case n.VLAN != 0 && n.Device.Link().Medium != nic.Ethernet:
+		return nil, fmt.Errorf("VLAN %d: the device has no Ethernet", n.VLAN)
+	case user != nil && user.dead.Load():
+		return nil, fmt.Errorf("the device of %s has failed", user.name)
+	}
+	for _, other := range ifaces {
+		switch {
+		case other.port != p || int(other.vlan) != n.VLAN:
+		case n.VLAN == 0:
+			return nil, fmt.Errorf("the device is that of %s already", other.name)
+		default:
+			return nil, fmt.Errorf("VLAN %d of the device is that of %s already", n.VLAN, other.name)
+		}
+	}
+	return p, nil
+}
+
 // onlySingle reports whether addrs has addresses of gw's family and all of these are single addresses
 // (/32 or /128).
 func onlySingle(addrs []netip.Prefix, gw netip.Addr) bool {
@@ -510,8 +555,8 @@ func onlySingle(addrs []netip.Prefix, gw netip.Addr) bool {
 	return some
 }
 
-// nicName chooses the name of a new interface. asked is NIC.Name, and device is the name of the device;
-// both may be empty.
+// nicName chooses the name of a new interface. asked is NIC.Name, which may be empty. device is the name of
+// the device, with the VLAN if there is one.
 func nicName(ifaces []*iface, asked, device string) (string, error) {
 	taken := func(name string) bool {
 		return slices.ContainsFunc(ifaces, func(ifc *iface) bool { return ifc.name == name })
@@ -521,9 +566,6 @@ func nicName(ifaces []*iface, asked, device string) (string, error) {
 			return "", fmt.Errorf("the name %q is taken", asked)
 		}
 		return asked, nil
-	}
-	if device == "" {
-		device = "nic"
 	}
 	name := device
 	for i := 1; taken(name); i++ {

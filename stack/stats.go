@@ -12,6 +12,7 @@ const (
 	dropOtherMAC = wire.NumReasons + iota
 	dropMulticastMAC
 	dropEtherType
+	dropVLAN
 	dropBadARPSender
 	dropAddressConflict
 	dropGroupSource
@@ -74,6 +75,7 @@ func reasonText(r wire.Reason) string {
 		dropOtherMAC - wire.NumReasons:            "frame for another station",
 		dropMulticastMAC - wire.NumReasons:        "frame from a group address",
 		dropEtherType - wire.NumReasons:           "unknown EtherType",
+		dropVLAN - wire.NumReasons:                "frame of a VLAN without an interface",
 		dropBadARPSender - wire.NumReasons:        "invalid ARP sender",
 		dropAddressConflict - wire.NumReasons:     "address of this host used by another station",
 		dropGroupSource - wire.NumReasons:         "source is a broadcast or multicast address",

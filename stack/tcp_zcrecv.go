@@ -28,7 +28,7 @@ type zeroCopyReceive struct {
 // nothing if p is too small or the device does not use zero-copy receive. t.mu is held.
 func (t *TCP) offerBuffer(p []byte) {
 	ifc := t.path.ifc
-	if len(p) < minReceiveBuffer || !ifc.zeroCopy {
+	if len(p) < minReceiveBuffer || !ifc.port.zeroCopy.Load() {
 		return
 	}
 	w := t.waiters

@@ -27,6 +27,15 @@ func AppendFrame(dst []byte, frame []byte, ethernet bool) []byte {
 	dst = append(dst, " > "...)
 	dst = h.Dst.appendTo(dst)
 	dst = append(dst, ' ')
+	for h.Type == EtherTypeVLAN {
+		var tag VLANTag
+		whole := payload
+		if tag, payload, r = ParseVLANTag(whole); r != OK {
+			return appendBad(dst, r, whole)
+		}
+		h.Type = tag.Type
+		dst = appendVLANTag(dst, &tag)
+	}
 	switch h.Type {
 	case EtherTypeARP:
 		return appendARP(dst, payload)
@@ -38,6 +47,17 @@ func AppendFrame(dst []byte, frame []byte, ethernet bool) []byte {
 	dst = append(dst, "type=0x"...)
 	dst = strconv.AppendUint(dst, uint64(h.Type), 16)
 	return appendNum(dst, " len=", len(payload))
+}
+
+func appendVLANTag(dst []byte, t *VLANTag) []byte {
+	dst = appendNum(dst, "vlan ", t.ID)
+	if t.Priority != 0 {
+		dst = appendNum(dst, " prio=", t.Priority)
+	}
+	if t.DropEligible {
+		dst = append(dst, " dei"...)
+	}
+	return append(dst, ' ')
 }
 
 // appendBad appends the reason why b is malformed, and its length.

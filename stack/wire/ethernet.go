@@ -7,6 +7,7 @@ import (
 
 const (
 	EthernetLen = 14 // bytes of an Ethernet header
+	VLANTagLen  = 4  // bytes of a VLAN tag
 	MinFrame    = 60 // minimum length of an Ethernet frame in bytes, without its check sequence
 )
 
@@ -59,6 +60,7 @@ type EtherType uint16
 const (
 	EtherTypeIPv4 EtherType = 0x0800
 	EtherTypeARP  EtherType = 0x0806
+	EtherTypeVLAN EtherType = 0x8100 // a VLAN tag follows (IEEE 802.1Q)
 	EtherTypeIPv6 EtherType = 0x86dd
 )
 
@@ -86,4 +88,35 @@ func (h *Ethernet) Put(b []byte) {
 	*(*MAC)(b[0:6]) = h.Dst
 	*(*MAC)(b[6:12]) = h.Src
 	binary.BigEndian.PutUint16(b[12:14], uint16(h.Type))
+}
+
+// A VLANTag is the tag of IEEE 802.1Q that follows an Ethernet header with the type EtherTypeVLAN.
+type VLANTag struct {
+	Priority     uint8     // 0 to 7
+	DropEligible bool      // the frame may be dropped before others
+	ID           uint16    // of the VLAN, 0 to 4095; 0 means that the tag has only a priority
+	Type         EtherType // of the payload
+}
+
+// ParseVLANTag returns the tag at the beginning of b, and the payload. It fails with ShortVLANTag.
+func ParseVLANTag(b []byte) (t VLANTag, payload []byte, r Reason) {
+	if len(b) < VLANTagLen {
+		return t, nil, ShortVLANTag
+	}
+	t.Priority = b[0] >> 5
+	t.DropEligible = b[0]&0x10 != 0
+	t.ID = binary.BigEndian.Uint16(b) & 0xfff
+	t.Type = EtherType(binary.BigEndian.Uint16(b[2:]))
+	return t, b[VLANTagLen:], OK
+}
+
+// Put writes the tag to the first VLANTagLen bytes of b.
+func (t *VLANTag) Put(b []byte) {
+	_ = b[VLANTagLen-1]
+	field := uint16(t.Priority)<<13 | t.ID
+	if t.DropEligible {
+		field |= 1 << 12
+	}
+	binary.BigEndian.PutUint16(b, field)
+	binary.BigEndian.PutUint16(b[2:], uint16(t.Type))
 }

@@ -179,3 +179,34 @@ func FuzzARP(f *testing.F) {
 		require.Equal(t, h, again)
 	})
 }
+
+func TestVLANTagIsReadAndWritten(t *testing.T) {
+	rest := unhex("b064 0800 45")
+	requireShort(t, rest[:VLANTagLen], ShortVLANTag, func(b []byte) Reason {
+		_, _, r := ParseVLANTag(b)
+		return r
+	})
+	tag, payload, r := ParseVLANTag(rest)
+	require.Equal(t, OK, r)
+	require.Equal(t, VLANTag{Priority: 5, DropEligible: true, ID: 100, Type: EtherTypeIPv4}, tag)
+	require.Equal(t, []byte{0x45}, payload)
+	for _, tag := range []VLANTag{tag, {ID: 4095, Type: 1}, {Priority: 7, Type: 0xffff}, {DropEligible: true}} {
+		b := make([]byte, VLANTagLen)
+		tag.Put(b)
+		again, _, r := ParseVLANTag(b)
+		require.Equal(t, OK, r)
+		require.Equal(t, tag, again)
+	}
+}
+
+func TestDescribeShowsVLANTags(t *testing.T) {
+	b := unhex(arpFrame)
+	tagged := func(tags string) string {
+		return Describe(append(append(append([]byte(nil), b[:12]...), unhex(tags)...), b[12:]...))
+	}
+	const from, arp = "02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff ", "ARP who-has 192.0.2.1 tell 192.0.2.2"
+	require.Equal(t, from+"vlan 100 "+arp, tagged("8100 0064"))
+	require.Equal(t, from+"vlan 0 prio=7 dei "+arp, tagged("8100 f000"))
+	require.Equal(t, from+"vlan 7 vlan 8 "+arp, tagged("8100 0007 8100 0008"))
+	require.Equal(t, from+"[short VLAN tag, 3 bytes]", Describe(append(append([]byte(nil), b[:12]...), unhex("8100 0007 81")...)))
+}

@@ -11,6 +11,7 @@ const (
 	OK Reason = iota
 
 	ShortEthernet // fewer than 14 bytes
+	ShortVLANTag  // fewer than 4 bytes
 
 	ShortARP // fewer than 28 bytes
 	BadARP   // not Ethernet and IPv4, or neither request nor reply
@@ -68,6 +69,7 @@ const (
 var reasonNames = [NumReasons]string{
 	OK:                "ok",
 	ShortEthernet:     "short Ethernet frame",
+	ShortVLANTag:      "short VLAN tag",
 	ShortARP:          "short ARP packet",
 	BadARP:            "bad ARP packet",
 	ShortIPv4:         "short IPv4 packet",
