@@ -39,8 +39,10 @@ var _ Device = (*Packet)(nil)
 //
 // The kernel receives the frames too. It ignores them if the stack's addresses are not its own and
 // it does not forward packets. Without PacketConfig.Outgoing the device does not receive frames that the
-// kernel sends on the interface, so the stack and the kernel cannot reach each other this way. It does not receive
-// frames with a VLAN tag.
+// kernel sends on the interface, so the stack and the kernel cannot reach each other this way.
+//
+// Frames of VLANs arrive with their tags. A network card may drop the frames of VLANs that the kernel
+// does not use, unless Promiscuous is set or "ethtool -K eth0 rx-vlan-filter off" has been run.
 //
 // OpenPacket needs Linux and CAP_NET_RAW. On other systems the error is errors.ErrUnsupported.
 func OpenPacket(cfg PacketConfig) (*Packet, error) {

@@ -1,12 +1,14 @@
 package nic
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"syscall"
 	"time"
 	"unsafe"
 
+	"github.com/usernet/usernet/stack/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,6 +38,7 @@ type packetReader struct {
 	bufs     [packetReadBatch][]byte
 	iovs     [packetReadBatch]unix.Iovec
 	msgs     [packetReadBatch]mmsghdr
+	aux      [packetReadBatch]packetAux
 	fill     func(fd uintptr) bool
 	downWait time.Duration // time between checks; 0 while the interface is up
 
@@ -59,9 +62,10 @@ func (r *packetReader) makeBuffers() {
 	// A read that fills one byte more than the longest frame shows that the frame was truncated.
 	const size = vnetHeaderLen + maxFrame + 1
 	for i := range r.bufs {
-		r.bufs[i] = make([]byte, size)
-		r.iovs[i].Base = &r.bufs[i][0]
+		r.bufs[i] = make([]byte, vlanTagLen+size)
+		r.iovs[i].Base = &r.bufs[i][vlanTagLen]
 		r.iovs[i].SetLen(size)
+		r.msgs[i].hdr.Control = (*byte)(unsafe.Pointer(&r.aux[i]))
 		r.msgs[i].hdr.Iov = &r.iovs[i]
 		r.msgs[i].hdr.SetIovlen(1)
 	}
@@ -96,10 +100,14 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 	}
 	frames = r.batch[:0]
 	for i := range r.n {
-		b := r.bufs[i][:min(int(r.msgs[i].len), len(r.bufs[i]))]
+		b := r.bufs[i][vlanTagLen:]
+		b = b[:min(int(r.msgs[i].len), len(b))]
 		if len(b) < vnetHeaderLen || len(b) > vnetHeaderLen+maxFrame {
 			dropped++
 			continue
+		}
+		if aux := &r.aux[i]; aux.hasTag(&r.msgs[i].hdr) && len(b) > vnetHeaderLen+2*macLen {
+			b = aux.putTag(r.bufs[i][:vlanTagLen+len(b)])
 		}
 		f, ok := Ethernet.parseVnet(b, b[vnetHeaderLen:], nil)
 		if !ok {
@@ -111,8 +119,49 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, nil
 }
 
+const macLen = 6
+
+// A packetAux is the control message of a received frame: struct cmsghdr and struct tpacket_auxdata, see
+// packet(7).
+type packetAux struct {
+	cmsg      unix.Cmsghdr
+	status    uint32
+	_, _      uint32 // lengths
+	_, _      uint16 // offsets
+	tci, tpid uint16 // the VLAN tag that the kernel has removed from the frame
+	_         [4]byte
+}
+
+// hasTag reports whether the kernel has removed a VLAN tag from the frame of a message.
+func (a *packetAux) hasTag(hdr *unix.Msghdr) bool {
+	return hdr.Controllen >= unix.SizeofCmsghdr+20 && a.cmsg.Level == unix.SOL_PACKET &&
+		a.cmsg.Type == unix.PACKET_AUXDATA && a.status&unix.TP_STATUS_VLAN_VALID != 0
+}
+
+// putTag puts the VLAN tag back into a frame. b has room for the tag, the virtio header and the frame.
+// putTag returns the virtio header and the frame with the tag.
+func (a *packetAux) putTag(b []byte) []byte {
+	const addrs = vnetHeaderLen + 2*macLen
+	copy(b, b[vlanTagLen:][:addrs])
+	tpid := a.tpid
+	if a.status&unix.TP_STATUS_VLAN_TPID_VALID == 0 {
+		tpid = uint16(wire.EtherTypeVLAN)
+	}
+	binary.BigEndian.PutUint16(b[addrs:], tpid)
+	binary.BigEndian.PutUint16(b[addrs+2:], a.tci)
+	// The kernel counts from the beginning of the frame without the tag.
+	if b[vnetFlags]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0 {
+		ne := binary.NativeEndian
+		ne.PutUint16(b[vnetCsumStart:], ne.Uint16(b[vnetCsumStart:])+vlanTagLen)
+	}
+	return b
+}
+
 // receive reads the frames that have arrived. It returns false if there are none.
 func (r *packetReader) receive(fd uintptr) bool {
+	for i := range r.msgs {
+		r.msgs[i].hdr.SetControllen(int(unsafe.Sizeof(packetAux{}))) // the kernel changes it
+	}
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd,
 			uintptr(unsafe.Pointer(&r.msgs[0])), packetReadBatch, unix.MSG_DONTWAIT, 0, 0)

@@ -145,6 +145,10 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 		return os.NewSyscallError("PACKET_VNET_HDR", err)
 	}
+	// The kernel removes the VLAN tag from a received frame, and passes it in the auxiliary data.
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+		return os.NewSyscallError("PACKET_AUXDATA", err)
+	}
 	for _, o := range []struct{ force, ask int }{
 		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
 	} {
@@ -179,14 +183,9 @@ func setPacketFilter(fd int, mac [6]byte, promiscuous bool) error {
 	return os.NewSyscallError("SO_ATTACH_FILTER", err)
 }
 
-// packetFilter returns a filter that passes only frames for the stack, or all untagged frames if
-// promiscuous is set.
+// packetFilter returns a filter that passes only frames for the stack, or all frames if promiscuous is set.
 func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 	const (
-		// linux/filter.h: offsets that load a packet's properties instead of its bytes.
-		vlanTag        = 0xfffff000 + 44
-		vlanTagPresent = 0xfffff000 + 48
-
 		loadByte  = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
 		loadHalf  = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS
 		loadWord  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
@@ -195,29 +194,19 @@ func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 		end       = unix.BPF_RET | unix.BPF_K
 	)
 	all := unix.SockFilter{Code: end, K: 1 << 18} // bytes
-	// Drop the frames of a VLAN. The kernel has removed the tag from the bytes of these frames, so the
-	// filter reads the tag from the packet's properties. A tag with VLAN 0 means no VLAN (IEEE 802.1Q), so
-	// such a frame passes.
-	filter := []unix.SockFilter{
-		{Code: loadByte, K: vlanTagPresent},
-		{Code: jumpEqual, K: 0, Jt: 3},
-		{Code: loadHalf, K: vlanTag},
-		{Code: jumpAny, K: 0xfff, Jf: 1},
-		{Code: end},
-	}
 	if promiscuous {
-		return append(filter, all)
+		return []unix.SockFilter{all}
 	}
-	return append(filter,
-		unix.SockFilter{Code: loadByte, K: 0},
-		unix.SockFilter{Code: jumpAny, K: 1, Jt: 5}, // pass frames to a group address
-		unix.SockFilter{Code: loadWord, K: 0},
-		unix.SockFilter{Code: jumpEqual, K: binary.BigEndian.Uint32(mac[:]), Jf: 2},
-		unix.SockFilter{Code: loadHalf, K: 4},
-		unix.SockFilter{Code: jumpEqual, K: uint32(binary.BigEndian.Uint16(mac[4:])), Jt: 1},
-		unix.SockFilter{Code: end},
+	return []unix.SockFilter{
+		{Code: loadByte, K: 0},
+		{Code: jumpAny, K: 1, Jt: 5}, // pass frames to a group address
+		{Code: loadWord, K: 0},
+		{Code: jumpEqual, K: binary.BigEndian.Uint32(mac[:]), Jf: 2},
+		{Code: loadHalf, K: 4},
+		{Code: jumpEqual, K: uint32(binary.BigEndian.Uint16(mac[4:])), Jt: 1},
+		{Code: end},
 		all,
-	)
+	}
 }
 
 // lost returns the number of frames that the kernel has dropped since the last call because the

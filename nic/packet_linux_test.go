@@ -1,6 +1,7 @@
 package nic
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -79,6 +80,9 @@ func packetPair(t *testing.T, cfg0, cfg1 PacketConfig) (p0, p1 *Packet) {
 // ours returns the tags of the test's frames, and skips frames that kernels send by themselves.
 func ours(frames [][]byte) (tags []uint32) {
 	for _, f := range frames {
+		if vlanTagged(f) {
+			f = append(bytes.Clone(f[:12]), f[16:]...)
+		}
 		if binary.BigEndian.Uint16(f[12:]) == 0x88b5 { // the type of the frames that ether makes
 			tags = append(tags, tagOf(f))
 		}
@@ -117,7 +121,7 @@ func TestAPacketSocketReceivesWhatIsForItsAddress(t *testing.T) {
 			group := [6]byte{0x33, 0x33, 0, 0, 0, 9}
 			host := [6]byte{2, 0, 0, 0, 0xa, 0xb} // has some bytes in common with the device's address
 			tagged := ether(macB, macA, 0, 100)
-			copy(tagged[12:], []byte{0x81, 0, 0, 5, 0x88, 0xb5, 0, 0, 0, 99})
+			copy(tagged[12:], []byte{0x81, 0, 0, 5, 0x88, 0xb5, 0, 0, 0, 10})
 			priority := ether(macB, macA, 0, 100)
 			copy(priority[12:], []byte{0x81, 0, 0x60, 0, 0x88, 0xb5, 0, 0, 0, 6})
 			n, err := p0.Send([]Frame{
@@ -134,9 +138,9 @@ func TestAPacketSocketReceivesWhatIsForItsAddress(t *testing.T) {
 			})
 			require.NoError(t, err)
 			require.Equal(t, 10, n)
-			want := []uint32{1, 4, 5, 6, 7, 9}
+			want := []uint32{1, 4, 5, 10, 6, 7, 9}
 			if promiscuous {
-				want = []uint32{1, 2, 3, 4, 5, 6, 7, 9}
+				want = []uint32{1, 2, 3, 4, 5, 10, 6, 7, 9}
 			}
 			eventually(t, "the last frame", func() bool {
 				tags := ours(rec.all())
@@ -150,6 +154,53 @@ func TestAPacketSocketReceivesWhatIsForItsAddress(t *testing.T) {
 			require.Zero(t, p1.Stats().RecvDropped)
 		})
 	}
+}
+
+// The kernel removes the tag from a received frame, and the device puts it back.
+func TestAPacketSocketKeepsVLANTags(t *testing.T) {
+	p0, p1 := packetPair(t, PacketConfig{MAC: macA}, PacketConfig{MAC: macB})
+	var rec recorder
+	p1.Attach(rec.recv)
+	p0.Attach(func([]Frame) {})
+	long := ether(macB, macA, 1, 1514+vlanTagLen) // the tag does not count towards the MTU
+	copy(long[12:], []byte{0x81, 0, 0xf0, 100, 0x88, 0xb5})
+	double := ether(macB, macA, 2, 100)
+	copy(double[12:], []byte{0x81, 0, 0, 7, 0x81, 0, 0, 8, 0x88, 0xb5})
+	service := ether(macB, macA, 3, 100)
+	copy(service[12:], []byte{0x88, 0xa8, 0, 9, 0x88, 0xb5})
+	plain, start, _ := packetSpec{vlan: true, payload: pattern(100), unsummed: true}.build(t)
+	sent := []Frame{
+		{Head: long},
+		{Head: double},
+		{Head: service},
+		{Head: plain, NeedsChecksum: true, ChecksumStart: uint16(start), ChecksumOffset: 6},
+		packetSpec{vlan: true, tcp: true, payload: pattern(20000)}.super(t, 1000, true),
+		packetSpec{vlan: true, tcp: true, v6: true, payload: pattern(20000)}.super(t, 1000, true),
+		packetSpec{vlan: true, payload: pattern(20000)}.super(t, 1000, true),
+	}
+	n, err := p0.Send(sent)
+	require.NoError(t, err)
+	require.Equal(t, len(sent), n)
+	ofTest := func() (got []Frame) {
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		for i, b := range rec.frames {
+			if vlanTagged(b) { // the kernels send no frames with tags
+				f := rec.meta[i]
+				f.Head = b
+				got = append(got, f)
+			}
+		}
+		return got
+	}
+	eventually(t, "the frames", func() bool { return len(ofTest()) == len(sent) })
+	for i, f := range ofTest() {
+		want := sent[i]
+		want.Head, want.Body = want.AppendTo(nil), nil
+		require.Equal(t, want, f, "frame %d", i)
+	}
+	require.Zero(t, p0.Stats().SendDropped)
+	require.Zero(t, p1.Stats().RecvDropped)
 }
 
 func TestAPacketSocketDoesNotReceiveWhatItSends(t *testing.T) {
