@@ -56,6 +56,9 @@ type Config struct {
 	Gateway netip.Addr
 	// Gateway6 is the default router for IPv6. It may be link-local.
 	Gateway6 netip.Addr
+	// VLAN is the ID of the VLAN that the host uses on NIC, 1 to 4094 (IEEE 802.1Q). 0 means no VLAN. For
+	// several VLANs on one device, see NICs.
+	VLAN int
 	// NoIPv6 turns IPv6 off: the host has no ::1, no link-local addresses and no IPv6 sockets, and
 	// drops received IPv6 packets. Listen("tcp", ":80") then listens on 0.0.0.0:80 instead of
 	// [::]:80, as net does on a machine without IPv6.
@@ -86,7 +89,8 @@ type Config struct {
 	// DHCPConfig.LinkLocal and Host.StartLinkLocal.
 	LinkLocal bool
 
-	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in.
+	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in. Several NICs
+	// with different VLANs may share a device.
 	NICs []NIC
 	// Routes are added to those of the addresses and gateways.
 	Routes []Route
@@ -161,10 +165,10 @@ func New(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("usernet: %s needs an Ethernet, and NIC is none: %w", what, syscall.EINVAL)
 	}
 	nics := cfg.NICs
-	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP || cfg.LinkLocal {
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP || cfg.LinkLocal || cfg.VLAN != 0 {
 		first := NIC{
 			Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6,
-			Auto: cfg.Auto, Temporary: cfg.Temporary,
+			VLAN: cfg.VLAN, Auto: cfg.Auto, Temporary: cfg.Temporary,
 		}
 		nics = append([]NIC{first}, nics...)
 	}

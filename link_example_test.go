@@ -43,3 +43,42 @@ func ExampleNIC() {
 	// lan 198.51.100.1/24 preferred
 	// lan 2001:db8:1::1/64 preferred
 }
+
+// Two hosts use one wire for three networks: one without a VLAN, and the VLANs 100 and 200.
+func ExampleNIC_vlan() {
+	wireA, wireB := nic.Pipe(nic.PipeConfig{})
+	trunk := func(dev nic.Device, last string) *usernet.Host {
+		host, err := usernet.New(usernet.Config{NICs: []usernet.NIC{
+			{Name: "eth0", Device: dev, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2." + last + "/24")}},
+			{Name: "guests", Device: dev, VLAN: 100, Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100." + last + "/24")}},
+			{Name: "voice", Device: dev, VLAN: 200, Addrs: []netip.Prefix{netip.MustParsePrefix("203.0.113." + last + "/24")}},
+		}})
+		if err != nil {
+			panic(err)
+		}
+		return host
+	}
+	a, b := trunk(wireA, "1"), trunk(wireB, "2")
+	defer a.Close()
+	defer b.Close()
+
+	ln, err := b.Listen("tcp", "198.51.100.2:80")
+	if err != nil {
+		panic(err)
+	}
+	defer ln.Close()
+	conn, err := a.Dial("tcp", "198.51.100.2:80")
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	fmt.Println(conn.RemoteAddr())
+	for _, link := range a.Interfaces()[1:] {
+		fmt.Println(link.Name, link.VLAN, link.MTU)
+	}
+	// Output:
+	// 198.51.100.2:80
+	// eth0 0 1500
+	// guests 100 1500
+	// voice 200 1500
+}

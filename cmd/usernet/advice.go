@@ -127,6 +127,16 @@ func (e *environment) nextTAP(name string) string {
 	}
 }
 
+// noVLAN returns a message with the commands that give the kernel an interface for a VLAN on the TAP. host is
+// its address, with the prefix length.
+func (e *environment) noVLAN(tap string, vlan int, host string) string {
+	name := fmt.Sprintf("%s.%d", tap, vlan)
+	return fmt.Sprintf("the kernel has no address in VLAN %d on %s; run: %s", vlan, tap, e.asRoot(
+		fmt.Sprintf("ip link add link %s name %s type vlan id %d", tap, name, vlan),
+		fmt.Sprintf("ip addr add %s dev %s", host, name),
+		fmt.Sprintf("ip link set %s up", name)))
+}
+
 // notReady returns a message that says what the user's TAP lacks and which commands to run. It returns
 // "" if hasAddr and up are set: the kernel's side has an address and is up. host is the address to add
 // to the kernel's side, with its prefix length.

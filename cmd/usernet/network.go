@@ -37,6 +37,7 @@ type linkFlags struct {
 	tun      string // if it is not empty, the TUN that is used instead of a TAP
 	socket   socketFlags
 	wire     bool
+	vlan     int // 0: none
 	auto     bool
 	noIPv6   bool
 	noRA     bool
@@ -58,6 +59,7 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; if it does not exist, it is created, and deleted at the end")
 	fs.StringVar(&l.tun, "tun", "", "`name` of a TUN device to use instead of the TAP device: a link without Ethernet; if it does not exist, it is created, and deleted at the end")
 	l.socket.define(fs)
+	fs.IntVar(&l.vlan, "vlan", 0, "`ID` of our VLAN on the link, 1 to 4094; our frames then have VLAN tags")
 	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, instead of a TAP device")
 	fs.BoolVar(&l.plain, "plain", false, "no offloads: every frame fits the MTU and has complete checksums")
 	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`, once for each family; by default 192.0.2.2/24 and 2001:db8::2/64, or an address on the network of -host-addr")
@@ -90,6 +92,15 @@ func (l *linkFlags) linkName(dev nic.Device) string {
 	return dev.Link().Name
 }
 
+// kernelSide returns the name of the interface with the kernel's addresses: the TAP, the TUN, or an
+// interface of the kernel for the VLAN on the TAP, if it has the usual name.
+func (l *linkFlags) kernelSide() string {
+	if l.vlan != 0 {
+		return fmt.Sprintf("%s.%d", l.tap, l.vlan)
+	}
+	return l.name()
+}
+
 // checkFlags returns an error if flags conflict.
 func (l *linkFlags) checkFlags() error {
 	switch {
@@ -103,6 +114,10 @@ func (l *linkFlags) checkFlags() error {
 		return usageError("-no-ipv6 with an IPv6 address in -addr or -host-addr")
 	case l.auto && l.tun != "" && (l.noIPv6 || l.noRA):
 		return usageError("-auto on a TUN device with -no-ipv6 or -no-ra: a TUN device has no DHCP, so nothing would give the addresses")
+	case isSet(l.fs, "vlan") && (l.vlan < 1 || l.vlan > 4094):
+		return usageError(fmt.Sprintf("-vlan %d is not from 1 to 4094", l.vlan))
+	case l.tun != "" && l.vlan != 0:
+		return usageError("-tun and -vlan: a TUN device has no Ethernet, and so no VLANs")
 	case l.auto && l.wire:
 		return usageError("-auto and -wire: there is no DHCP server on a wire in memory")
 	case l.auto && (l.addr != prefixes{} || l.hostAddr != prefixes{}):
@@ -253,7 +268,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 	}
 	var own, taken []ifaceAddr
 	for _, a := range all {
-		if a.iface == l.name() {
+		if a.iface == l.kernelSide() {
 			own = append(own, a)
 		} else {
 			taken = append(taken, a)
@@ -266,7 +281,11 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 	if err != nil {
 		return nil, plans{}, err
 	}
-	tap, err := l.openDevice(p.hosts())
+	hosts := p.hosts()
+	if l.vlan != 0 {
+		hosts = prefixes{} // the kernel's addresses are on its interface for the VLAN
+	}
+	tap, err := l.openDevice(hosts)
 	if err != nil {
 		return nil, plans{}, err
 	}
@@ -279,8 +298,10 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 			log.Info(note)
 		}
 	}
-	if name := tap.Link().Name; !isCreated(tap) {
-		at := thisEnvironment()
+	switch at, name := thisEnvironment(), tap.Link().Name; {
+	case l.vlan != 0 && len(own) == 0:
+		fmt.Fprintln(t.err, at.noVLAN(name, l.vlan, p.four.host.String()))
+	case l.vlan == 0 && !isCreated(tap):
 		if line := at.notReady(name, p.four.host.String(), len(own) > 0, !isDown(name)); line != "" {
 			fmt.Fprintln(t.err, line)
 		}
@@ -360,6 +381,7 @@ func (n *network) follow() {
 func (l *linkFlags) newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
 	cfg := usernet.Config{
 		NIC:     dev,
+		VLAN:    l.vlan,
 		Addrs:   []netip.Prefix{ours.four},
 		Gateway: other.four.Addr(),
 		Auto:    auto && l.routers(dev),

@@ -55,6 +55,7 @@ Examples:
   usernet serve ~/www                          files of your own
   usernet serve -listen :8080 -tap tap0        on a device of your own
   usernet serve -auto -tap tap0                with the addresses that the network on tap0 gives
+  usernet serve -vlan 100 -tap tap0            with VLAN tags on the device
   usernet serve -tun tun0                      on a TUN device, without Ethernet
   usernet serve -wire                          without a TAP, and so without root
   usernet serve -i eth0 -auto                  on an interface that the kernel uses too
