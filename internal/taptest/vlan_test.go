@@ -1,0 +1,57 @@
+//go:build linux
+
+package taptest
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// TestAKernelAnswersInEachVLAN connects a host to user-mode Linux, whose kernel has 802.1Q, with an interface
+// without a VLAN and two VLANs on one link. A mebibyte crosses in both directions in each network and family.
+func TestAKernelAnswersInEachVLAN(t *testing.T) {
+	t.Parallel()
+	need(t, "linux.uml", "modprobe", "curl", "sha256sum", "ping")
+	wire, guestWire := socketPair(t, unix.SOCK_DGRAM)
+	u := bootUML(t, umlConfig{modules: []string{"8021q"}, ether: []*os.File{guestWire}})
+	var script strings.Builder
+	script.WriteString("ip link set vec0 up\n")
+	dev := nic.FromReadWriter(socketConn(t, wire), nic.Link{Name: "wire", MTU: 1500})
+	var nics []usernet.NIC
+	for n, vlan := range []int{0, 100, 200} {
+		name := "vec0"
+		if vlan != 0 {
+			name = fmt.Sprintf("vec0.%d", vlan)
+			fmt.Fprintf(&script, "ip link add link vec0 name %s type vlan id %d\nip link set %[1]s up\n", name, vlan)
+		}
+		fmt.Fprintf(&script, "ip addr add 10.0.%d.1/24 dev %s\nip -6 addr add 2001:db8:%[1]d::1/64 dev %[2]s nodad\n", n, name)
+		nics = append(nics, usernet.NIC{Device: dev, VLAN: vlan, Addrs: []netip.Prefix{
+			netip.MustParsePrefix(fmt.Sprintf("10.0.%d.2/24", n)), netip.MustParsePrefix(fmt.Sprintf("2001:db8:%d::2/64", n)),
+		}})
+	}
+	u.run(t, script.String())
+	h, err := usernet.New(usernet.Config{NICs: nics})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.Close() })
+	serveSite(t, h)
+	const size = 1 << 20
+	for n := range nics {
+		for _, addr := range []string{fmt.Sprintf("10.0.%d.2", n), fmt.Sprintf("[2001:db8:%d::2]", n)} {
+			require.Contains(t, u.run(t, fmt.Sprintf("ping -c 3 -i 0.2 -W 30 %s || true", strings.Trim(addr, "[]"))), " 3 received")
+			out := u.run(t, fmt.Sprintf("curl -sS --fail -g 'http://%s/content?n=%d' | sha256sum", addr, size))
+			require.Equal(t, contentSum(t, size), strings.Fields(out)[0], "what the guest got over %s", addr)
+			out = u.run(t, fmt.Sprintf("curl -sS --fail -g 'http://%s/content?n=%d' | curl -sS --fail -g -T - 'http://%[1]s/sum'", addr, size))
+			require.Equal(t, fmt.Sprintf("%d %s\n", size, contentSum(t, size)), out, "what the guest sent over %s", addr)
+		}
+	}
+	require.Zero(t, h.Stats().Drops["frame of a VLAN without an interface"])
+}
