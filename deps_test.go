@@ -63,7 +63,7 @@ var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "go
 var pure = []string{"stack/wire", "stack/tcp", "dhcp", "mdns", "internal/filter"}
 
 // impure are packages of which only the named files may use a clock, locks, goroutines and randomness.
-var impure = map[string][]string{"nic/ppp": {"config.go", "device.go", "serial.go"}}
+var impure = map[string][]string{"nic/ppp": {"config.go", "device.go", "serial.go", "pppoe.go", "server.go"}}
 
 // A listing is go list's description of a package.
 type listing struct {

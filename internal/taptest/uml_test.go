@@ -153,6 +153,8 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
 cd /run
 mkdir -p modules/lib # modprobe looks in lib/modules of the directory that -d names
 ln -s /usr/lib/uml/modules modules/lib/modules

@@ -70,8 +70,9 @@ type Config struct {
 	// Rand fills p with unpredictable bytes. If it is nil, the device uses crypto/rand.
 	Rand func(p []byte)
 
-	serial bool // octets, with HDLC framing
-	once   bool // the end of the link ends the device
+	serial  bool // octets, with HDLC framing
+	session bool // the end of the link makes the line begin another session
+	once    bool // the end of the link ends the device
 }
 
 // Limits of Config.

@@ -17,8 +17,12 @@ const closeTime = 200 * time.Millisecond
 
 // A line is what is below a Device: a stream of octets or a PPPoE session.
 type line interface {
-	// start begins to receive.
+	// start begins to receive, and starts the machine as soon as the line is up.
 	start()
+	// tick does what is due on the line, and reacts to the state of the machine. Device.mu is held.
+	tick(now time.Time)
+	// deadline returns the time of the next tick, or the zero time. Device.mu is held.
+	deadline() time.Time
 	// control sends frames of control protocols in order. It may block if blocking reports true.
 	control(frames []controlFrame)
 	blocking() bool
@@ -186,7 +190,6 @@ func (d *Device) Attach(recv func(batch []nic.Frame)) {
 		panic("ppp: Attach was called twice on one device")
 	}
 	d.line.start()
-	d.step(d.m.start)
 }
 
 // step runs f on the machine, and everything that is due. It then sends the machine's frames and tells the
@@ -197,6 +200,7 @@ func (d *Device) step(f func(now time.Time)) {
 	if !d.ended {
 		f(now)
 		d.m.tick(now)
+		d.line.tick(now)
 		d.collect()
 	}
 	d.mu.Unlock()
@@ -215,7 +219,11 @@ func (d *Device) collect() {
 		d.ended = true
 		d.cond.Broadcast()
 	}
-	if at := m.deadline(); at.IsZero() {
+	at := m.deadline()
+	if other := d.line.deadline(); at.IsZero() || !other.IsZero() && other.Before(at) {
+		at = other
+	}
+	if at.IsZero() || m.done {
 		d.timer.Stop()
 	} else {
 		d.timer.Reset(max(time.Until(at), 0))
@@ -369,6 +377,15 @@ func (d *Device) receive(proto uint16, info []byte) {
 	d.step(func(now time.Time) { d.m.receive(now, proto, info) })
 }
 
+// Nonblocking returns the device if its Send does not block, and nil otherwise. Send may block on a line of
+// octets. On PPPoE it does not block if the Send of the Ethernet device does not.
+func (d *Device) Nonblocking() nic.Device {
+	if d.line.blocking() {
+		return nil
+	}
+	return d
+}
+
 // Send sends packets. It drops and counts packets that are too long, that ask for offloads, or whose family
 // is not negotiated. It blocks while a write to the line blocks. After Close it returns net.ErrClosed, and
 // after a failure the error of Err.
@@ -430,9 +447,8 @@ func (d *Device) Close() error {
 	for (!d.ended || d.sending) && !late {
 		d.cond.Wait()
 	}
-	d.ended = true
-	d.timer.Stop()
 	d.mu.Unlock()
 	timer.Stop()
+	d.step(func(time.Time) { d.m.end(net.ErrClosed) }) // if the peer has not confirmed
 	return d.line.close()
 }

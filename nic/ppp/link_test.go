@@ -170,12 +170,14 @@ func (e *end) packets() [][]byte {
 	return e.got
 }
 
+func newLogger(e *end) *slog.Logger { return slog.New(slog.NewTextHandler(e, nil)) }
+
 // open makes a device on a line. It is not attached.
 func open(t *testing.T, rw io.ReadWriteCloser, cfg Config) *end {
 	t.Helper()
 	e := new(end)
 	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.NewTextHandler(e, nil))
+		cfg.Logger = newLogger(e)
 	}
 	dev, err := New(rw, cfg)
 	require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/usernet/usernet/nic"
@@ -39,7 +40,8 @@ var (
 type controlFrame struct {
 	proto uint16
 	info  []byte
-	fr    framing // with which it is sent
+	fr    framing // with which it is sent on a line of octets
+	raw   []byte  // the whole Ethernet frame, on PPPoE
 }
 
 // A note is an event for the log.
@@ -86,6 +88,7 @@ type machine struct {
 	fatal   error // another try would fail too
 	logged  string
 	closing bool // close was called
+	over    bool // the session has ended; the line begins another
 	done    bool // the link has ended; err says why
 	retry   time.Time
 	holdoff time.Duration
@@ -134,7 +137,7 @@ func (m *machine) randomID(not uint64) uint64 {
 // send queues a packet.
 func (m *machine) send(proto uint16, p packet) {
 	if len(m.out) < maxOutgoing {
-		m.out = append(m.out, controlFrame{proto, p.append(nil), m.tx})
+		m.out = append(m.out, controlFrame{proto: proto, info: p.append(nil), fr: m.tx})
 	}
 }
 
@@ -144,7 +147,7 @@ func (m *machine) log(warn bool, text string, args ...any) {
 
 // start begins the negotiation: the line is up.
 func (m *machine) start(now time.Time) {
-	m.err, m.refusal, m.retry, m.loopedBack = nil, nil, time.Time{}, false
+	m.err, m.refusal, m.retry, m.loopedBack, m.over = nil, nil, time.Time{}, false, false
 	m.lcp.fire(now, evDown)
 	m.lcp.reset()
 	m.lcp.fire(now, evOpen)
@@ -302,12 +305,21 @@ func (m *machine) lcpFinished(now time.Time) {
 		m.end(m.err)
 		return
 	}
+	m.tell()
+	if m.cfg.session {
+		m.over = true
+		return
+	}
+	m.retry = now.Add(m.holdoff)
+	m.holdoff = min(2*m.holdoff, maxHoldoff)
+}
+
+// tell logs m.err, unless it was the last reason that was logged.
+func (m *machine) tell() {
 	if text := m.err.Error(); text != m.logged {
 		m.logged = text
 		m.log(true, "PPP link not established", "reason", m.err)
 	}
-	m.retry = now.Add(m.holdoff)
-	m.holdoff = min(2*m.holdoff, maxHoldoff)
 }
 
 // startNetwork begins the network phase.
@@ -362,7 +374,7 @@ func (m *machine) config4() *nic.NetConfig {
 		c.Routes = append(c.Routes, netip.PrefixFrom(zero4, 0))
 	}
 	for _, a := range m.ipv4.dns {
-		if a.IsValid() && !a.IsUnspecified() {
+		if a.IsValid() && !a.IsUnspecified() && !slices.Contains(c.DNS, a) { // pppd may send one twice
 			c.DNS = append(c.DNS, a)
 		}
 	}
@@ -471,11 +483,14 @@ func (m *machine) echo(now time.Time) {
 	if m.echoes >= maxEchoes {
 		m.fail(errNoEcho)
 		m.lcp.fire(now, evDown)
-		if m.cfg.once {
+		switch {
+		case m.cfg.once:
 			m.end(m.err)
-			return
+		case m.cfg.session:
+			m.over = true
+		default:
+			m.start(now)
 		}
-		m.start(now)
 		return
 	}
 	m.echoes++

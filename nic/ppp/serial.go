@@ -3,6 +3,7 @@ package ppp
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/usernet/usernet/nic"
 )
@@ -53,7 +54,14 @@ func (s *serial) blocking() bool { return true }
 
 func (s *serial) close() error { return s.rw.Close() }
 
-func (s *serial) start() { go s.read() }
+func (s *serial) start() {
+	s.dev.step(s.dev.m.start)
+	go s.read()
+}
+
+func (s *serial) tick(time.Time) {}
+
+func (s *serial) deadline() time.Time { return time.Time{} }
 
 // read is the goroutine that reads from the line.
 func (s *serial) read() {

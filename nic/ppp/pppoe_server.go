@@ -1,0 +1,174 @@
+package ppp
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+)
+
+// This file is the discovery of a PPPoE server, the access concentrator (RFC 2516 5).
+
+const cookieLen = 16
+
+// pppoeServer is the discovery of a server. It has no clock and does no I/O, and keeps nothing of a client
+// before it has a session.
+type pppoeServer struct {
+	mac      [6]byte
+	name     string   // AC-Name
+	services []string // offered; never empty
+	payload  int      // the largest packet, at least 1492
+	limit    int      // of sessions
+	secret   []byte   // of the cookies
+
+	sessions map[uint16]*pppoeSession
+	lastID   uint16
+}
+
+// A pppoeSession is a session of a client.
+type pppoeSession struct {
+	id      uint16
+	client  [6]byte
+	service string
+	mtu     int
+	uniq    []byte // Host-Uniq of the PADR
+	pads    []byte // the answer to the PADR
+}
+
+// maxUniq is the longest Host-Uniq and Relay-Session-Id that is repeated. Longer ones make a packet
+// invalid.
+const maxUniq = 256
+
+// receive handles a discovery packet and returns the frame to send, if any. If the packet begins a session,
+// the session is returned too: the caller then calls open or refuse. If it ends one, ended is that session.
+func (s *pppoeServer) receive(d *discovery) (reply []byte, begun, ended *pppoeSession) {
+	if d.src[0]&1 != 0 || d.dst != s.mac && (d.code != codePADI || d.dst != broadcastMAC) {
+		return nil, nil, nil
+	}
+	if d.code == codePADT {
+		if x := s.sessions[d.session]; x != nil && x.client == d.src && d.dst == s.mac {
+			delete(s.sessions, x.id)
+			return nil, nil, x
+		}
+		return nil, nil, nil
+	}
+	service, ok := d.find(tagServiceName)
+	if !ok || d.session != 0 {
+		return nil, nil, nil
+	}
+	var repeat []tag
+	for _, kind := range []uint16{tagHostUniq, tagRelaySessionID} {
+		if v, ok := d.find(kind); ok {
+			if len(v) > maxUniq {
+				return nil, nil, nil
+			}
+			repeat = append(repeat, tag{kind, v})
+		}
+	}
+	offered := slices.Contains(s.services, string(service)) || len(service) == 0
+	switch d.code {
+	case codePADI:
+		// RFC 2516 5.2: a concentrator that cannot serve the request "MUST NOT respond with a PADO".
+		if offered && len(s.sessions) < s.limit {
+			return s.offer(d, repeat), nil, nil
+		}
+	case codePADR:
+		if cookie, _ := d.find(tagACCookie); !hmac.Equal(cookie, s.cookie(d.src)) {
+			return nil, nil, nil // not an answer to a PADO of ours
+		}
+		if !offered {
+			return s.answer(d, codePADS, 0, append([]tag{{tagServiceNameError, nil}}, repeat...)), nil, nil
+		}
+		reply, begun = s.confirm(d, string(service), repeat)
+		return reply, begun, nil
+	}
+	return nil, nil, nil
+}
+
+// cookie returns the AC-Cookie of a client, by which it proves that it receives what is sent to its address.
+func (s *pppoeServer) cookie(client [6]byte) []byte {
+	h := hmac.New(sha256.New, s.secret)
+	h.Write(client[:])
+	return h.Sum(nil)[:cookieLen]
+}
+
+func (s *pppoeServer) answer(d *discovery, code byte, session uint16, tags []tag) []byte {
+	a := discovery{dst: d.src, src: s.mac, code: code, session: session, tags: tags}
+	return a.append(nil)
+}
+
+// offer returns a PADO.
+//
+// RFC 2516 5.2: "The PADO packet MUST contain one AC-Name TAG containing the Access Concentrator's name, a
+// Service-Name TAG identical to the one in the PADI, and any number of other Service-Name TAGs".
+func (s *pppoeServer) offer(d *discovery, repeat []tag) []byte {
+	asked, _ := d.find(tagServiceName)
+	tags := []tag{{tagACName, []byte(s.name)}, {tagServiceName, asked}}
+	for _, name := range s.services {
+		if name != string(asked) {
+			tags = append(tags, tag{tagServiceName, []byte(name)})
+		}
+	}
+	tags = append(append(tags, tag{tagACCookie, s.cookie(d.src)}), repeat...)
+	return s.answer(d, codePADO, 0, s.withPayload(d, tags))
+}
+
+// withPayload appends the PPP-Max-Payload tag if the client has sent it (RFC 4638 4).
+func (s *pppoeServer) withPayload(d *discovery, tags []tag) []tag {
+	if n := s.agreed(d); n > pppoeMTU {
+		return append(tags, tag{tagMaxPayload, binary.BigEndian.AppendUint16(nil, uint16(n))})
+	}
+	return tags
+}
+
+// agreed returns the largest packet of a session.
+func (s *pppoeServer) agreed(d *discovery) int {
+	if v, ok := d.find(tagMaxPayload); ok && len(v) == 2 {
+		return max(pppoeMTU, min(s.payload, int(binary.BigEndian.Uint16(v))))
+	}
+	return pppoeMTU
+}
+
+// confirm handles a PADR. A repeated PADR gets the answer of the first again.
+func (s *pppoeServer) confirm(d *discovery, service string, repeat []tag) (reply []byte, begun *pppoeSession) {
+	uniq, _ := d.find(tagHostUniq)
+	for _, x := range s.sessions {
+		if x.client == d.src && len(uniq) > 0 && bytes.Equal(x.uniq, uniq) {
+			return x.pads, nil
+		}
+	}
+	id := s.freeID()
+	if id == 0 {
+		return s.systemError(d, "no session is free"), nil
+	}
+	x := &pppoeSession{id: id, client: d.src, service: service, mtu: s.agreed(d), uniq: bytes.Clone(uniq)}
+	tags := append([]tag{{tagServiceName, []byte(service)}}, repeat...)
+	x.pads = s.answer(d, codePADS, id, s.withPayload(d, tags))
+	s.sessions[id] = x
+	return x.pads, x
+}
+
+// systemError returns a PADS that refuses a session.
+func (s *pppoeServer) systemError(d *discovery, text string) []byte {
+	tags := []tag{{tagACSystemError, []byte(text)}}
+	if v, ok := d.find(tagHostUniq); ok {
+		tags = append(tags, tag{tagHostUniq, v})
+	}
+	return s.answer(d, codePADS, 0, tags)
+}
+
+// freeID returns the identifier of a new session, or 0 if there are too many.
+func (s *pppoeServer) freeID() uint16 {
+	if len(s.sessions) >= s.limit {
+		return 0
+	}
+	for {
+		if s.lastID++; s.lastID == reservedSession {
+			s.lastID = 0
+		}
+		if s.lastID != 0 && s.sessions[s.lastID] == nil {
+			return s.lastID
+		}
+	}
+}
