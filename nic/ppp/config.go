@@ -25,6 +25,19 @@ const (
 	PAP                      // passwords in clear text (RFC 1334)
 )
 
+// String returns the names of the methods, such as "CHAP|PAP".
+func (m Methods) String() string {
+	switch m {
+	case CHAP:
+		return "CHAP"
+	case PAP:
+		return "PAP"
+	case CHAP | PAP:
+		return "CHAP|PAP"
+	}
+	return fmt.Sprintf("Methods(%d)", uint8(m))
+}
+
 // Config configures one end of a PPP link. The zero value suits the end of a link without
 // authentication that gets its IPv4 address from the peer.
 type Config struct {
