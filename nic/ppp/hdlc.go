@@ -123,7 +123,8 @@ func (d *decoder) feed(b []byte, frame func(proto uint16, info []byte)) {
 		case c == escape:
 			d.escaped = true
 		case c < 0x20 && d.accm>>c&1 != 0 && !d.escaped:
-			// RFC 1662 4.2: such octets "are removed", because the line has inserted them.
+			// RFC 1662 4.2: such an octet "is simply removed (it may have been inserted by intervening data
+			// communications equipment)".
 		default:
 			if d.escaped {
 				c ^= flip

@@ -238,7 +238,7 @@ func (l *lcp) extra(now time.Time, p packet) bool {
 		if len(p.data) < 4 {
 			return true
 		}
-		// RFC 1661 5.8: "Prior to the successful negotiation of the Magic-Number Configuration Option, the
+		// RFC 1661 5.8: "Until the Magic-Number Configuration Option has been successfully negotiated, the
 		// Magic-Number MUST be transmitted as zero."
 		if magic := binary.BigEndian.Uint32(p.data); magic != 0 && magic == l.ours.magic {
 			l.m.loopedBack = true

@@ -396,7 +396,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// RFC 1661 6.4: "A Magic-Number ... provides a method to detect looped-back links".
+// RFC 1661 6.4: the magic number "provides a method to detect looped-back links and other Data Link Layer
+// anomalies".
 func TestLoopedBackLineIsDetected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCable(0)

@@ -120,7 +120,7 @@ func (m *machine) random32() uint32 {
 
 // randomID returns a random interface identifier other than not.
 //
-// RFC 5072 4.1: "the 'u' bit ... MUST be set to zero" in an identifier that is a random number.
+// RFC 5072 4.1 requires that the universal/local bit of a random number is zero.
 func (m *machine) randomID(not uint64) uint64 {
 	if m.cfg.RemoteInterfaceID != 0 && m.cfg.RemoteInterfaceID != not {
 		return m.cfg.RemoteInterfaceID

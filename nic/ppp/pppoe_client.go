@@ -152,7 +152,7 @@ func (c *pppoeClient) offer(now time.Time, d *discovery) {
 	}
 	c.ac, c.acTags, c.tries = d.src, nil, 0
 	for _, t := range d.tags {
-		// RFC 2516 A: the host "MUST" return these tags unmodified.
+		// RFC 2516 A, of both tags: a host that receives one "MUST return the TAG unmodified".
 		if (t.kind == tagACCookie || t.kind == tagRelaySessionID) && len(t.value) <= 1024 && len(c.acTags) < 2 {
 			c.acTags = append(c.acTags, tag{t.kind, bytes.Clone(t.value)})
 		}
@@ -200,7 +200,7 @@ func (c *pppoeClient) tick(now time.Time) {
 			c.request(now)
 			return
 		}
-		// RFC 2516 8: "If the Host does not receive a PADS ... then the Host SHOULD begin by sending a PADI".
+		// RFC 2516 8: "After a specified number of retries, the Host SHOULD then resend a PADI packet."
 		c.err = errors.New("the access concentrator does not confirm the session")
 		c.interval = minPADI
 		c.initiate(now)

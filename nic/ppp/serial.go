@@ -28,8 +28,8 @@ func New(rw io.ReadWriteCloser, cfg Config) (*Device, error) {
 	d := newDevice(cfg)
 	s := &serial{dev: d, rw: rw}
 	s.cond.L = &s.mu
-	// RFC 1661 6.1: "an implementation MUST always be able to receive the full 1500 octet Information
-	// field". The rest is for the fields around it.
+	// RFC 1661 6.1: "If smaller packets are requested, an implementation MUST still be able to receive the
+	// full 1500 octet information field". The rest is for the fields around it.
 	s.rx = decoder{accm: allEscaped, max: max(cfg.MTU, defaultMRU) + 8}
 	d.line = s
 	return d, nil
