@@ -50,10 +50,10 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// awaitAddrs waits until the host of -auto has an address, and then logs the configuration. Without
-// -auto it does nothing.
+// awaitAddrs waits until a host whose link gives it its addresses has one, and then logs the
+// configuration. With other links it does nothing.
 func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
-	if !l.auto {
+	if !l.assigned() {
 		return nil
 	}
 	if err := n.awaitOnline(ctx); err != nil {

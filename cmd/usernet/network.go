@@ -41,6 +41,7 @@ type linkFlags struct {
 	auto     bool
 	noIPv6   bool
 	noRA     bool
+	ppp      pppFlags
 	plain    bool
 	addr     prefixes
 	hostAddr prefixes
@@ -71,10 +72,14 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
 }
 
-// defineAuto defines the flag -auto beside those of define.
+// defineAuto defines the flags for links that give the host its addresses, beside those of define.
 func (l *linkFlags) defineAuto(fs *flag.FlagSet) {
 	fs.BoolVar(&l.auto, "auto", false, "get our addresses, routes and name servers from the network on the link, by DHCP and from its IPv6 routers")
+	l.ppp.define(fs)
 }
+
+// assigned reports whether the link gives the host its addresses.
+func (l *linkFlags) assigned() bool { return l.auto || l.ppp.used() }
 
 // name returns the name of the TAP or the TUN.
 func (l *linkFlags) name() string {
@@ -122,6 +127,9 @@ func (l *linkFlags) checkFlags() error {
 		return usageError("-auto and -wire: there is no DHCP server on a wire in memory")
 	case l.auto && (l.addr != prefixes{} || l.hostAddr != prefixes{}):
 		return usageError("-auto with -addr or -host-addr: the network gives the addresses")
+	}
+	if err := l.ppp.check(l); err != nil {
+		return err
 	}
 	return l.socket.check(l)
 }
@@ -185,6 +193,8 @@ func advised(err error) error {
 
 func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	switch {
+	case l.ppp.used():
+		return l.openPPP(t, log)
 	case l.auto:
 		return l.openAuto(t, log)
 	case l.wire:

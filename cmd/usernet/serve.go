@@ -57,6 +57,8 @@ Examples:
   usernet serve -auto -tap tap0                with the addresses that the network on tap0 gives
   usernet serve -vlan 100 -tap tap0            with VLAN tags on the device
   usernet serve -tun tun0                      on a TUN device, without Ethernet
+  usernet serve -ppp /dev/ttyS0                on a serial line, with the address that the peer assigns
+  usernet serve -pppoe eth0 -user joe -password FILE
   usernet serve -wire                          without a TAP, and so without root
   usernet serve -i eth0 -auto                  on an interface that the kernel uses too
   usernet serve -vde /run/vde.ctl              on a port of a vde_switch
@@ -80,7 +82,7 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, 
 	l.check = func(p plans) error { return listen.check(p, l.wire) }
 	log := l.newLog(t, slog.LevelInfo)
 	open := l.openOrWire
-	if l.auto {
+	if l.assigned() {
 		open = l.open
 	}
 	n, err := open(t, log)

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -119,4 +122,80 @@ func TestGuestUsesOurPPPoEServer(t *testing.T) {
 			require.Eventually(t, func() bool { return server.Sessions() == 0 }, patience, 10*time.Millisecond)
 		})
 	}
+}
+
+// openPTY returns the master of a new pseudo-terminal, and the name of its other end.
+func openPTY(t *testing.T) (master *os.File, name string) {
+	t.Helper()
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	master = os.NewFile(uintptr(fd), "ptmx")
+	t.Cleanup(func() { master.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	require.NoError(t, err)
+	name = fmt.Sprintf("/dev/pts/%d", n)
+	// Until the command opens the other end, nothing may be echoed.
+	other, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	out, err := exec.Command("stty", "-F", name, "raw", "-echo").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return master, name
+}
+
+// passwordFile returns the name of a file with joe's password.
+func passwordFile(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(name, []byte("secret\n"), 0o600))
+	return name
+}
+
+// useServe fetches the page of a usernet serve from the guest by the host's IPv4 and link-local addresses,
+// and ends the program.
+func useServe(t *testing.T, u *uml, p *program, line string) {
+	t.Helper()
+	require.Regexp(t, "^serving on http://"+regexp.QuoteMeta(ours4)+"/", line)
+	out := u.run(t, `
+		curl -sS --fail --max-time 100 http://`+ours4+`/
+		curl -gsS --fail --max-time 100 "http://[fe80::2%25ppp0]/"`)
+	require.Equal(t, 2, len(regexp.MustCompile("Hello from").FindAllString(out, -1)), "%s", out)
+	errs := p.interrupt()
+	require.Contains(t, errs, "PPP link up")
+	require.Contains(t, errs, ours4+"/32")
+}
+
+// The command serves over a pseudo-terminal on which pppd is the other end.
+func TestServeOverPPP(t *testing.T) {
+	t.Parallel()
+	need(t, "linux.uml", "pppd", "curl")
+	exe := build(t)
+	ns := newNamespace(t)
+	master, line := openPTY(t)
+	u := bootUML(t, umlConfig{modules: []string{"ppp_async"}, serial: master})
+	master.Close()
+	u.run(t, pppSecrets)
+	startPPPD(t, u, "require-chap "+pppd4+":"+ours4+" ipv6 ::1,::2")
+	p, first := ns.start(t, exe, "serve", "-ppp", line, "-user", "joe", "-password", passwordFile(t))
+	useServe(t, u, p, first)
+}
+
+// The command serves over PPPoE on an interface of the kernel, whose other end is the guest's Ethernet.
+func TestServeOverPPPoE(t *testing.T) {
+	t.Parallel()
+	need(t, "linux.uml", "pppd", "pppoe-server", "curl")
+	exe := build(t)
+	ns := newNamespace(t)
+	tap := ns.openTAP(t, true)
+	u, eth := newUMLEthernet(t, nic.Impairment{}, "ppp_async", "pppoe")
+	t.Cleanup(func() { eth.Close() })
+	tap.Attach(func(batch []nic.Frame) { eth.Send(batch) })
+	eth.Attach(func(batch []nic.Frame) { tap.Send(batch) })
+	u.run(t, `
+		printf '%s\n' require-chap 'ipv6 ::1,::2' noccp debug 'logfile /run/ppp.log' >/run/options
+		pppoe-server -I vec0 -C isp -S internet -L `+pppd4+` -R `+ours4+` -N 4 -O /run/options`)
+	p, first := ns.start(t, exe, "serve", "-pppoe", tapName, "-service", "internet", "-user", "joe", "-password", passwordFile(t))
+	useServe(t, u, p, first)
+	u.run(t, "for i in {1..600}; do pgrep -x pppd >/dev/null || exit 0; sleep 0.1; done; cat /run/ppp.log; false")
 }
