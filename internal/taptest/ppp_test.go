@@ -115,7 +115,7 @@ func zoneless(t *testing.T, u *uml, dev string) string {
 // the link in both directions. pppd ends the link, and we end it.
 func TestHostDialsIntoPPPD(t *testing.T) {
 	t.Parallel()
-	need(t, "linux.uml", "pppd", "curl")
+	need(t, "linux.uml", "pppd", "curl", "ping", "busybox")
 	for _, method := range []string{"chap", "pap"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -172,7 +172,7 @@ func (l *lossyLine) Write(b []byte) (int, error) {
 // pppd is the client: it authenticates itself, and gets its address and name servers. Frames are lost.
 func TestPPPDDialsIntoAHost(t *testing.T) {
 	t.Parallel()
-	need(t, "linux.uml", "pppd", "curl")
+	need(t, "linux.uml", "pppd", "curl", "ping", "busybox")
 	for _, method := range []ppp.Methods{ppp.CHAP, ppp.PAP} {
 		t.Run(fmt.Sprint(method), func(t *testing.T) {
 			t.Parallel()

@@ -36,7 +36,7 @@ func newUMLEthernet(t *testing.T, imp nic.Impairment, modules ...string) (*uml, 
 // another. Close ends the session of the server.
 func TestHostUsesAPPPoEServer(t *testing.T) {
 	t.Parallel()
-	need(t, "linux.uml", "pppd", "pppoe-server", "curl")
+	need(t, "linux.uml", "pppd", "pppoe-server", "curl", "ping", "busybox")
 	u, eth := newUMLEthernet(t, nic.Impairment{}, "ppp_async", "pppoe")
 	u.run(t, `
 		cat >/run/options <<-END
@@ -71,7 +71,7 @@ func TestHostUsesAPPPoEServer(t *testing.T) {
 // lost in both directions.
 func TestGuestUsesOurPPPoEServer(t *testing.T) {
 	t.Parallel()
-	need(t, "linux.uml", "pppd", "pppoe", "curl")
+	need(t, "linux.uml", "pppd", "pppoe", "curl", "ping", "busybox")
 	for name, pppd := range map[string]string{
 		"kernel":  "plugin rp-pppoe.so vec0 rp_pppoe_service internet",
 		"program": "pty 'pppoe -I vec0 -S internet -C usernet -m 1412'",
@@ -169,7 +169,7 @@ func useServe(t *testing.T, u *uml, p *program, line string) {
 // The command serves over a pseudo-terminal on which pppd is the other end.
 func TestServeOverPPP(t *testing.T) {
 	t.Parallel()
-	need(t, "linux.uml", "pppd", "curl")
+	need(t, "linux.uml", "pppd", "curl", "ping", "busybox")
 	exe := build(t)
 	ns := newNamespace(t)
 	master, line := openPTY(t)
@@ -184,7 +184,7 @@ func TestServeOverPPP(t *testing.T) {
 // The command serves over PPPoE on an interface of the kernel, whose other end is the guest's Ethernet.
 func TestServeOverPPPoE(t *testing.T) {
 	t.Parallel()
-	need(t, "linux.uml", "pppd", "pppoe-server", "curl")
+	need(t, "linux.uml", "pppd", "pppoe-server", "curl", "ping", "busybox")
 	exe := build(t)
 	ns := newNamespace(t)
 	tap := ns.openTAP(t, true)
