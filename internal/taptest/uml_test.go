@@ -118,7 +118,9 @@ func bootUML(t *testing.T, cfg umlConfig) *uml {
 	u.cmd.Env = append(os.Environ(), helperVar+"=uml-exec", "TMPDIR="+dir)
 	u.cmd.ExtraFiles = files
 	u.cmd.Stdout, u.cmd.Stderr = u.console, u.console
-	u.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // UML is several processes
+	// UML is several processes, which end with the first of their PID namespace. That one ends if the test is
+	// killed.
+	u.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	u.cmd.WaitDelay = 5 * time.Second
 	require.NoError(t, u.cmd.Start())
 	inner.Close()
