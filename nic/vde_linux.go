@@ -30,7 +30,7 @@ const (
 )
 
 // vdeTime is how long to wait for the switch's answer.
-const vdeTime = 10 * time.Second
+const vdeTime = 5 * time.Second
 
 // vdeRequest returns the request for a port. data is the path of the plug's data socket.
 func vdeRequest(port int, data, description string) []byte {
@@ -197,12 +197,13 @@ func (s *datagramSocket) connectVDE(ctl *net.UnixConn, cfg VDEConfig) error {
 	reply := make([]byte, unix.SizeofSockaddrUnix)
 	n, err := io.ReadFull(ctl, reply)
 	switch {
-	case err == io.EOF || errors.Is(err, syscall.ECONNRESET):
+	case err == io.EOF || errors.Is(err, syscall.ECONNRESET) || timedOut(err):
+		// vde_switch does not answer if the port does not exist or is in use.
 		port := "a port"
 		if cfg.Port > 0 {
 			port = fmt.Sprintf("port %d", cfg.Port)
 		}
-		return fmt.Errorf("the switch refused %s: it may be in use or reserved for another user, or the switch may not access %s", port, s.path)
+		return fmt.Errorf("the switch does not give %s: it may be in use, absent or reserved for another user, or the switch may not access %s", port, s.path)
 	case err != nil && err != io.ErrUnexpectedEOF:
 		return err
 	}

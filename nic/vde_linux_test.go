@@ -143,12 +143,12 @@ func TestCloseEndsAVDEPortThatWaits(t *testing.T) {
 
 func TestHostileVDESwitchesAreAnError(t *testing.T) {
 	for want, reply := range map[string][]byte{
-		"the switch refused port 2: it may be in use": nil,
-		"has 5 bytes instead of 110":                  []byte("short"),
-		"address family 770":                          append([]byte{2, 3}, sockaddr("x")[2:]...),
-		"has no path":                                 sockaddr(""),
-		"no such file or directory":                   sockaddr("/nowhere/" + strings.Repeat("x", 98)),
-		"connection refused":                          nil,
+		"the switch does not give port 2: it may be in use": nil,
+		"has 5 bytes instead of 110":                        []byte("short"),
+		"address family 770":                                append([]byte{2, 3}, sockaddr("x")[2:]...),
+		"has no path":                                       sockaddr(""),
+		"no such file or directory":                         sockaddr("/nowhere/" + strings.Repeat("x", 98)),
+		"connection refused":                                nil,
 	} {
 		sw := newFakeSwitch(t, func(string, []byte) []byte { return reply })
 		path := sw.dir
