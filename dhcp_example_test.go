@@ -261,3 +261,36 @@ func serveDHCP(h *usernet.Host, a netip.Addr, lease time.Duration) {
 		}
 	}()
 }
+
+// A router assigns IPv6 addresses by DHCPv6. The flag M of its advertisements tells hosts to ask for them.
+func ExampleHost_ServeDHCP6() {
+	wireA, wireB := nic.Pipe(nic.PipeConfig{})
+	server := host(wireA, "2001:db8::1/64")
+	defer server.Close()
+	seven := netip.MustParseAddr("2001:db8::7")
+	_, err := server.ServeDHCP6("", usernet.DHCP6ServerConfig{Server: dhcp.ServerConfig6{Pools: []dhcp.Range6{{First: seven, Last: seven}}}})
+	if err != nil {
+		panic(err)
+	}
+	err = server.Stack().Advertise("", &stack.RouterConfig{Lifetime: time.Hour, Managed: true})
+	if err != nil {
+		panic(err)
+	}
+	client, err := usernet.New(usernet.Config{NIC: wireB, Auto: true, DHCP: true})
+	if err != nil {
+		panic(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := client.WaitOnline(ctx); err != nil {
+		panic(err)
+	}
+	for _, a := range client.Interfaces()[1].AddrInfo {
+		if a.Origin == stack.AddrDHCP {
+			fmt.Println(a.Prefix)
+		}
+	}
+	// Output:
+	// 2001:db8::7/128
+}

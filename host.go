@@ -80,7 +80,8 @@ type Config struct {
 	// DHCP configures NIC by DHCP: an IPv4 address, routes, the MTU, name servers and search
 	// domains, as long as the lease lasts (RFC 2131). The resolver queries the lease's name servers
 	// after those in DNS and before those of Auto. With both DHCP and Auto, the host configures
-	// both IPv4 and IPv6 from the network. New does not wait for a server: see Host.WaitOnline. For
+	// both IPv4 and IPv6 from the network, by DHCPv6 too if the routers say so (RFC 8415, the flags M
+	// and O of RFC 4861). New does not wait for a server: see Host.WaitOnline. For
 	// other links and for options, see Host.StartDHCP.
 	DHCP bool
 
@@ -150,6 +151,7 @@ type Host struct {
 	logger      *slog.Logger                // nil: no log
 	dhcp        atomic.Pointer[dhcpClients] // nil until first needed
 	dhcpServers atomic.Pointer[dhcpServers] // nil until first needed
+	dhcp6       atomic.Pointer[dhcp6]       // nil until first needed
 }
 
 // New makes a host, attaches its devices, and starts what cfg asks for: the detection of duplicate
@@ -203,6 +205,12 @@ func New(cfg Config) (*Host, error) {
 			return nil, fmt.Errorf("usernet: DHCP: %w", err)
 		}
 	}
+	if info := s.Interfaces(); cfg.DHCP && len(info) > 1 && info[1].Auto != nil {
+		if err := h.StartDHCP6(info[1].Name, DHCP6Config{FollowRouters: true}); err != nil {
+			h.Close()
+			return nil, err
+		}
+	}
 	return h, nil
 }
 
@@ -210,6 +218,8 @@ func New(cfg Config) (*Host, error) {
 // come before those of the routers, as RFC 8106 5.3.1 prefers.
 func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
 	servers, search = h.dhcp.Load().servers()
+	servers6, search6 := h.dhcp6.Load().settings()
+	servers, search = append(servers, servers6...), append(search, search6...)
 	more, domains := h.stack.LearnedDNS()
 	return append(servers, more...), append(search, domains...)
 }
@@ -273,6 +283,7 @@ func (h *Host) Close() error {
 	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a StartDHCP at the same time fails
 	h.dhcp.Load().close()
 	h.dhcpServers.Load().close()
+	h.dhcp6.Load().close()
 	return h.stack.Close()
 }
 

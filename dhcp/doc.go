@@ -1,4 +1,4 @@
-// Package dhcp implements the Dynamic Host Configuration Protocol for IPv4 (RFC 2131) without a
+// Package dhcp implements the Dynamic Host Configuration Protocol for IPv4 (RFC 2131) and IPv6 (RFC 8415) without a
 // network: the format of its messages, and the client and the server as state machines.
 //
 // The state machines have no clock, goroutine, socket or randomness of their own. Their inputs are

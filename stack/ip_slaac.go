@@ -247,8 +247,8 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	return wire.OK
 }
 
-// takeRouterAdv applies a Router Advertisement. It reports whether routes, addresses or name servers
-// have changed. s.mu is held.
+// takeRouterAdv applies a Router Advertisement. It reports whether routes, addresses, name servers or the
+// flags M and O have changed. s.mu is held.
 func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv, now tcp.Time) (changed bool) {
 	a := ifc.auto
 	defer s.forgetRedirects(ifc, a.defaultRouters())
