@@ -25,7 +25,7 @@ const module = "github.com/usernet/usernet"
 // floors maps each package to the packages outside the standard library that it may import. A
 // package that is not listed must not exist.
 var floors = map[string][]string{
-	"":           {"stack", "stack/wire", "nic", "resolve", "dhcp"},
+	"":           {"stack", "stack/wire", "nic", "resolve", "dhcp", "mdns"},
 	"stack":      {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
 	"stack/tcp":  {"stack/wire"},
 	"stack/wire": {},

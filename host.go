@@ -28,7 +28,6 @@ package usernet
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -89,6 +88,9 @@ type Config struct {
 	// server answers, otherwise always. Machines on the link can then talk without any configuration. See
 	// DHCPConfig.LinkLocal and Host.StartLinkLocal.
 	LinkLocal bool
+	// MDNS turns Multicast DNS on for NIC: other machines on the link find the host as MDNS.HostName
+	// with the suffix .local, and the host resolves such names. For other links, see Host.StartMDNS.
+	MDNS *MDNSConfig
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in. Several NICs
 	// with different VLANs may share a device.
@@ -118,7 +120,8 @@ type Config struct {
 	Hosts map[string][]netip.Addr
 	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
 	// file. Resolver.Servers applies only if DNS above is empty. In the same way, Resolver.Search and
-	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Prefixes64, Source or Rand
+	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Prefixes64, Multicast,
+	// Source or Rand
 	// of Resolver is nil, New sets it to the host's own function. With Source, New also sets
 	// Deprecated if that is nil.
 	Resolver resolve.Config
@@ -150,6 +153,7 @@ type Host struct {
 	batches     sync.Pool                   // of *[]stack.Datagram
 	logger      *slog.Logger                // nil: no log
 	dhcp        atomic.Pointer[dhcpClients] // nil until first needed
+	mdns        atomic.Pointer[mdnsLinks]   // nil until first needed
 	dhcpServers atomic.Pointer[dhcpServers] // nil until first needed
 	dhcp6       atomic.Pointer[dhcp6]       // nil until first needed
 }
@@ -167,7 +171,7 @@ func New(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("usernet: %s needs an Ethernet, and NIC is none: %w", what, syscall.EINVAL)
 	}
 	nics := cfg.NICs
-	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP || cfg.LinkLocal || cfg.VLAN != 0 {
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP || cfg.LinkLocal || cfg.MDNS != nil || cfg.VLAN != 0 {
 		first := NIC{
 			Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6,
 			VLAN: cfg.VLAN, Auto: cfg.Auto, Temporary: cfg.Temporary,
@@ -197,7 +201,7 @@ func New(cfg Config) (*Host, error) {
 		h.fill = func(p []byte) { rand.Read(p) } // rand.Read never fails
 	}
 	h.resolver = h.newResolver(&cfg)
-	h.lookup = traced(h.resolver.LookupNetIP, false)
+	h.lookup = traced(h.lookupDial, false)
 	if cfg.DHCP || cfg.LinkLocal {
 		err := h.startClient(s.Interfaces()[1].Name, DHCPConfig{LinkLocal: cfg.LinkLocal}, !cfg.DHCP)
 		if err != nil {
@@ -207,6 +211,12 @@ func New(cfg Config) (*Host, error) {
 	}
 	if info := s.Interfaces(); cfg.DHCP && len(info) > 1 && info[1].Auto != nil {
 		if err := h.StartDHCP6(info[1].Name, DHCP6Config{FollowRouters: true}); err != nil {
+			h.Close()
+			return nil, err
+		}
+	}
+	if cfg.MDNS != nil {
+		if err := h.StartMDNS(s.Interfaces()[1].Name, *cfg.MDNS); err != nil {
 			h.Close()
 			return nil, err
 		}
@@ -261,6 +271,9 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	if rc.Prefixes64 == nil {
 		rc.Prefixes64 = h.prefixes64
 	}
+	if rc.Multicast == nil {
+		rc.Multicast = h.mdnsLookup
+	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor
 		if rc.Deprecated == nil {
@@ -268,11 +281,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 		}
 	}
 	if rc.Rand == nil {
-		rc.Rand = func() uint64 {
-			var b [8]byte
-			h.fill(b[:])
-			return binary.LittleEndian.Uint64(b[:])
-		}
+		rc.Rand = h.random
 	}
 	return resolve.New(rc)
 }
@@ -280,6 +289,8 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // Close ends the host. It resets the connections, makes every blocked call return net.ErrClosed,
 // and closes the devices. A second Close returns net.ErrClosed.
 func (h *Host) Close() error {
+	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
+	h.mdns.Load().close()                        // first, because its goodbyes need the addresses of the leases
 	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a StartDHCP at the same time fails
 	h.dhcp.Load().close()
 	h.dhcpServers.Load().close()

@@ -231,6 +231,31 @@ func TestAConflictAfterTheAnnouncement(t *testing.T) {
 	require.True(t, a.Established() && b.Established())
 }
 
+// A lease ends, and another address comes: only the records that are gone are withdrawn.
+func TestAnAddressThatGoesIsWithdrawn(t *testing.T) {
+	l := newLink(t)
+	a, b := l.add("alice"), l.add("bob")
+	l.run(5 * time.Second)
+	require.Len(t, l.lookup(b, "alice.local", A), 1)
+	n := len(l.log)
+	require.NoError(t, a.SetAddrs(l.now, []netip.Addr{netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("2001:db8::1")}))
+	l.run(3 * time.Second)
+	require.Equal(t, 3, len(l.log)-n, "a goodbye and two announcements")
+	require.Len(t, l.log[n].m.answers, 2, "the address and its reverse name")
+	require.Zero(t, l.log[n].m.answers[0].ttl)
+	require.Equal(t, "192.0.2.99", l.lookup(b, "alice.local", A)[0].Addr.String())
+	// The link goes down and comes up: the name is verified again.
+	n = len(l.log)
+	require.NoError(t, a.SetAddrs(l.now, nil))
+	require.False(t, a.Established())
+	l.run(time.Second)
+	require.Len(t, l.log, n)
+	require.NoError(t, a.SetAddrs(l.now, l.addrs[:1]))
+	l.run(3 * time.Second)
+	require.Equal(t, uint16(typeANY), l.log[n].m.questions[0].typ)
+	require.True(t, a.Established())
+}
+
 func TestRenamingEndsWithin63Bytes(t *testing.T) {
 	l := newLink(t)
 	long := strings.Repeat("ä", 31) + "x"

@@ -125,16 +125,19 @@ func (n *Node) SetAddrs(now time.Time, addrs []netip.Addr) error {
 		return nil
 	}
 	first := len(n.addrs) == 0
-	n.goodbye(now, n.host)
 	n.addrs = slices.Clone(addrs)
 	for _, g := range n.groups {
 		switch {
-		case len(addrs) == 0:
+		case len(addrs) == 0: // the link is down, so there is nobody to say goodbye to
 			g.state, g.at = unpublished, time.Time{}
 		case first || g.state == probing:
 			n.probe(now, g, n.between(0, probeInterval))
 		case g == n.host:
+			old := g.records
 			n.rebuild(g)
+			n.withdraw(now, slices.DeleteFunc(slices.Clone(old), func(o *own) bool {
+				return slices.ContainsFunc(g.records, func(x *own) bool { return x.same(&o.record) })
+			}))
 			g.state, g.step, g.at = announcing, 0, now
 		}
 	}
@@ -405,12 +408,15 @@ func (n *Node) goodbye(now time.Time, g *group) {
 	if g.state < announcing {
 		return
 	}
-	var gone []*own
-	for _, o := range g.records {
-		// Another service may be of the same type.
-		if !o.unique && len(n.sharers(o)) > 1 {
-			continue
-		}
+	n.withdraw(now, slices.DeleteFunc(slices.Clone(g.records), func(o *own) bool {
+		return !o.unique && len(n.sharers(o)) > 1 // another service may be of the same type
+	}))
+}
+
+// withdraw multicasts records with a TTL of zero.
+func (n *Node) withdraw(now time.Time, records []*own) {
+	gone := make([]*own, 0, len(records))
+	for _, o := range records {
 		r := *o
 		r.ttl, r.flush = 0, false
 		gone = append(gone, &r)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -117,6 +118,21 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]netip.Addr, string, error) {
 	if addrs, canonical := r.local(host); len(addrs) > 0 {
 		return addrs, canonical, nil
+	}
+	if r.cfg.Multicast != nil && isDomainName(host) && inDomain(host, "local") && strings.Contains(strings.TrimSuffix(host, "."), ".") {
+		// RFC 6762 3: "Any DNS query for a name ending with ".local." MUST be sent to the mDNS IPv4
+		// link-local multicast address 224.0.0.251 (or its IPv6 equivalent FF02::FB)."
+		addrs, used, err := r.cfg.Multicast(ctx, network, host)
+		switch {
+		case !used:
+		case err != nil:
+			return nil, "", dnsError(err, host, "")
+		case len(addrs) == 0:
+			return nil, "", dnsError(errNoSuchHost, host, "")
+		default:
+			r.order(addrs)
+			return addrs, rooted(host), nil
+		}
 	}
 	answers, err := r.search(ctx, host, r.addrTypes(network)...)
 	addrs, canonical := addrsOf(answers)

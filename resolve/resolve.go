@@ -103,6 +103,10 @@ type Config struct {
 	// nil or returns false for both, both are queried, as in net: a name exists even if the host
 	// cannot reach any of its addresses.
 	Families func() (v4, v6 bool)
+	// Multicast looks up the addresses of a name below "local." by Multicast DNS (RFC 6762). network is
+	// "ip", "ip4" or "ip6". An empty result means that there is no such host. If used is false, Multicast
+	// DNS is off, and the Resolver queries the servers. Multicast may be nil.
+	Multicast func(ctx context.Context, network, name string) (addrs []netip.Addr, used bool, err error)
 	// NAT64 makes lookups on a host without a route to IPv4 addresses also return the IPv6 addresses at
 	// which a NAT64 translator represents the IPv4 addresses of a name without AAAA records. The
 	// Resolver finds the translator's prefix by a query for ipv4only.arpa (RFC 7050).

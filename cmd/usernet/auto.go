@@ -39,7 +39,11 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
-		n.host, err = usernet.New(usernet.Config{NIC: dev, VLAN: l.vlan, Auto: l.routers(dev), NoIPv6: l.noIPv6, DHCP: l.tun == "", DNS: l.dns, Logger: log})
+		cfg := usernet.Config{NIC: dev, VLAN: l.vlan, Auto: l.routers(dev), NoIPv6: l.noIPv6, DHCP: l.tun == "", DNS: l.dns, Logger: log}
+		if l.tun == "" {
+			cfg.MDNS = &usernet.MDNSConfig{HostName: "usernet"}
+		}
+		n.host, err = usernet.New(cfg)
 	}
 	if err != nil {
 		tap.Close()

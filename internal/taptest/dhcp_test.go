@@ -259,10 +259,12 @@ func TestDnsmasqIsToldOfAConflict(t *testing.T) {
 // usernet serve -auto gets its addresses from dnsmasq, and serves curl over both families.
 func TestServeAutoGetsItsAddresses(t *testing.T) {
 	t.Parallel()
-	need(t, "dnsmasq", "curl")
+	need(t, append(avahiTools, "dnsmasq", "curl")...)
 	exe := build(t)
 	ns := newNamespace(t)
-	ns.run(t, "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+	// Without duplicate address detection, dnsmasq has a link-local address, from which it must send router
+	// advertisements, as soon as the host asks for one.
+	ns.run(t, "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_dad=0")
 	ns.run(t, "ip", "tuntap", "add", "dev", tapName, "mode", "tap")
 	ns.run(t, "ip", "addr", "add", kernelAddr+"/24", "dev", tapName)
 	ns.run(t, "ip", "-6", "addr", "add", "2001:db8:1::1/64", "dev", tapName, "nodad")
@@ -283,6 +285,11 @@ func TestServeAutoGetsItsAddresses(t *testing.T) {
 	for _, url := range urls[1:] {
 		require.Contains(t, ns.run(t, "curl", "-gsS", "--fail", "--max-time", "60", "http://"+url+"/"), "Hello from")
 	}
+	a := ns.startAvahi(t)
+	a.resolves(t, "usernet.local "+urls[1], "-4", "-n", "usernet.local")
+	a.resolves(t, urls[1]+" usernet.local", "-a", urls[1])
+	six := strings.Trim(urls[2], "[]")
+	a.resolves(t, six+" usernet.local", "-a", six)
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGINT))
 	require.NoError(t, p.cmd.Wait())
 	require.Contains(t, p.errs.String(), "DHCP lease acquired")

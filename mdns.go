@@ -1,0 +1,447 @@
+package usernet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/mdns"
+	"github.com/usernet/usernet/stack"
+)
+
+// MDNSConfig configures Multicast DNS (RFC 6762) on an interface.
+type MDNSConfig struct {
+	// HostName is the first label of the name under which others on the link find the host: with
+	// "laptop", the name is laptop.local. If another machine has the name, the host adds a number. If
+	// HostName is empty, the host resolves names and browses, but publishes nothing.
+	HostName string
+}
+
+// A MDNSService is a service that the host publishes, for example a web server.
+type MDNSService = mdns.Service
+
+const (
+	maxMDNSInbox = 256
+	mdnsMaxSize  = 9000 // RFC 6762 section 17
+	mdnsTTL      = 255  // RFC 6762 section 11
+	// mdnsSendTime limits the time for which the host waits for room in the transmit queue.
+	mdnsSendTime = 200 * time.Millisecond
+	// mdnsTimeout is how long a lookup waits for a first answer. The query is sent at 0, 1 and 3 s.
+	mdnsTimeout = 4 * time.Second
+	// mdnsMoreTime is how long a lookup waits for further answers after the first one.
+	mdnsMoreTime = 200 * time.Millisecond
+)
+
+// mdnsLinks is Multicast DNS on the interfaces of a host. The interfaces share one socket for each family. No
+// goroutine waits for messages or deadlines.
+type mdnsLinks struct {
+	h         *Host
+	mu        sync.Mutex
+	closed    bool
+	conns     [2]*stack.UDP // IPv4 and IPv6; nil while there is no link
+	links     []*mdnsLink
+	stopWatch func()
+}
+
+// An mdnsLink is Multicast DNS on one interface.
+type mdnsLink struct {
+	all   *mdnsLinks
+	nic   string
+	index int
+
+	mu    sync.Mutex
+	ended bool
+	node  *mdns.Node
+	inbox []mdnsPacket
+	timer *time.Timer
+	waits []*mdnsWait
+	addrs []netip.Prefix // of the interface
+	state uint32         // LinkChanges of the interface
+}
+
+type mdnsPacket struct {
+	data []byte
+	from netip.AddrPort
+}
+
+// An mdnsWait wakes a goroutine that waits for the events of queries.
+type mdnsWait struct {
+	queries []*mdns.Query
+	ready   chan struct{} // holds one token
+}
+
+// StartMDNS turns Multicast DNS on for an interface: the host answers to its name, resolves names
+// below "local.", and can publish and find services. An empty nicName means the only link. The
+// errors are ENODEV if there is no such interface, EEXIST if Multicast DNS is on already, EINVAL if HostName is
+// longer than 63 bytes, EADDRINUSE if a socket that does not share its port uses UDP port 5353, and
+// net.ErrClosed.
+func (h *Host) StartMDNS(nicName string, cfg MDNSConfig) error {
+	if err := h.startMDNS(nicName, cfg); err != nil {
+		if err == net.ErrClosed {
+			return err
+		}
+		return fmt.Errorf("usernet: mDNS: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) startMDNS(nicName string, cfg MDNSConfig) error {
+	info, err := h.linkNamed(nicName)
+	if err != nil {
+		return err
+	}
+	if len(cfg.HostName) > 63 {
+		return fmt.Errorf("the host name %q is longer than 63 bytes: %w", cfg.HostName, syscall.EINVAL)
+	}
+	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
+	ls := h.mdns.Load()
+	l := &mdnsLink{all: ls, nic: info.Name, index: info.Index, node: mdns.New(mdns.Config{Host: cfg.HostName, Rand: h.random})}
+	l.timer = time.AfterFunc(time.Hour, func() { l.do(nil) })
+	l.timer.Stop()
+	if err := ls.add(l); err != nil {
+		return err
+	}
+	l.look()
+	return nil
+}
+
+// add adds a link. With the first link it also opens the sockets.
+func (ls *mdnsLinks) add(l *mdnsLink) error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.closed {
+		return net.ErrClosed
+	}
+	if slices.ContainsFunc(ls.links, func(x *mdnsLink) bool { return x.index == l.index }) {
+		return fmt.Errorf("it is on already on %s: %w", l.nic, syscall.EEXIST)
+	}
+	if len(ls.links) == 0 {
+		for i, fam := range []stack.Family{stack.Family4, stack.Family6} {
+			c, err := ls.h.stack.OpenSharedUDP(fam, netip.AddrPortFrom(netip.Addr{}, mdns.Port))
+			if err != nil && i == 1 {
+				break // the host has no IPv6
+			}
+			if err != nil {
+				return err
+			}
+			c.SetHandler(ls.receive)
+			c.SetMulticastLoopback(false)
+			ls.conns[i] = c
+		}
+		ls.stopWatch = ls.h.stack.OnChange(ls.look)
+	}
+	// An interface without addresses of a family cannot join a group; look tries again.
+	ls.links = append(ls.links, l)
+	return nil
+}
+
+// StopMDNS turns Multicast DNS off for an interface, and withdraws the host's name and services. An empty
+// nicName means the only link. The errors are ENODEV, ESRCH if Multicast DNS is not on, and net.ErrClosed.
+func (h *Host) StopMDNS(nicName string) error {
+	info, err := h.linkNamed(nicName)
+	if err == net.ErrClosed {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("usernet: StopMDNS: %w", err)
+	}
+	ls := h.mdns.Load()
+	for _, l := range ls.list() {
+		if l.index == info.Index {
+			l.end()
+			ls.remove(l)
+			return nil
+		}
+	}
+	return fmt.Errorf("usernet: StopMDNS: it is not on on %s: %w", info.Name, syscall.ESRCH)
+}
+
+// MDNSName returns the host's name on an interface, such as "laptop.local.", or an empty string if it has
+// none. established reports whether no other machine on the link has the name. An empty nicName means the
+// only link.
+func (h *Host) MDNSName(nicName string) (name string, established bool) {
+	for _, l := range h.mdns.Load().list() {
+		if nicName == "" || l.nic == nicName {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.node.HostName(), l.node.Established()
+		}
+	}
+	return "", false
+}
+
+// list returns the links. ls is nil if the host has never had one.
+func (ls *mdnsLinks) list() []*mdnsLink {
+	if ls == nil {
+		return nil
+	}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return slices.Clone(ls.links)
+}
+
+// remove removes a link that has ended. With the last link it closes the sockets.
+func (ls *mdnsLinks) remove(l *mdnsLink) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.links = slices.DeleteFunc(ls.links, func(x *mdnsLink) bool { return x == l })
+	if len(ls.links) > 0 {
+		return
+	}
+	if ls.stopWatch != nil {
+		ls.stopWatch()
+		ls.stopWatch = nil
+	}
+	for i, c := range ls.conns {
+		if c != nil {
+			c.Close()
+			ls.conns[i] = nil
+		}
+	}
+}
+
+// close ends all links. The caller closes the stack afterwards. ls may be nil.
+func (ls *mdnsLinks) close() {
+	if ls == nil {
+		return
+	}
+	ls.mu.Lock()
+	ls.closed = true
+	ls.mu.Unlock()
+	for _, l := range ls.list() {
+		l.end()
+		ls.remove(l)
+	}
+}
+
+// look makes all links compare their interfaces with their state.
+func (ls *mdnsLinks) look() {
+	for _, l := range ls.list() {
+		l.look()
+	}
+}
+
+// receive queues a message for its link. It is the handler of the sockets, so it neither blocks nor sends.
+func (ls *mdnsLinks) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+	if len(b) > mdnsMaxSize {
+		return
+	}
+	for _, l := range ls.list() {
+		if l.index != meta.NIC {
+			continue
+		}
+		l.mu.Lock()
+		// RFC 6762 11: a message that was not sent to the group must come from the link.
+		onLink := meta.Dst.IsMulticast() || slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool {
+			return p.Contains(from.Addr().WithZone(""))
+		})
+		if onLink && !l.ended && len(l.inbox) < maxMDNSInbox {
+			l.inbox = append(l.inbox, mdnsPacket{slices.Clone(b), from})
+			l.timer.Reset(0)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// do runs f, which may be nil, and what is due, and sends the messages of the node.
+func (l *mdnsLink) do(f func(now time.Time)) {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return
+	}
+	now := time.Now()
+	inbox := l.inbox
+	l.inbox = nil
+	for _, p := range inbox {
+		l.node.Receive(now, p.data, p.from)
+	}
+	if f != nil {
+		f(now)
+	}
+	l.node.Tick(now)
+	out := l.messages()
+	if at := l.node.Deadline(); at.IsZero() {
+		l.timer.Stop()
+	} else {
+		l.timer.Reset(max(0, at.Sub(now)))
+	}
+	for _, w := range l.waits {
+		if slices.ContainsFunc(w.queries, func(q *mdns.Query) bool { return q.Pending() || q.Denied() }) {
+			select {
+			case w.ready <- struct{}{}:
+			default:
+			}
+		}
+	}
+	l.mu.Unlock()
+	l.send(out)
+}
+
+// messages returns the messages of the node. l.mu is held.
+func (l *mdnsLink) messages() (out []mdns.Message) {
+	for m, ok := l.node.Next(); ok; m, ok = l.node.Next() {
+		out = append(out, m)
+	}
+	return out
+}
+
+// send sends messages. Errors are ignored: the node sends again what matters, and the interface may have no
+// address of a family.
+func (l *mdnsLink) send(out []mdns.Message) {
+	if len(out) == 0 {
+		return
+	}
+	l.all.mu.Lock()
+	conns := l.all.conns
+	l.all.mu.Unlock()
+	o := stack.SendOptions{TTL: mdnsTTL, NIC: l.index}
+	end := time.Now().Add(mdnsSendTime)
+	for _, m := range out {
+		for i, c := range conns {
+			to := m.To
+			if !to.IsValid() {
+				to = netip.AddrPortFrom([]netip.Addr{mdns.Group4, mdns.Group6}[i], mdns.Port)
+			}
+			if c != nil && to.Addr().Is4() == (i == 0) {
+				c.WriteToBefore(end, m.Data, to, o)
+			}
+		}
+	}
+}
+
+// look passes the addresses of the interface to the node.
+func (l *mdnsLink) look() {
+	infos := l.all.h.stack.Interfaces()
+	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == l.index })
+	l.all.mu.Lock()
+	conns := l.all.conns
+	l.all.mu.Unlock()
+	if i >= 0 && conns[0] != nil {
+		// A group that is joined already is an error, and so is one of a family that the interface
+		// does not have yet.
+		conns[0].Join(mdns.Group4, l.index)
+		if conns[1] != nil {
+			conns[1].Join(mdns.Group6, l.index)
+		}
+	}
+	l.do(func(now time.Time) {
+		var addrs []netip.Addr
+		var state uint32
+		l.addrs = nil
+		if i >= 0 && infos[i].Up {
+			state = infos[i].LinkChanges
+			for _, p := range infos[i].Addrs {
+				addrs = append(addrs, p.Addr().WithZone(""))
+				l.addrs = append(l.addrs, netip.PrefixFrom(p.Addr().WithZone(""), p.Bits()))
+			}
+		}
+		if state != l.state {
+			// RFC 6762 8: a host probes and announces whenever its link comes up.
+			l.node.SetAddrs(now, nil)
+			l.state = state
+		}
+		l.node.SetAddrs(now, addrs)
+	})
+}
+
+// end withdraws the names of the link.
+func (l *mdnsLink) end() {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return
+	}
+	l.ended = true
+	l.timer.Stop()
+	l.node.Close(time.Now())
+	out := l.messages()
+	for _, w := range l.waits {
+		select {
+		case w.ready <- struct{}{}:
+		default:
+		}
+	}
+	l.mu.Unlock()
+	l.send(out)
+}
+
+// A Publication is a service that the host publishes on all interfaces that had Multicast DNS when
+// Publish was called.
+type Publication struct {
+	parts []publishedPart
+}
+
+type publishedPart struct {
+	l *mdnsLink
+	p *mdns.Published
+}
+
+// Publish publishes a service (RFC 6763) until Close or the end of the host. Other machines then find it by
+// browsing, for example with avahi-browse. Publish does not wait until the service is announced, which takes
+// about a second. The errors are mdns.ErrBadService, mdns.ErrExists, ENODEV if Multicast DNS is on on no
+// interface, and net.ErrClosed, all wrapped.
+func (h *Host) Publish(s MDNSService) (*Publication, error) {
+	links := h.mdns.Load().list()
+	if errors.Is(h.Err(), net.ErrClosed) {
+		return nil, net.ErrClosed
+	}
+	if len(links) == 0 {
+		return nil, fmt.Errorf("usernet: Publish: mDNS is off: %w", syscall.ENODEV)
+	}
+	p := new(Publication)
+	for _, l := range links {
+		var part *mdns.Published
+		err := error(net.ErrClosed)
+		l.do(func(now time.Time) { part, err = l.node.Publish(now, s) })
+		if err != nil {
+			p.Close()
+			return nil, fmt.Errorf("usernet: Publish: %w", err)
+		}
+		p.parts = append(p.parts, publishedPart{l, part})
+	}
+	return p, nil
+}
+
+// Instance returns the name of the instance, which differs from that in the Service if another machine has
+// an instance of the same name. With several interfaces it is that on the first one.
+func (p *Publication) Instance() string {
+	part := p.parts[0]
+	part.l.mu.Lock()
+	defer part.l.mu.Unlock()
+	return part.p.Instance()
+}
+
+// Established reports whether the service is announced on all interfaces.
+func (p *Publication) Established() bool {
+	for _, part := range p.parts {
+		part.l.mu.Lock()
+		ok := part.p.Established()
+		part.l.mu.Unlock()
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// Close withdraws the service. It returns nil.
+func (p *Publication) Close() error {
+	for _, part := range p.parts {
+		part.l.do(func(now time.Time) { part.l.node.Unpublish(now, part.p) })
+	}
+	return nil
+}
+
+// isLocalName reports whether a name is below "local." (RFC 6762 section 3).
+func isLocalName(name string) bool {
+	const suffix = ".local"
+	name = strings.TrimSuffix(name, ".")
+	return len(name) > len(suffix) && strings.EqualFold(name[len(name)-len(suffix):], suffix)
+}
