@@ -238,10 +238,7 @@ func (ls *mdnsLinks) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 		}
 		l.mu.Lock()
 		// RFC 6762 11: a message that was not sent to the group must come from the link.
-		onLink := meta.Dst.IsMulticast() || slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool {
-			return p.Contains(from.Addr().WithZone(""))
-		})
-		if onLink && !l.ended && len(l.inbox) < maxMDNSInbox {
+		if local := meta.Dst.IsMulticast() || l.onLink(from.Addr()); local && !l.ended && len(l.inbox) < maxMDNSInbox {
 			l.inbox = append(l.inbox, mdnsPacket{slices.Clone(b), from})
 			l.timer.Reset(0)
 		}
@@ -287,9 +284,18 @@ func (l *mdnsLink) do(f func(now time.Time)) {
 // messages returns the messages of the node. l.mu is held.
 func (l *mdnsLink) messages() (out []mdns.Message) {
 	for m, ok := l.node.Next(); ok; m, ok = l.node.Next() {
-		out = append(out, m)
+		// RFC 6762 5.5: a unicast response must not leave the link, or the host could be made to send to
+		// any address.
+		if !m.To.IsValid() || l.onLink(m.To.Addr()) {
+			out = append(out, m)
+		}
 	}
 	return out
+}
+
+// onLink reports whether an address is in a network of the interface. l.mu is held.
+func (l *mdnsLink) onLink(a netip.Addr) bool {
+	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
 }
 
 // send sends messages. Errors are ignored: the node sends again what matters, and the interface may have no

@@ -185,3 +185,30 @@ func TestAFloodOfMulticastDNS(t *testing.T) {
 		require.Len(t, addrs, 2)
 	})
 }
+
+// RFC 6762 section 5.5: a host does not send unicast responses to addresses beyond the link.
+func TestNoMulticastDNSAnswerLeavesTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts := mdnsHosts(t, "alice", "bob")
+		time.Sleep(3 * time.Second)
+		query := []byte("\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05alice\x05local\x00\x00\x01\x00\x01")
+		ask := func(from string) (answered bool) {
+			t.Helper()
+			if from != "192.0.2.2" {
+				require.NoError(t, hosts[1].AddAddr("", netip.MustParsePrefix(from+"/24"), AddrOptions{}))
+			}
+			require.NoError(t, hosts[0].AddRoute(Route{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.2")}))
+			defer hosts[0].DelRoute(Route{Dst: netip.MustParsePrefix("198.51.100.0/24")})
+			pc, err := hosts[1].ListenPacket("udp4", from+":4000")
+			require.NoError(t, err)
+			defer pc.Close()
+			_, err = pc.WriteTo(query, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
+			require.NoError(t, err)
+			pc.SetReadDeadline(time.Now().Add(time.Second))
+			_, _, err = pc.ReadFrom(make([]byte, 1500))
+			return err == nil
+		}
+		require.True(t, ask("192.0.2.2"))
+		require.False(t, ask("198.51.100.2"))
+	})
+}
