@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// Listening on a wildcard address accepts both families, and only IPv4 if the host has no IPv6. Addr
-// returns the same text as package net does.
+// A listener on a wildcard address, even 0.0.0.0, accepts both families. If the host has no IPv6, the listener
+// accepts only IPv4. The text of the listener's Addr is the same as in package net.
 func TestAWildcardListensOnBothFamilies(t *testing.T) {
 	for _, c := range []struct {
 		change func(*Config)

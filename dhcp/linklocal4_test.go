@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// next returns the next event, which must be of the given kind.
+// nextLinkLocal takes the next event, which must be of the given kind, and returns the event's address.
 func nextLinkLocal(t *testing.T, l *LinkLocal4, kind EventKind4) netip.Addr {
 	t.Helper()
 	e, ok := l.NextEvent()

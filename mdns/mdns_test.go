@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A link connects nodes in virtual time. It delivers each message after a millisecond.
+// A link connects nodes in virtual time. It delivers each message at once, or loses it.
 type link struct {
 	t     *testing.T
 	now   time.Time
@@ -35,7 +35,7 @@ func newLink(t *testing.T) *link {
 	return &link{t: t, now: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), rng: rand.New(rand.NewPCG(1, 2))}
 }
 
-// add adds a node with the address 192.0.2.i and 2001:db8::i.
+// add adds node number i, counted from 1, with the addresses 192.0.2.i and 2001:db8::i.
 func (l *link) add(host string) *Node {
 	n := New(Config{Host: host, Rand: l.rng.Uint64})
 	i := len(l.nodes) + 1
@@ -161,14 +161,14 @@ func TestAHostResolvesTheNamesOfAnother(t *testing.T) {
 	l := newLink(t)
 	a, b := l.add("alice"), l.add("Bob")
 	l.run(5 * time.Second)
-	b.cache.entries = map[key][]*cached{} // as if it had come later
+	b.cache.entries = map[key][]*cached{} // as if Bob had joined the link later
 	b.cache.total = 0
 	got := l.lookup(b, "ALICE.local", A)
 	require.Equal(t, []Record{{Name: "alice.local.", Type: A, Addr: l.addrs[0]}}, got)
 	require.Equal(t, "2001:db8::1", l.lookup(b, "alice.local", AAAA)[0].Addr.String())
 	require.Equal(t, "alice.local.", l.lookup(b, "1.2.0.192.in-addr.arpa", PTR)[0].Target)
 	require.Empty(t, l.lookup(b, "carol.local", A))
-	// RFC 6762 6.1: the absence of a type of a unique name is asserted.
+	// RFC 6762 6.1: the host that owns a unique name says that the name has no record of a type.
 	n := len(l.log)
 	q, err := b.Query(l.now, "alice.local", TXT, true)
 	require.NoError(t, err)
@@ -216,7 +216,7 @@ func TestSimultaneousProbesAreDecided(t *testing.T) {
 	}
 }
 
-// Two links with a host of the same name each become one.
+// Two links are joined to one. A host on the first link and a host on the second have the same name.
 func TestAConflictAfterTheAnnouncement(t *testing.T) {
 	l := newLink(t)
 	l.loss = 1
@@ -231,7 +231,8 @@ func TestAConflictAfterTheAnnouncement(t *testing.T) {
 	require.True(t, a.Established() && b.Established())
 }
 
-// A lease ends, and another address comes: only the records that are gone are withdrawn.
+// The lease of the IPv4 address ends, and the host gets another address. The host withdraws only the records
+// of the old address.
 func TestAnAddressThatGoesIsWithdrawn(t *testing.T) {
 	l := newLink(t)
 	a, b := l.add("alice"), l.add("bob")
@@ -301,8 +302,7 @@ func TestBrowseFindsServicesAndTheirEnd(t *testing.T) {
 	}
 }
 
-// RFC 6762 section 5.2: intervals "MUST increase by at least a factor of two", and records are renewed from
-// 80% of their life on.
+// RFC 6762 section 5.2: the intervals between queries "MUST increase by at least a factor of two".
 func TestQueriesBackOff(t *testing.T) {
 	l := newLink(t)
 	b := l.add("")
@@ -324,6 +324,7 @@ func TestQueriesBackOff(t *testing.T) {
 	require.True(t, b.Deadline().IsZero())
 }
 
+// RFC 6762 section 5.2: the querier asks for a record again at 80% of the record's lifetime.
 func TestARecordInUseIsRenewed(t *testing.T) {
 	l := newLink(t)
 	a, b := l.add("alice"), l.add("bob")
@@ -335,7 +336,8 @@ func TestARecordInUseIsRenewed(t *testing.T) {
 	_ = a
 }
 
-// RFC 6762 section 7.1 and 7.2: known answers are not sent again, also if they need several messages.
+// RFC 6762 sections 7.1 and 7.2: the responder does not send the answers that the querier lists as known, even
+// if the list fills several messages.
 func TestAThousandServices(t *testing.T) {
 	l := newLink(t)
 	a, b := l.add("alice"), l.add("bob")
@@ -378,7 +380,7 @@ func TestARecordIsMulticastOnceASecond(t *testing.T) {
 	require.Equal(t, 2, len(l.log)-n)
 }
 
-// RFC 6762 section 6.7: queries from a port other than 5353 are of simple resolvers, for example dig.
+// RFC 6762 section 6.7: queries from a port other than 5353 come from simple resolvers, for example dig.
 func TestALegacyQuerierGetsAUnicastAnswer(t *testing.T) {
 	l := newLink(t)
 	a := l.add("alice")
@@ -434,7 +436,8 @@ func TestTheCacheFlushBitReplacesOldRecords(t *testing.T) {
 	require.Empty(t, q.Events())
 }
 
-// A flood of hostile answers needs bounded memory, and does not displace what is asked for.
+// A flood of hostile answers takes only bounded memory. Answers for other names do not displace the answers
+// for the name of a query.
 func TestAFloodOfAnswersIsBounded(t *testing.T) {
 	l := newLink(t)
 	b := l.add("bob")

@@ -21,9 +21,9 @@ const (
 // ParseResolvConf parses the form of /etc/resolv.conf, see resolv.conf(5). It supports the keywords
 // nameserver, domain, search and options, and the options ndots, timeout, attempts, rotate,
 // single-request, single-request-reopen, use-vc and trust-ad. single-request-reopen is the same as
-// single-request. EDNS0 is always on. As the system's resolvers do, ParseResolvConf ignores
-// other keywords and options, such as sortlist, debug, no-check-names, no-reload, no-tld-query and
-// inet6. The error, if any, is the reader's.
+// single-request. EDNS0 is always on. Other keywords and options, such as sortlist, debug,
+// no-check-names, no-reload, no-tld-query and inet6, have no effect and cause no error. The error, if
+// any, is the reader's.
 //
 // If the file names no server, ParseResolvConf returns a Config without servers. resolv.conf(5) says that
 // the server is then the host itself: the caller has to add it.

@@ -23,7 +23,7 @@ const (
 	headerLen = 12
 )
 
-// A dialect describes the form of queries to a server: what the server supports.
+// A dialect is the form of a query to a server. The form depends on what the server supports.
 type dialect struct {
 	edns   bool            // whether queries have an OPT record
 	cookie bool            // whether the OPT record has a COOKIE option
@@ -68,8 +68,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	return nil, last
 }
 
-// done returns ctx.Err, or context.DeadlineExceeded as soon as the deadline is reached. A connection
-// with the same deadline may fail before the context ends.
+// done returns ctx.Err(). If the deadline of ctx is reached but ctx has not ended yet, done returns
+// context.DeadlineExceeded: a connection with the same deadline may fail a moment before ctx ends.
 func done(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -86,8 +86,10 @@ func done(ctx context.Context) error {
 // If the query brings no records (no such name, no such record, a refusal, a failure or no
 // response), try therefore sends a second query with the name as the caller wrote it. After a
 // response, try does so at once. Without a response, try does so at half of the timeout, and still
-// accepts an answer to the first query. For types other than A, try accepts a response without records
-// and sends no second query if the server has returned an IPv4 address for the same name in mixed case.
+// accepts an answer to the first query.
+//
+// If the server has returned an IPv4 address for the same name in mixed case, a query for another type
+// than A needs no second query: try accepts a response without records.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
 	if r.cfg.Exchange != nil && !(r.cfg.Opportunistic && s.inClear.holds(start)) {
@@ -152,7 +154,8 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 		}
 		return nil, err
 	default:
-		s.silent() // no response to the query in mixed case until the timeout
+		// The query in mixed case ended without a response, after half of the timeout or later.
+		s.silent()
 	}
 	if !early {
 		<-ended
@@ -174,7 +177,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 // have records of only one type. So vouched waits for the answer to the A query, until half of the
 // timeout.
 func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessage.Question, start time.Time) bool {
-	if f == nil || f.address == nil { // no A query is in flight, but its answer may be cached
+	if f == nil || f.address == nil { // no A query to wait for; the answer to an earlier one may be cached
 		ans := r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
 		return q.Type != dnsmessage.TypeA && ans != nil && !ans.notFound && ans.mixed && ans.server == s.addr
 	}
@@ -196,8 +199,9 @@ func heard(err error) bool {
 	return ok || err == nil
 }
 
-// exchange queries over UDP, and over TCP if the answer is truncated. d has the name in the given case, and
-// says whether to send a cookie even if the server has not sent one. start is when the try began.
+// exchange queries over UDP, and over TCP if the response is truncated or unproven. d.name is the name
+// to send over UDP. d.cookie says whether to send a COOKIE option even if the server has sent no
+// cookie yet. exchange itself sets d.edns. start is when the try began.
 func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, d dialect, start time.Time) (*answer, error) {
 	d.edns = !s.noEDNS.holds(start)
 	// Some firewalls drop queries with a COOKIE option. The second query of try therefore has none,
@@ -229,9 +233,9 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 	return rep.judge(q)
 }
 
-// converse queries a server over one network until the time end. If the server does not support the
-// form d of the query, converse changes d and queries again. It remembers for a while what the server
-// does not support.
+// converse queries a server over one network. It gives up at the time given by end. If the server does not
+// support the form d of the query, converse changes d and queries again. For a while, converse remembers
+// what the server does not support.
 func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect, end time.Time) (*reply, error) {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
@@ -351,7 +355,7 @@ func packetRoundTrip(c net.Conn, s *server, msg []byte, q dnsmessage.Question, d
 		}
 		// RFC 7873 section 5.3: "If the client is expecting the response to contain a COOKIE option and it
 		// is missing, the response MUST be discarded." The query is then repeated over TCP, because the
-		// server may have stopped to send cookies.
+		// server may no longer send cookies.
 		rep.unproven = len(cookie) > clientCookieLen && !rep.hasCookie
 		s.cookies.learn(cookie, server)
 		return rep, nil

@@ -13,8 +13,8 @@ import (
 // maxRedirects is the maximum number of redirects that a host keeps.
 const maxRedirects = 1024
 
-// redirects has the next hops that Redirects have set for destinations. Together with the routing table
-// it serves as the Destination Cache of RFC 4861 5.1.
+// redirects holds the next hops that Redirect messages have set for destinations. The redirects and the
+// routing table together serve as the Destination Cache of RFC 4861 5.1.
 type redirects struct {
 	n atomic.Int32 // number of entries; read without mu
 
@@ -22,8 +22,9 @@ type redirects struct {
 	m  map[redirectKey]redirect
 }
 
-// A redirect is the next hop for a destination: hop is a router, or the destination itself. The redirect
-// is used only while via is the next hop by the routing table.
+// A redirect is the new next hop for a destination: hop is a router, or the destination itself. via is the
+// next hop that the routing table gave when the Redirect arrived. The host uses the redirect only while the
+// routing table still gives via.
 type redirect struct{ hop, via netip.Addr }
 
 type redirectKey struct {
@@ -57,7 +58,7 @@ func (r *redirects) set(ifc *iface, dst, hop, via netip.Addr) {
 	defer r.mu.Unlock()
 	k := redirectKey{ifc, dst}
 	if _, ok := r.m[k]; !ok && len(r.m) >= maxRedirects {
-		// Remove the lowest key: a run with a seed is then repeatable.
+		// Remove the lowest key and not just any key, so that runs with the same seed do the same.
 		delete(r.m, slices.MinFunc(slices.Collect(maps.Keys(r.m)), redirectKey.compare))
 	}
 	if r.m == nil {
@@ -123,10 +124,10 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 // is the router that the host uses, which differs from via if there is a redirect. Both are invalid if no
 // router of the interface leads to dst.
 //
-// Only the routes over the interface count. The redirected packet has left over the interface, but its
-// source or its socket may have chosen the interface, so another interface may have the best route to dst.
-// Among the routes over one interface the source does not matter (see lookup): rule 5.5 of RFC 6724 chooses
-// the source by the next hop, and not the next hop by the source.
+// firstHop considers only the routes over the interface, because the redirected packet was sent over the
+// interface. The best route to dst may be over another interface: the source or the socket of the packet
+// may have chosen this one. Among the routes over one interface the source does not matter (see lookup):
+// rule 5.5 of RFC 6724 chooses the source by the next hop, and not the next hop by the source.
 func (ifc *iface) firstHop(dst netip.Addr) (via, hop netip.Addr) {
 	t := ifc.s.table.Load()
 	if isLinkLocal6(dst) || t.isLocal(dst) {

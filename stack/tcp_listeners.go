@@ -9,7 +9,7 @@ import (
 // tcpListeners holds the listeners of a stack, indexed by port. Adding, removing and finding a listener
 // takes constant time, even with 65,535 listeners.
 type tcpListeners struct {
-	shards atomic.Pointer[[listenerShards]listenerShard] // allocated for the first listener or dial
+	shards atomic.Pointer[[listenerShards]listenerShard] // allocated on first use
 }
 
 const listenerShards = 16
@@ -78,7 +78,8 @@ func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 	return l
 }
 
-// conflicts reports whether a listener on the port prevents another listener from binding to b.
+// conflicts reports whether a new listener cannot bind to b and port, because an existing listener has the
+// port.
 func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
 	sh := tl.shard(port)
 	sh.mu.RLock()

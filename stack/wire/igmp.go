@@ -74,7 +74,7 @@ func ParseIGMP(b []byte) (h IGMP, r Reason) {
 	return h, OK
 }
 
-// igmpFloat decodes the code of a time (RFC 3376 4.1.1 and 4.1.7): "If Max Resp Code >= 128, Max Resp
+// igmpFloat decodes a Max Resp Code (RFC 3376 4.1.1) or a QQIC (4.1.7): "If Max Resp Code >= 128, Max Resp
 // Code represents a floating-point value".
 func igmpFloat(code uint8) int {
 	if code < 128 {
@@ -101,7 +101,8 @@ func PutIGMPv3Report(b []byte, n int) {
 	binary.BigEndian.PutUint16(b[2:4], Checksum(b))
 }
 
-// ipv4OptRouterAlert is the option of RFC 2113 2.1: "Router shall examine packet".
+// ipv4OptRouterAlert is the type of the router alert option (RFC 2113 2.1). The option's value 0 means
+// "Router shall examine packet".
 const ipv4OptRouterAlert = 148
 
 // RouterAlertOption returns IPv4 options that consist of a router alert.
