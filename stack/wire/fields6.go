@@ -88,7 +88,7 @@ func (p *fieldPrinter) ip6Options(b []byte) {
 			p.text("malformed", "the length of an option")
 			return
 		}
-		value := b[2 : 2+b[1]]
+		value := b[2 : 2+int(b[1])]
 		switch {
 		case b[0] == ipv6OptPadN:
 		case b[0] == ipv6OptRouterAlert && len(value) == 2:

@@ -249,7 +249,7 @@ func TestFieldsOfChecksumsAndCutHeaders(t *testing.T) {
 	require.Contains(t, string(AppendFields(nil, nil, false)), "IPv4\n    cut: 0 bytes of 20\n")
 }
 
-// A frame that is cut anywhere has the same fields as the whole frame, up to where it ends.
+// A frame may be cut anywhere: AppendFields does not panic.
 func TestFieldsOfFramesCutAnywhere(t *testing.T) {
 	for _, b := range fieldFrames() {
 		for n := range len(b) {
@@ -258,11 +258,22 @@ func TestFieldsOfFramesCutAnywhere(t *testing.T) {
 	}
 }
 
+// longOption returns an IPv6 packet whose Hop-by-Hop header of 264 bytes has an option of 254 bytes.
+func longOption() []byte {
+	header := append([]byte{byte(ProtoNone), 32, 5, 254}, make([]byte, 260)...)
+	return ipv6Packet(IPv6{Next: ProtoHopByHop}, header)
+}
+
+func TestFieldsOfAnOptionOfTheGreatestLength(t *testing.T) {
+	require.Contains(t, string(AppendFields(nil, longOption(), false)), "option")
+}
+
 func FuzzFields(f *testing.F) {
 	for _, b := range fieldFrames() {
 		f.Add(b, true)
 	}
 	f.Add([]byte{}, false)
+	f.Add(longOption(), false)
 	f.Fuzz(func(t *testing.T, b []byte, ethernet bool) {
 		before := bytes.Clone(b)
 		text := string(AppendFields([]byte("> "), b, ethernet))
