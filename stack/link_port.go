@@ -22,6 +22,8 @@ const maxLinkLen = wire.EthernetLen + wire.VLANTagLen
 // one for each VLAN. It is small, because an idle host is.
 type port struct {
 	sole atomic.Pointer[iface] // the only interface, if it has no VLAN; otherwise nil
+	// cause is why the device has failed; nil while it works.
+	cause atomic.Pointer[error]
 	// table has the interfaces. It is nil as long as there has been no interface but sole. sole and table
 	// are stored under Stack.mu.
 	table atomic.Pointer[vlanTable]
@@ -58,6 +60,10 @@ func (p *port) join(ifc *iface) {
 	if p.notifies {
 		ifc.readLink()
 	}
+	// The device may have failed before the interface was in the table.
+	if err := p.cause.Load(); err != nil {
+		ifc.failed(*err)
+	}
 }
 
 // leave ends the reception of an interface.
@@ -81,10 +87,11 @@ func (p *port) store(list []*iface) {
 
 // ifaces returns a new slice of the interfaces.
 func (p *port) ifaces() []*iface {
+	sole := p.sole.Load() // before table: see store
 	if t := p.table.Load(); t != nil {
 		return slices.Clone(t.ifaces)
 	}
-	if sole := p.sole.Load(); sole != nil {
+	if sole != nil {
 		return []*iface{sole}
 	}
 	return nil
@@ -190,6 +197,7 @@ func (p *port) linkChanged() {
 
 // failed takes the interfaces down because the device has failed with err. The caller must not hold a lock.
 func (p *port) failed(err error) {
+	p.cause.CompareAndSwap(nil, &err) // first, for an interface that joins now
 	for _, ifc := range p.ifaces() {
 		ifc.failed(err)
 	}

@@ -435,15 +435,16 @@ const (
 
 // sendLast waits until the devices have accepted the queued frames. It gives up on a device that accepts
 // none. Such a device may be stuck, or Close may have been called from inside the device's Send. From now
-// on no sender blocks on these devices, because drain starts goroutines.
-func (s *Stack) sendLast(ifaces ...*iface) {
+// on no sender blocks on these devices, because drain starts goroutines. closing says that the devices will
+// be closed. A device that other interfaces go on using gets frames only when it is the interface's turn.
+func (s *Stack) sendLast(closing bool, ifaces ...*iface) {
 	idle := make(chan struct{}, 1)
 	for _, ifc := range ifaces {
 		ifc.tx.async.Store(true)
 		ifc.tx.idle.Store(&idle)
 		ifc.drain()
 	}
-	if awaitSent(ifaces, idle) {
+	if awaitSent(ifaces, idle) || !closing {
 		return
 	}
 	done := make(chan struct{}, len(ifaces))

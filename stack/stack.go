@@ -304,12 +304,14 @@ func (s *Stack) Close() error {
 	s.raw.closeAll()
 	s.groups.close()
 	s.drain()
-	s.sendLast(ifaces...)
+	s.sendLast(true, ifaces...)
 	var first error
+	closed := make(map[*port]bool)
 	for _, ifc := range ifaces {
-		if err := ifc.close(false); err != nil && first == nil {
+		if err := ifc.close(closed[ifc.port]); err != nil && first == nil {
 			first = err
 		}
+		closed[ifc.port] = true
 	}
 	s.frags.close()
 	s.frags6.close()
@@ -424,7 +426,7 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.mu.Unlock()
 	ifc.tx.async.Store(true) // RemoveNIC must not block on a stuck device
 	s.groups.detach(ifc)
-	s.sendLast(ifc)
+	s.sendLast(other == nil, ifc)
 	err := ifc.close(other != nil)
 	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // Stack.ipSent no longer reads this interface's stats
 	s.linkGone()

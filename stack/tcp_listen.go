@@ -50,6 +50,9 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 		return nil, net.ErrClosed
 	}
 	a, zone, err := s.checkLocal(fam, local.Addr())
+	if err == nil && a.Is6() && a.IsMulticast() {
+		err = syscall.EINVAL // as on Linux, which accepts only multicast addresses of IPv4
+	}
 	if err != nil {
 		call := "bind"
 		if err == syscall.EAFNOSUPPORT {

@@ -277,6 +277,7 @@ func sixBehaviours() []behaviour {
 	}
 	for _, a := range []string{
 		":0", "[::]:0", "0.0.0.0:0", "[SIX]:0", "[2001:db8:9::9]:0", "[fe80::9]:0", "[fe80::9%nope]:0", "[fe80::9%lo]:0", "[::ffff:HOST]:0",
+		"[ff02::1]:0", "[ff02::1%lo]:0", "[ff0e::1]:0", "224.0.0.1:0",
 	} {
 		for _, n := range []string{"", "4", "6"} {
 			bs = append(bs, behaviour{"listen on tcp" + n + " " + a, listening6("tcp"+n, a), ""},
