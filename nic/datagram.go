@@ -136,7 +136,7 @@ func (s *datagramSocket) learns() bool { return s.remote.addr == nil && !s.io.co
 
 // Close closes the socket and removes its file.
 func (s *datagramSocket) Close() error {
-	if s.path != "" {
+	if s.path != "" && s.path[0] != '@' {
 		os.Remove(s.path) // first, so that the file is gone when the reader notices
 	}
 	return s.conn.Close()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -56,6 +57,10 @@ func newRawAddr(a net.Addr) *rawAddr {
 	case *net.UnixAddr:
 		binary.NativeEndian.PutUint16(r.b[:], unix.AF_UNIX)
 		r.len = uint32(2 + copy(r.b[2:len(r.b)-1], a.Name) + 1)
+		if r.b[2] == '@' { // an abstract address: it begins with a NUL, and does not end with one
+			r.b[2] = 0
+			r.len--
+		}
 	case *net.UDPAddr:
 		ap := unmapped(a.AddrPort())
 		be.PutUint16(r.b[2:], ap.Port())
@@ -67,9 +72,11 @@ func newRawAddr(a net.Addr) *rawAddr {
 		}
 		binary.NativeEndian.PutUint16(r.b[:], unix.AF_INET6)
 		*(*[16]byte)(r.b[8:]) = ap.Addr().As16()
-		if ifc, err := net.InterfaceByName(a.Zone); a.Zone != "" && err == nil {
-			binary.NativeEndian.PutUint32(r.b[24:], uint32(ifc.Index))
+		zone, _ := strconv.Atoi(a.Zone) // a number, or the name of an interface
+		if ifc, err := net.InterfaceByName(a.Zone); err == nil {
+			zone = ifc.Index
 		}
+		binary.NativeEndian.PutUint32(r.b[24:], uint32(zone))
 		r.len = unix.SizeofSockaddrInet6
 	}
 	return r

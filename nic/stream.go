@@ -75,7 +75,7 @@ func openStream(cfg StreamConfig) (*Stream, error) {
 			return nil, err
 		}
 		p.listener = ln
-		p.next = func() (io.ReadWriteCloser, error) { return ln.Accept() }
+		p.next = func() (io.ReadWriteCloser, error) { return acceptStream(ln) }
 		return newStream(p, link), nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -153,6 +153,17 @@ func listenStream(addr net.Addr) (net.Listener, error) {
 	return lc.Listen(context.Background(), addr.Network(), addr.String())
 }
 
+// acceptStream accepts a connection. It tries again after a temporary error, such as too many open files.
+func acceptStream(ln net.Listener) (net.Conn, error) {
+	for {
+		c, err := ln.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return c, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // removeStale removes the file of a Unix socket that no process has open, and reports whether it did.
 func removeStale(network, path string) bool {
 	st, err := os.Lstat(path)
@@ -164,6 +175,9 @@ func removeStale(network, path string) bool {
 	if err == nil {
 		c.Close()
 		return false
+	}
+	if now, err := os.Lstat(path); err != nil || !os.SameFile(st, now) {
+		return false // another process has replaced the file
 	}
 	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(path) == nil
 }

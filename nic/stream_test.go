@@ -213,8 +213,8 @@ func TestAStreamRedialsUntilItIsClosed(t *testing.T) {
 	client, err := OpenStream(StreamConfig{Network: "unix", Address: path, Redial: time.Millisecond})
 	require.NoError(t, err)
 	var in recorder
-	client.Attach(in.recv)
 	require.True(t, client.NotifyLink(nil))
+	client.Attach(in.recv)
 	for i := range 3 {
 		var r recorder
 		server.Attach(r.recv)

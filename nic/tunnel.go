@@ -42,8 +42,8 @@ type Tunnel struct {
 	queued   int   // bytes in queue
 	ended    error // after Close or Fail: what Read returns
 
-	merge  bool
-	onDown func(error)
+	merge  atomic.Bool
+	onDown func(error) // guarded by mu, as onLink is
 	onLink func()
 	frames sync.Pool // of *[]byte: the bytes of queued frames
 	writes sync.Pool // of *tunnelBatch
@@ -106,27 +106,39 @@ func (t *Tunnel) SetLink(mtu int, up bool) {
 	}
 	l.Up = up
 	t.link.Store(&l)
-	if t.onLink != nil {
-		t.onLink()
+	t.mu.Lock()
+	f := t.onLink
+	t.mu.Unlock()
+	if f != nil {
+		f()
 	}
 }
 
 // NotifyLink registers f, which SetLink calls. It returns true. It must be called before Attach.
 func (t *Tunnel) NotifyLink(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.onLink = f
 	return true
 }
 
 // NotifyDown registers f, which Fail calls. It must be called before Attach.
-func (t *Tunnel) NotifyDown(f func(err error)) { t.onDown = f }
+func (t *Tunnel) NotifyDown(f func(err error)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.onDown = f
+}
 
 // MergeReceived turns on GRO: Write merges TCP segments into super-frames. It must be called before
 // Attach.
-func (t *Tunnel) MergeReceived() { t.merge = true }
+func (t *Tunnel) MergeReceived() { t.merge.Store(true) }
 
 // Send queues copies of the frames for Read. It waits while the queue is full. It drops and counts a frame
 // that the link cannot carry. After Close it returns net.ErrClosed, and after Fail the error of Fail.
 func (t *Tunnel) Send(batch []Frame) (n int, err error) {
+	if err := t.err(); err != nil {
+		return 0, err
+	}
 	for n = range batch {
 		f := &batch[n]
 		if !t.link.Load().carries(f) {
@@ -270,10 +282,7 @@ func (t *Tunnel) release(c *tunnelFrame) {
 //
 // After Close, Write returns net.ErrClosed, and after Fail the error of Fail.
 func (t *Tunnel) Write(bufs [][]byte, offset int) (int, error) {
-	t.mu.Lock()
-	err := t.ended
-	t.mu.Unlock()
-	if err != nil {
+	if err := t.err(); err != nil {
 		return 0, err
 	}
 	w, ok := t.writes.Get().(*tunnelBatch)
@@ -292,7 +301,7 @@ func (t *Tunnel) Write(bufs [][]byte, offset int) (int, error) {
 		}
 		bytes += len(b)
 		count++
-		if !t.merge || !w.gro.add(w.frames, b) {
+		if !t.merge.Load() || !w.gro.add(w.frames, b) {
 			w.frames = append(w.frames, Frame{Head: b})
 		}
 	}
@@ -304,6 +313,13 @@ func (t *Tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	w.frames = w.frames[:0]
 	t.writes.Put(w)
 	return len(bufs), nil
+}
+
+// err returns nil while the tunnel works, and otherwise what Read, Send and Write return.
+func (t *Tunnel) err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended
 }
 
 // end makes Read, Send and Write return err. It reports whether the tunnel had not ended before.
@@ -323,8 +339,15 @@ func (t *Tunnel) end(err error) bool {
 // Fail ends the tunnel from the side of the program that carries the packets. The host learns that the
 // device has failed with err, which must not be nil. Fail does nothing after Close or another Fail.
 func (t *Tunnel) Fail(err error) {
-	if t.end(fmt.Errorf("nic: %s: %w", t.link.Load().Name, err)) && t.onDown != nil {
-		t.onDown(t.ended)
+	err = fmt.Errorf("nic: %s: %w", t.link.Load().Name, err)
+	if !t.end(err) {
+		return
+	}
+	t.mu.Lock()
+	f := t.onDown
+	t.mu.Unlock()
+	if f != nil {
+		f(err)
 	}
 }
 
