@@ -59,6 +59,7 @@ type Device struct {
 	ended    bool  // the machine has ended
 	told     *view // what apply has told the user of the device
 	toldEnd  bool
+	toldDown atomic.Bool // onDown was called
 
 	onDown   func(error)
 	onLink   func()
@@ -190,6 +191,7 @@ func (d *Device) Attach(recv func(batch []nic.Frame)) {
 		panic("ppp: Attach was called twice on one device")
 	}
 	d.line.start()
+	d.tellDown()
 }
 
 // step runs f on the machine, and everything that is due. It then sends the machine's frames and tells the
@@ -295,11 +297,12 @@ func (d *Device) applyOnce() bool {
 	if d.closed.Load() {
 		return true
 	}
-	if d.onConfig != nil && (v.conf4 != told.conf4 || v.conf6 != told.conf6) {
+	attached := d.Attached() // before that, the functions may still be registered
+	if attached && d.onConfig != nil && (v.conf4 != told.conf4 || v.conf6 != told.conf6) {
 		d.onConfig(v.config())
 	}
 	wasUp, up := told.ipv4 || told.ipv6, v.ipv4 || v.ipv6
-	if d.onLink != nil && (wasUp != up || v.mtu != told.mtu) {
+	if attached && d.onLink != nil && (wasUp != up || v.mtu != told.mtu) {
 		d.onLink()
 	}
 	if failed {
@@ -332,8 +335,14 @@ func (d *Device) fail(err error) {
 		return
 	}
 	d.line.close()
-	if d.onDown != nil {
-		d.onDown(err)
+	d.tellDown()
+}
+
+// tellDown calls onDown once if the device has failed. Attach reports a failure that was before it.
+func (d *Device) tellDown() {
+	err := d.dead.Load()
+	if err != nil && d.Attached() && d.onDown != nil && d.toldDown.CompareAndSwap(false, true) {
+		d.onDown(*err)
 	}
 }
 

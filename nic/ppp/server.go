@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -241,6 +242,9 @@ func (s *Server) discover(d *discovery) {
 	if ended != nil {
 		line = s.lines[ended.id]
 		delete(s.lines, ended.id)
+		if line != nil { // a session that nobody has accepted yet must not stay in the queue
+			s.queue = slices.DeleteFunc(s.queue, func(d *Device) bool { return d == line.dev })
+		}
 	}
 	s.mu.Unlock()
 	if reply != nil {
