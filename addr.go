@@ -235,8 +235,8 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 func (h *Host) translated(ctx context.Context, network string, addrs []net.Addr) []net.Addr {
 	ip, port, _ := addrIP(addrs[0])
 	a, ok := netip.AddrFromSlice(ip)
-	if !ok || !a.Unmap().Is4() {
-		return addrs
+	if !ok || !a.Unmap().Is4() || h.stack.SourceFor(a.Unmap()).IsValid() {
+		return addrs // not an IPv4 address, or the host has a route to it
 	}
 	var all []net.Addr
 	for _, six := range h.resolver.Synthesize(ctx, a) {

@@ -536,9 +536,9 @@ func (d *dhcpClient) link() *stack.InterfaceInfo {
 func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
 	if d.machine != nil {
 		d.stopProbing()
+		d.stopLinkLocal() // before abandon: it looks at the lease
 		d.abandon("the interface has a new MAC")
 	}
-	d.stopLinkLocal()
 	if d.cfg.LinkLocal {
 		d.linkLocal = dhcp.NewLinkLocal4(info.MAC)
 	}

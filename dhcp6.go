@@ -65,13 +65,19 @@ type dhcp6 struct {
 // A sharedPort is a UDP port of IPv6 that interfaces of a host share. A datagram goes to the user of the
 // interface on which it arrived.
 type sharedPort struct {
+	life  sync.Mutex // held by open and close; the handler does not take it
 	mu    sync.Mutex
 	conn  *stack.UDP // nil while there is no user
-	users map[int]func(b []byte, from netip.AddrPort)
+	users map[int]dhcp6Handler
 }
 
+// A dhcp6Handler handles a datagram that was sent to dst.
+type dhcp6Handler func(b []byte, from netip.AddrPort, dst netip.Addr)
+
 // open adds the user of the interface with an index. With the first user it opens the socket.
-func (p *sharedPort) open(s *stack.Stack, port uint16, index int, f func(b []byte, from netip.AddrPort)) (*stack.UDP, error) {
+func (p *sharedPort) open(s *stack.Stack, port uint16, index int, f dhcp6Handler) (*stack.UDP, error) {
+	p.life.Lock()
+	defer p.life.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.users[index] != nil {
@@ -87,10 +93,10 @@ func (p *sharedPort) open(s *stack.Stack, port uint16, index int, f func(b []byt
 			f := p.users[meta.NIC]
 			p.mu.Unlock()
 			if f != nil {
-				f(b, from)
+				f(b, from, meta.Dst)
 			}
 		})
-		p.conn, p.users = conn, make(map[int]func([]byte, netip.AddrPort))
+		p.conn, p.users = conn, make(map[int]dhcp6Handler)
 	}
 	p.users[index] = f
 	return p.conn, nil
@@ -98,12 +104,17 @@ func (p *sharedPort) open(s *stack.Stack, port uint16, index int, f func(b []byt
 
 // close removes a user. With the last user it closes the socket.
 func (p *sharedPort) close(index int) {
+	p.life.Lock()
+	defer p.life.Unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	delete(p.users, index)
-	if len(p.users) == 0 && p.conn != nil {
-		p.conn.Close()
-		p.conn = nil
+	var conn *stack.UDP
+	if len(p.users) == 0 {
+		conn, p.conn = p.conn, nil
+	}
+	p.mu.Unlock() // Close sends, and this goroutine may then receive
+	if conn != nil {
+		conn.Close()
 	}
 }
 
@@ -270,7 +281,7 @@ func (all *dhcp6) settings() (servers []netip.AddrPort, search []string) {
 }
 
 // receive queues a message. It does not block, because it runs on the goroutine that received the packet.
-func (d *dhcp6Client) receive(b []byte, _ netip.AddrPort) {
+func (d *dhcp6Client) receive(b []byte, _ netip.AddrPort, _ netip.Addr) {
 	m, err := dhcp.ParseMessage6(b)
 	if err != nil {
 		return

@@ -39,6 +39,8 @@ type DHCP6Server struct {
 	event func(dhcp.ServerEvent6)
 	timer *time.Timer // for the next step
 
+	stopWatch func() // guarded by all.mu
+
 	mu      sync.Mutex
 	changed sync.Cond
 	machine *dhcp.Server6
@@ -93,26 +95,41 @@ func (h *Host) serveDHCP6(nicName string, cfg DHCP6ServerConfig) (*DHCP6Server, 
 	d.changed.L = &d.mu
 	d.timer = time.AfterFunc(time.Hour, d.step)
 	d.timer.Stop() // until step or receive sets it
-	d.mu.Lock()    // messages wait until the server is complete
-	defer d.mu.Unlock()
 	d.all.mu.Lock()
 	defer d.all.mu.Unlock()
 	if d.all.closed {
 		return nil, net.ErrClosed
 	}
-	if d.conn, err = d.all.serverPort.open(h.stack, dhcp.ServerPort6, d.index, d.receive); err != nil {
+	d.mu.Lock() // messages wait until the server is complete
+	d.conn, err = d.all.serverPort.open(h.stack, dhcp.ServerPort6, d.index, d.receive)
+	d.mu.Unlock() // Join sends, and this goroutine may then receive
+	if err != nil {
 		return nil, err
 	}
 	if err := d.conn.Join(dhcp.AllServers6(), d.index); err != nil {
 		d.all.serverPort.close(d.index)
 		return nil, err
 	}
+	d.stopWatch = h.stack.OnChange(d.look)
 	d.all.servers = append(d.all.servers, d)
 	return d, nil
 }
 
+// look ends the server if its interface was removed.
+func (d *DHCP6Server) look() {
+	infos := d.h.stack.Interfaces()
+	if !slices.ContainsFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == d.index }) {
+		d.Close()
+	}
+}
+
 // receive queues a message. It does not block, because it runs on the goroutine that received the packet.
-func (d *DHCP6Server) receive(b []byte, from netip.AddrPort) {
+func (d *DHCP6Server) receive(b []byte, from netip.AddrPort, dst netip.Addr) {
+	if !dst.IsMulticast() {
+		// RFC 8415 16: "A server MUST discard any Solicit, Confirm, Rebind, or Information-request messages
+		// it receives with a Layer 3 unicast destination address." The server offers no unicast option.
+		return
+	}
 	m, err := dhcp.ParseMessage6(b)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -225,6 +242,7 @@ func (d *DHCP6Server) Close() error {
 	d.timer.Stop()
 	d.mu.Unlock()
 	d.all.mu.Lock()
+	d.stopWatch()
 	d.all.servers = slices.DeleteFunc(d.all.servers, func(x *DHCP6Server) bool { return x == d })
 	d.conn.Leave(dhcp.AllServers6(), d.index)
 	d.all.serverPort.close(d.index)

@@ -78,6 +78,11 @@ func (l *httpsLookup) endpoints(ctx context.Context, addrs []net.Addr, err error
 	if l.err != nil {
 		return addrs, err
 	}
+	if len(addrs) > 0 { // the name's own addresses must not wait for long
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Second)
+		defer cancel()
+	}
 	var all []net.Addr
 	if len(l.bindings) == 0 {
 		all = l.lookup(ctx, l.target, httpsPort, addrs)

@@ -291,7 +291,9 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 func (h *Host) Close() error {
 	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
 	h.mdns.Load().close()                        // first, because its goodbyes need the addresses of the leases
-	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a StartDHCP at the same time fails
+	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a start at the same time fails
+	h.dhcpServers.CompareAndSwap(nil, new(dhcpServers))
+	h.dhcp6.CompareAndSwap(nil, new(dhcp6))
 	h.dhcp.Load().close()
 	h.dhcpServers.Load().close()
 	h.dhcp6.Load().close()

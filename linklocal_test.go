@@ -139,6 +139,10 @@ func TestALinkLocalAddressAvoidsConflicts(t *testing.T) {
 		require.False(t, linkLocal4(h).IsValid())
 		time.Sleep(10 * time.Second)
 		require.Equal(t, third, linkLocal4(h))
+		// A new MAC makes the host begin anew.
+		dev.Change(func(l *nic.Link) { l.MAC[5]++ })
+		time.Sleep(15 * time.Second)
+		require.True(t, linkLocal4(h).IsValid())
 		require.NoError(t, h.StopLinkLocal(""))
 		require.Empty(t, h.Addrs())
 	})

@@ -189,19 +189,20 @@ func (ls *mdnsLinks) list() []*mdnsLink {
 // remove removes a link that has ended. With the last link it closes the sockets.
 func (ls *mdnsLinks) remove(l *mdnsLink) {
 	ls.mu.Lock()
-	defer ls.mu.Unlock()
 	ls.links = slices.DeleteFunc(ls.links, func(x *mdnsLink) bool { return x == l })
 	if len(ls.links) > 0 {
+		ls.mu.Unlock()
 		return
 	}
-	if ls.stopWatch != nil {
-		ls.stopWatch()
-		ls.stopWatch = nil
+	conns, stop := ls.conns, ls.stopWatch
+	ls.conns, ls.stopWatch = [2]*stack.UDP{}, nil
+	ls.mu.Unlock() // Close sends, and this goroutine may then receive
+	if stop != nil {
+		stop()
 	}
-	for i, c := range ls.conns {
+	for _, c := range conns {
 		if c != nil {
 			c.Close()
-			ls.conns[i] = nil
 		}
 	}
 }
@@ -326,6 +327,11 @@ func (l *mdnsLink) send(out []mdns.Message) {
 func (l *mdnsLink) look() {
 	infos := l.all.h.stack.Interfaces()
 	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == l.index })
+	if i < 0 { // the interface was removed
+		l.end()
+		l.all.remove(l)
+		return
+	}
 	l.all.mu.Lock()
 	conns := l.all.conns
 	l.all.mu.Unlock()

@@ -116,6 +116,9 @@ func (h *Host) mdnsLookup(ctx context.Context, network, name string) (addrs []ne
 		addrs []netip.Addr
 		err   error
 	}
+	// After the first answer, the other links have only a little more time.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	results := make(chan result)
 	for _, l := range links {
 		go func() {
@@ -125,6 +128,9 @@ func (h *Host) mdnsLookup(ctx context.Context, network, name string) (addrs []ne
 	}
 	for range links {
 		r := <-results
+		if len(addrs) == 0 && len(r.addrs) > 0 {
+			defer time.AfterFunc(mdnsMoreTime, cancel).Stop()
+		}
 		addrs = append(addrs, r.addrs...)
 		if r.err != nil {
 			err = r.err

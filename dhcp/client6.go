@@ -601,18 +601,23 @@ func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 				l.Prefixes = append(l.Prefixes, li)
 			}
 		}
-		if ia.t1 != 0 && (t1 == 0 || seconds6(ia.t1) < t1) {
-			t1 = seconds6(ia.t1)
-		}
-		if ia.t2 != 0 && (t2 == 0 || seconds6(ia.t2) < t2) {
-			t2 = seconds6(ia.t2)
-		}
+		t1, t2 = sooner6(t1, ia.t1), sooner6(t2, ia.t2)
 	}
 	if len(l.Addrs)+len(l.Prefixes) == 0 {
 		return nil, fmt.Errorf("%s", why)
 	}
 	l.setTimes(t1, t2, shortest)
 	return l, nil
+}
+
+// sooner6 returns the sooner of t and a time of s seconds. Zero means that there is no time, and a negative t
+// means never.
+func sooner6(t time.Duration, s uint32) time.Duration {
+	d := seconds6(s)
+	if d == 0 || t > 0 && (d < 0 || t <= d) {
+		return t
+	}
+	return d
 }
 
 // setTimes sets the times of a lease. shortest is the shortest preferred lifetime; negative: infinite.

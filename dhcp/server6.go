@@ -319,10 +319,12 @@ func (s *Server6) answer(now time.Time, m, r *Message6, client []byte) bool {
 			}
 		}
 	}
-	any := false
+	any, served := false, 0
 	for _, o := range m.Options {
 		switch ia, ok := parseIA(o.Code, o.Data); {
+		case o.Code == Opt6IANA && ok && served == maxItems6: // ignored, because each needs a search
 		case o.Code == Opt6IANA && ok:
+			served++
 			full := s.assign(now, m.Type, &ia, client, commit)
 			if full {
 				s.stats.Full++
@@ -437,6 +439,9 @@ func (s *Server6) choose(client []byte, iaid uint32) netip.Addr {
 		if bytes.Equal(r.DUID, client) && s.available(r.Addr, client) {
 			return r.Addr
 		}
+	}
+	if len(s.byAddr) >= s.cfg.MaxBindings {
+		return netip.Addr{}
 	}
 	// FNV-1a spreads the clients over the pools.
 	hash := uint64(14695981039346656037)
