@@ -153,8 +153,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 			s.silent()
 		}
 		return nil, err
-	default:
-		// The query in mixed case ended without a response, after half of the timeout or later.
+	default: // the query in mixed case got no response in half of the timeout
 		s.silent()
 	}
 	if !early {

@@ -171,6 +171,10 @@ func (cn *conn) roundTrip(ctx context.Context, query []byte) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if err := ctx.Err(); err != nil { // a Write that is interrupted ends the connection for all
+		cn.writing <- struct{}{}
+		return nil, err
+	}
 	stop := cn.interruptedBy(ctx, cn.tls.SetWriteDeadline)
 	_, err = cn.tls.Write(msg)
 	stop()
