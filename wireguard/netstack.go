@@ -44,7 +44,7 @@ func CreateNetTUN(localAddresses, dnsServers []netip.Addr, mtu int) (tun.Device,
 	if v6 {
 		all = append(all, netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 	}
-	if err := addRoutes(host, []Peer{{AllowedIPs: all}}); err != nil {
+	if err := addRoutes(host, lastLink(host), []Peer{{AllowedIPs: all}}); err != nil {
 		host.Close()
 		return nil, nil, err
 	}

@@ -16,12 +16,14 @@ import (
 	"bufio"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -35,7 +37,9 @@ import (
 // resolve names through the tunnel.
 type Interface struct {
 	*usernet.Host
-	dev *device.Device
+	dev      *device.Device
+	nic      string // the name of the tunnel's link
+	noRoutes bool   // see Config.NoRoutes
 }
 
 // Options has the settings that a file of wg-quick does not have. The zero value is ready for use.
@@ -76,7 +80,7 @@ func OpenWith(ctx context.Context, cfg Config, o Options) (*Interface, error) {
 		return nil, err
 	}
 	if !cfg.NoRoutes {
-		if err := addRoutes(host, cfg.Peers); err != nil {
+		if err := addRoutes(host, lastLink(host), cfg.Peers); err != nil {
 			host.Close()
 			return nil, err
 		}
@@ -85,7 +89,7 @@ func OpenWith(ctx context.Context, cfg Config, o Options) (*Interface, error) {
 	if bind == nil {
 		bind = conn.NewDefaultBind()
 	}
-	wg := &Interface{Host: host, dev: device.NewDevice(NewTUN(tunnel), bind, logger(o.Logger))}
+	wg := &Interface{Host: host, nic: lastLink(host), noRoutes: cfg.NoRoutes, dev: device.NewDevice(NewTUN(tunnel), bind, logger(o.Logger))}
 	if err = wg.dev.IpcSet(ipc); err == nil {
 		err = wg.dev.Up()
 	}
@@ -96,13 +100,18 @@ func OpenWith(ctx context.Context, cfg Config, o Options) (*Interface, error) {
 	return wg, nil
 }
 
-// addRoutes adds a route for each of the peers' AllowedIPs to the last link of the host.
-func addRoutes(host *usernet.Host, peers []Peer) error {
+// lastLink returns the name of the link that was added last.
+func lastLink(host *usernet.Host) string {
 	links := host.Interfaces()
-	name := links[len(links)-1].Name
+	return links[len(links)-1].Name
+}
+
+// addRoutes adds a route over a link for each of the peers' AllowedIPs, unless there is one.
+func addRoutes(host *usernet.Host, name string, peers []Peer) error {
 	for i := range peers {
 		for _, p := range peers[i].AllowedIPs {
-			if err := host.AddRoute(usernet.Route{Dst: p, NIC: name}); err != nil {
+			err := host.AddRoute(usernet.Route{Dst: p, NIC: name})
+			if err != nil && !errors.Is(err, syscall.EEXIST) {
 				return fmt.Errorf("wireguard: route to %v: %w", p, err)
 			}
 		}
@@ -137,9 +146,7 @@ func (c *Config) ipc(ctx context.Context) (string, error) {
 func (p *Peer) ipc(ctx context.Context, b *strings.Builder) error {
 	fmt.Fprintf(b, "public_key=%s\nreplace_allowed_ips=true\npersistent_keepalive_interval=%d\n",
 		hexKey(p.PublicKey), int((p.Keepalive+time.Second/2)/time.Second))
-	if p.PresharedKey != (Key{}) {
-		fmt.Fprintf(b, "preshared_key=%s\n", hexKey(p.PresharedKey))
-	}
+	fmt.Fprintf(b, "preshared_key=%s\n", hexKey(p.PresharedKey)) // zeros remove the key of an older configuration
 	if p.Endpoint != "" {
 		ep, err := resolve(ctx, p.Endpoint)
 		if err != nil {
@@ -175,7 +182,8 @@ func resolve(ctx context.Context, endpoint string) (netip.AddrPort, error) {
 
 func hexKey(k Key) string { return hex.EncodeToString(k[:]) }
 
-// AddPeer adds a peer or changes the peer with that public key, and adds routes for its AllowedIPs.
+// AddPeer adds a peer or changes the peer with that public key. It adds routes for the peer's AllowedIPs, unless
+// Config.NoRoutes is set.
 func (wg *Interface) AddPeer(ctx context.Context, p Peer) error {
 	var b strings.Builder
 	if err := p.check(); err != nil {
@@ -187,7 +195,10 @@ func (wg *Interface) AddPeer(ctx context.Context, p Peer) error {
 	if err := wg.dev.IpcSet(b.String()); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
-	return addRoutes(wg.Host, []Peer{p})
+	if wg.noRoutes {
+		return nil
+	}
+	return addRoutes(wg.Host, wg.nic, []Peer{p})
 }
 
 // RemovePeer removes the peer with a public key. Its routes remain.

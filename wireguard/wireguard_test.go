@@ -210,6 +210,8 @@ func TestPeersAreAddedAndRemovedWhileItRuns(t *testing.T) {
 	peers, err := b.Peers()
 	require.NoError(t, err)
 	require.Empty(t, peers)
+	require.NoError(t, b.AddPeer(t.Context(), peer)) // its routes are still there
+	requireEcho(t, b.DialContext, addrs4[0], 1000)
 	require.ErrorContains(t, b.AddPeer(t.Context(), Peer{}), "a peer has no public key")
 }
 
