@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/usernet/usernet/internal/filter"
@@ -169,6 +170,8 @@ func dumpLink(ctx context.Context, t terminal, l *linkFlags, d *dumpFlags, out *
 
 // A dumper prints the frames that a filter selects. Its methods must not be called concurrently.
 type dumper struct {
+	mu sync.Mutex // held by frame and close
+
 	dumpFlags
 	w    io.Writer
 	mac  []byte       // source of the frames that a packet socket saw being sent; nil on other links
@@ -194,6 +197,8 @@ func newDumper(w io.Writer, d *dumpFlags) (*dumper, error) {
 
 // frame prints a frame, if the filter selects it. link is the name of the link; it may be empty.
 func (d *dumper) frame(link string, pkt pcap.Packet) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	ethernet := pkt.Link == pcap.LinkEthernet
 	if len(d.mac) > 0 && len(pkt.Data) >= wire.EthernetLen && bytes.Equal(pkt.Data[6:12], d.mac) {
 		pkt.Direction = pcap.Outbound
@@ -253,6 +258,9 @@ func (d *dumper) writePacket(pkt pcap.Packet) (err error) {
 
 // close ends the file of -w. A file without frames is a capture, too.
 func (d *dumper) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.over = true // a reader may still be in frame
 	err := d.err
 	if d.file == nil {
 		return err

@@ -49,6 +49,8 @@ func (f *pppFlags) check(l *linkFlags) error {
 		return usageError("-ppp or -pppoe, and " + l.socket.flags()[0] + ": there is only one link")
 	case l.auto:
 		return usageError("-auto and -ppp or -pppoe: the peer gives the addresses")
+	case l.vlan != 0:
+		return usageError("-vlan and -ppp or -pppoe: use -pppoe with an interface of the VLAN, such as eth0.7")
 	case f.line != "" && isSet(l.fs, "mac"):
 		return usageError("-ppp and -mac: a line has no MAC addresses")
 	case f.line != "" && f.service != "":

@@ -6,12 +6,14 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +39,12 @@ func TestMain(m *testing.M) {
 	}
 	// On Debian, a user's PATH does not have the directories of servers.
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	// Most of the time, the tests wait for other programs, so more of them run at a time than there are
+	// processors.
+	flag.Parse()
+	if p := flag.Lookup("test.parallel").Value; p.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
+		p.Set("6")
+	}
 	code := m.Run()
 	if built.dir != "" {
 		os.RemoveAll(built.dir)

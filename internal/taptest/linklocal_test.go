@@ -54,7 +54,7 @@ func TestLinkLocalAddressesBesideAvahi(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, st.Received)
 	// Unlike other programs, Debian's arping ignores replies by broadcast, which RFC 3927 2.5 requires.
-	require.Contains(t, ns.run(t, "busybox", "arping", "-c", "1", "-w", "60", "-I", tapName, first.String()), "Received 1 response")
+	require.Contains(t, ns.run(t, "busybox", "arping", "-f", "-w", "60", "-I", tapName, first.String()), "Received 1 response")
 
 	// The kernel claims the host's address in each of its ARP requests, again and again.
 	ns.run(t, "ip", "addr", "add", first.String()+"/16", "dev", tapName, "scope", "link")

@@ -143,8 +143,8 @@ func (u *uml) shutDown(t *testing.T) {
 	case <-u.ended:
 	case <-time.After(patience):
 		t.Errorf("the guest does not end:\n%s", u.console)
+		syscall.Kill(-u.cmd.Process.Pid, syscall.SIGKILL)
 	}
-	syscall.Kill(-u.cmd.Process.Pid, syscall.SIGKILL)
 	<-u.ended
 }
 
