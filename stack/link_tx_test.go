@@ -74,27 +74,35 @@ func TestDrainerSeesLateFrame(t *testing.T) {
 	const rounds = 50_000 // without the second check, the test failed within 7000 rounds
 	frame := make([]byte, 60)
 	var ready, done [2]atomic.Int64 // rounds that each goroutine has started and finished
-	await := func(n *atomic.Int64, round int64) {
-		for n.Load() <= round {
-			runtime.Gosched()
+	var failed atomic.Bool
+	// await waits until ok returns true. It returns false if that takes too long.
+	await := func(ok func() bool) bool {
+		for start := time.Now(); !ok(); runtime.Gosched() {
+			if failed.Load() || time.Since(start) > 30*time.Second {
+				failed.Store(true)
+				return false
+			}
 		}
+		return true
 	}
 	var wg sync.WaitGroup
 	for i := range 2 {
 		wg.Go(func() {
 			for r := range int64(rounds) {
 				ready[i].Add(1)
-				for spin := 0; ready[1-i].Load() <= r; spin++ { // wait until the other goroutine starts this round too
-					if spin > 1000 {
-						runtime.Gosched() // with only one processor, spinning would never end
-					}
+				// Wait until the other goroutine starts this round too. Spinning brings the two closest
+				// together, but with only one processor it would never end.
+				for spin := 0; spin < 1000 && ready[1-i].Load() <= r; spin++ {
+				}
+				if !await(func() bool { return ready[1-i].Load() > r }) {
+					return
 				}
 				ifc.enqueue(&txEntry{frame: nic.Frame{Head: frame}})
 				ifc.drain()
 				done[i].Add(1)
-				await(&done[1-i], r)
-				if left := ifc.tx.n.Load(); left != 0 {
-					t.Errorf("round %d: %d frames were left in the queue", r, left)
+				// A timer of the stack may be the drainer, so the frames may leave a little later.
+				if !await(func() bool { return done[1-i].Load() > r && ifc.tx.n.Load() == 0 }) {
+					t.Errorf("round %d: %d frames were left in the queue", r, ifc.tx.n.Load())
 					return
 				}
 			}
