@@ -48,7 +48,7 @@ func CreateNetTUN(localAddresses, dnsServers []netip.Addr, mtu int) (tun.Device,
 		host.Close()
 		return nil, nil, err
 	}
-	return newTUN(tunnel, host.Close), &Net{host}, nil
+	return newTUN(tunnel, host.Close).up(), &Net{host}, nil
 }
 
 // Host returns the host, for what Net has no method.

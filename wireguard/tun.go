@@ -12,17 +12,24 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// NewTUN returns the other end of a Tunnel as the tun.Device for a WireGuard device. Its Close makes the
-// Tunnel fail for the host.
-func NewTUN(t *nic.Tunnel) tun.Device {
-	return newTUN(t, func() error {
+// NewTUN returns the other end of a Tunnel as the tun.Device for a WireGuard device. The WireGuard device comes up
+// by itself. Close makes the Tunnel fail for the host.
+func NewTUN(t *nic.Tunnel) tun.Device { return newTUN(t, failing(t)).up() }
+
+// failing returns a function that makes a Tunnel fail.
+func failing(t *nic.Tunnel) func() error {
+	return func() error {
 		t.Fail(os.ErrClosed)
 		return nil
-	})
+	}
 }
 
 func newTUN(t *nic.Tunnel, close func() error) *tunDevice {
-	d := &tunDevice{tunnel: t, close: close, events: make(chan tun.Event, 1)}
+	return &tunDevice{tunnel: t, close: close, events: make(chan tun.Event, 1)}
+}
+
+// up makes the WireGuard device come up, in a goroutine of its own.
+func (d *tunDevice) up() *tunDevice {
 	d.events <- tun.EventUp
 	return d
 }

@@ -89,7 +89,7 @@ func OpenWith(ctx context.Context, cfg Config, o Options) (*Interface, error) {
 	if bind == nil {
 		bind = conn.NewDefaultBind()
 	}
-	wg := &Interface{Host: host, nic: lastLink(host), noRoutes: cfg.NoRoutes, dev: device.NewDevice(NewTUN(tunnel), bind, logger(o.Logger))}
+	wg := &Interface{Host: host, nic: lastLink(host), noRoutes: cfg.NoRoutes, dev: device.NewDevice(newTUN(tunnel, failing(tunnel)), bind, logger(o.Logger))}
 	if err = wg.dev.IpcSet(ipc); err == nil {
 		err = wg.dev.Up()
 	}
