@@ -644,8 +644,13 @@ func (d *dhcpClient) send(s dhcp.Send4) {
 }
 
 func (d *dhcpClient) log(level slog.Level, text string, args ...any) {
-	if l := d.h.logger; l != nil {
-		l.Log(context.Background(), level, text, append([]any{"nic", d.nic}, args...)...)
+	d.h.logOn(d.nic, level, text, args...)
+}
+
+// logOn logs an event of an interface.
+func (h *Host) logOn(nic string, level slog.Level, text string, args ...any) {
+	if h.logger != nil {
+		h.logger.Log(context.Background(), level, text, append([]any{"nic", nic}, args...)...)
 	}
 }
 

@@ -1,7 +1,6 @@
 package usernet
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -446,9 +445,7 @@ func (d *dhcp6Client) send(m *dhcp.Message6) {
 }
 
 func (d *dhcp6Client) log(level slog.Level, text string, args ...any) {
-	if l := d.h.logger; l != nil {
-		l.Log(context.Background(), level, text, append([]any{"nic", d.nic}, args...)...)
-	}
+	d.h.logOn(d.nic, level, text, args...)
 }
 
 // apply applies an event to the host.

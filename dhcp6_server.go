@@ -1,7 +1,6 @@
 package usernet
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -203,9 +202,7 @@ func (d *DHCP6Server) report(e dhcp.ServerEvent6) {
 }
 
 func (d *DHCP6Server) log(level slog.Level, text string, args ...any) {
-	if l := d.h.logger; l != nil {
-		l.Log(context.Background(), level, text, append([]any{"nic", d.nic}, args...)...)
-	}
+	d.h.logOn(d.nic, level, text, args...)
 }
 
 // Bindings returns the addresses that are assigned or in use by other nodes, in their order.

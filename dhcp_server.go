@@ -1,7 +1,6 @@
 package usernet
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -436,9 +435,7 @@ func (d *DHCPServer) report(e dhcp.ServerEvent4) {
 }
 
 func (d *DHCPServer) log(level slog.Level, text string, args ...any) {
-	if l := d.h.logger; l != nil {
-		l.Log(context.Background(), level, text, append([]any{"nic", d.nic}, args...)...)
-	}
+	d.h.logOn(d.nic, level, text, args...)
 }
 
 // Bindings returns the addresses that are assigned, offered or in use by other machines, and those of which
