@@ -373,7 +373,8 @@ func (t *table4) quarantine(b *binding4, until time.Time) {
 	old := *b
 	t.leave(b)
 	t.forget(b)
-	if old.state == Leased { // record who has declined the address
+	if old.state == Leased {
+		// The binding keeps the client that has declined the address.
 		b.id, b.mac, b.hostName = old.id, old.mac, old.hostName
 	}
 	b.state = Declined

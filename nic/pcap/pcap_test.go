@@ -309,6 +309,9 @@ func need(t *testing.T, tool string) string {
 		t.Fatalf("%s is not installed", tool)
 	}
 	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is not installed", tool)
+		}
 		t.Skipf("%s is not installed", tool)
 	}
 	return path

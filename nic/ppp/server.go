@@ -24,8 +24,9 @@ type ServerConfig struct {
 	// MaxSessions is the maximum number of sessions at a time, from 1 to 65534; 256 if 0.
 	MaxSessions int
 	// Session returns the configuration of the PPP link of a new session, such as the addresses of both ends.
-	// An error refuses the session, and the client is told its text. Session is called from the goroutine
-	// that received the client's packet. It must not block, and must not call the server.
+	// If Session returns an error, the server refuses the session and sends the error's text to the client.
+	// The server calls Session in the goroutine that received the client's packet. Session must not block,
+	// and must not call the server.
 	Session func(Session) (Config, error)
 	// Rand fills p with unpredictable bytes. If it is nil, the server uses crypto/rand.
 	Rand func(p []byte)
