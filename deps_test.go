@@ -48,6 +48,7 @@ var floors = map[string][]string{
 	"internal/nictest":  {"nic"},
 	"internal/world":    {"", "internal/hosttest"},
 	"internal/contract": {},
+	"internal/netns":    {"golang.org/x/sys/unix"},
 	"internal/scenario": {},
 	"internal/taptest":  {},
 	"interop/std":       {},

@@ -4,7 +4,6 @@ package wireguard
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -12,116 +11,36 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/netns"
 )
-
-// need skips the test without root, or if a program is missing. With CI=true a missing program is a failure.
-func need(t *testing.T, tools ...string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to make network namespaces")
-	}
-	for _, tool := range append(tools, "ip") {
-		if _, err := exec.LookPath(tool); err == nil {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("needs %s", tool)
-		}
-		t.Skipf("needs %s", tool)
-	}
-}
-
-// A namespace is a network namespace.
-type namespace string
-
-var lastNamespace atomic.Int64
-
-// newNamespace makes a namespace, which is removed at the end of the test.
-func newNamespace(t *testing.T) namespace {
-	t.Helper()
-	prefix := os.Getenv("USERNET_NETNS")
-	if prefix == "" {
-		prefix = "usernet-wireguard"
-	}
-	ns := namespace(fmt.Sprintf("%s-%d-%d", prefix, os.Getpid(), lastNamespace.Add(1)))
-	run(t, "ip", "netns", "add", string(ns))
-	t.Cleanup(func() { run(t, "ip", "netns", "del", string(ns)) })
-	ns.sh(t, "ip link set lo up")
-	return ns
-}
-
-func run(t *testing.T, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
-	defer cancel()
-	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	require.NoError(t, cmd.Run(), "%s\n%s%s", strings.Join(args, " "), out.String(), errs.String())
-	return out.String()
-}
-
-// sh runs a script in the namespace and returns its output.
-func (ns namespace) sh(t *testing.T, script string) string {
-	t.Helper()
-	return run(t, "ip", "netns", "exec", string(ns), "bash", "-euo", "pipefail", "-c", script)
-}
-
-// inside calls f in a thread that is in the namespace during the call. Sockets that f opens stay in the namespace.
-func (ns namespace) inside(f func() error) error {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(home)
-	there, err := unix.Open("/run/netns/"+string(ns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(there)
-	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	err = f()
-	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("back to our own namespace: %w", err) // the thread stays locked
-	}
-	runtime.UnlockOSThread()
-	return err
-}
 
 // The addresses of the two namespaces, between which the encrypted packets travel.
 var outer = [2]string{"198.51.100.1", "198.51.100.2"}
 
-// twoNamespaces makes two namespaces with a cable between them. If loss is set, one in a hundred of the UDP packets that arrive
-// in the second one is lost.
-func twoNamespaces(t *testing.T, loss bool) (a, b namespace) {
+// twoNamespaces makes two namespaces with a cable between them. If loss is set, one in a hundred of the UDP packets that
+// the second one receives or sends is lost.
+func twoNamespaces(t *testing.T, loss bool) (a, b netns.Namespace) {
 	t.Helper()
-	a, b = newNamespace(t), newNamespace(t)
-	a.sh(t, "ip link add veth type veth peer name veth netns "+string(b))
-	for i, ns := range []namespace{a, b} {
-		ns.sh(t, "ip addr add "+outer[i]+"/24 dev veth; ip link set veth up")
+	a, b = netns.New(t), netns.New(t)
+	netns.Join(t, a, b)
+	for i, ns := range []netns.Namespace{a, b} {
+		ns.Run(t, "ip", "addr", "add", outer[i]+"/24", "dev", "veth")
 	}
 	if loss {
-		b.sh(t, `
-			nft add table inet loss
-			nft add chain inet loss in '{ type filter hook input priority 0; }'
-			nft add rule inet loss in meta l4proto udp numgen random mod 100 '<' 1 counter drop`)
+		b.Lose(t, "meta l4proto udp")
 	}
 	return a, b
 }
 
 // startKernel configures the tunnel's first end in the namespace: Debian's wireguard-go on a TUN device of the kernel.
-func startKernel(t *testing.T, ns namespace, cfg Config) {
+func startKernel(t *testing.T, ns netns.Namespace, cfg Config) {
 	t.Helper()
 	const port = 51820
 	cmd := exec.Command("ip", "netns", "exec", string(ns), "wireguard-go", "-f", "wg0")
@@ -144,20 +63,20 @@ func startKernel(t *testing.T, ns namespace, cfg Config) {
 		return exec.Command("ip", "netns", "exec", string(ns), "wg", "setconf", "wg0", file).Run() == nil
 	}, patience, 50*time.Millisecond)
 	for _, a := range cfg.Addresses {
-		ns.sh(t, fmt.Sprintf("ip addr add %v dev wg0 $([[ %[1]v == *:* ]] && echo nodad)", a))
+		ns.Shell(t, fmt.Sprintf("ip addr add %v dev wg0 $([[ %[1]v == *:* ]] && echo nodad)", a))
 	}
-	ns.sh(t, "ip link set wg0 mtu 1420 up")
+	ns.Shell(t, "ip link set wg0 mtu 1420 up")
 }
 
 func TestKernelReachesTheHostThroughWireguardGo(t *testing.T) {
-	need(t, "wireguard-go", "wg", "curl", "ping", "nft", "sha256sum")
+	netns.Need(t, "wireguard-go", "wg", "curl", "ping", "nft", "sha256sum")
 	for _, loss := range []bool{false, true} {
 		t.Run(fmt.Sprintf("loss %v", loss), func(t *testing.T) {
 			far, near := twoNamespaces(t, loss)
 			cfgs := configs(t, outer[0]+":51820")
 			startKernel(t, far, cfgs[0])
 			var wg *Interface
-			require.NoError(t, near.inside(func() (err error) {
+			require.NoError(t, near.Do(func() (err error) {
 				wg, err = Open(t.Context(), cfgs[1])
 				return err
 			}))
@@ -168,7 +87,7 @@ func TestKernelReachesTheHostThroughWireguardGo(t *testing.T) {
 }
 
 // requireKernelReaches checks the traffic between the kernel of the namespace far and the host wg, in both directions and both families.
-func requireKernelReaches(t *testing.T, far namespace, wg *Interface, loss bool) {
+func requireKernelReaches(t *testing.T, far netns.Namespace, wg *Interface, loss bool) {
 	t.Helper()
 	serveEcho(t, wg)
 	body := content(4 << 20)
@@ -178,7 +97,7 @@ func requireKernelReaches(t *testing.T, far namespace, wg *Interface, loss bool)
 	for i, addrs := range [][2]string{addrs4, addrs6} {
 		// The host begins, because the kernel does not know the endpoint of the host yet.
 		var ln net.Listener
-		require.NoError(t, far.inside(func() (err error) {
+		require.NoError(t, far.Do(func() (err error) {
 			ln, err = net.Listen("tcp", net.JoinHostPort(addrs[0], "80"))
 			return err
 		}))
@@ -186,11 +105,11 @@ func requireKernelReaches(t *testing.T, far namespace, wg *Interface, loss bool)
 		requireEcho(t, wg.DialContext, addrs[0], 4<<20)
 
 		url := "http://" + net.JoinHostPort(addrs[1], "80") + "/"
-		out := far.sh(t, fmt.Sprintf("curl -sS -g --fail --data-binary @%s -H Expect: '%s' | sha256sum", file, url))
+		out := far.Shell(t, fmt.Sprintf("curl -sS -g --fail --data-binary @%s -H Expect: '%s' | sha256sum", file, url))
 		require.Equal(t, hex.EncodeToString(want[:]), strings.Fields(out)[0])
 		if !loss {
 			for _, size := range []int{16, 1372, 5000} {
-				far.sh(t, fmt.Sprintf("ping -%d -q -c 3 -i 0.2 -w 60 -s %d %s", []int{4, 6}[i], size, addrs[1]))
+				far.Shell(t, fmt.Sprintf("ping -%d -q -c 3 -i 0.2 -w 60 -s %d %s", []int{4, 6}[i], size, addrs[1]))
 			}
 		}
 	}
@@ -210,15 +129,15 @@ type listener struct{ net.Listener }
 func (l listener) Listen(string, string) (net.Listener, error) { return l.Listener, nil }
 
 func TestTwoHostsMeetThroughTwoNamespaces(t *testing.T) {
-	need(t, "nft")
+	netns.Need(t, "nft")
 	for _, loss := range []bool{false, true} {
 		t.Run(fmt.Sprintf("loss %v", loss), func(t *testing.T) {
 			na, nb := twoNamespaces(t, loss)
 			cfgs := configs(t, outer[0]+":51820")
 			cfgs[0].ListenPort = 51820
 			var ends [2]*Interface
-			for i, ns := range []namespace{na, nb} {
-				require.NoError(t, ns.inside(func() (err error) {
+			for i, ns := range []netns.Namespace{na, nb} {
+				require.NoError(t, ns.Do(func() (err error) {
 					ends[i], err = Open(t.Context(), cfgs[i])
 					return err
 				}))

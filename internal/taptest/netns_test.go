@@ -3,26 +3,21 @@
 package taptest
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/netns"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
 )
@@ -103,86 +98,25 @@ const patience = 3 * time.Minute
 // fails the test.
 func need(t *testing.T, tools ...string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to make a network namespace and a TAP device in it")
-	}
-	for _, tool := range append(tools, "ip") {
-		_, err := exec.LookPath(tool)
-		if err == nil {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("needs the tool %s: %v", tool, err)
-		}
-		t.Skipf("needs the tool %s: %v", tool, err)
-	}
+	netns.Need(t, tools...)
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("needs /dev/net/tun: %v", err)
-		}
-		t.Skipf("needs /dev/net/tun (modprobe tun): %v", err)
+		netns.Lacks(t, "/dev/net/tun (modprobe tun)", err)
 	}
 }
 
 // A namespace is a network namespace.
-type namespace struct {
-	name string
-}
-
-var lastNamespace atomic.Int64
+type namespace struct{ netns.Namespace }
 
 // newNamespace makes a namespace with only a loopback. At the end of the test, the namespace is deleted
 // and all processes in it are killed.
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
-	name := os.Getenv("USERNET_NETNS")
-	if name == "" {
-		name = "usernet"
-	}
-	ns := &namespace{fmt.Sprintf("%s-%d-%d", name, os.Getpid(), lastNamespace.Add(1))}
-	out, err := exec.Command("ip", "netns", "add", ns.name).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	t.Cleanup(func() {
-		out, err := exec.Command("ip", "netns", "pids", ns.name).Output()
-		require.NoError(t, err)
-		for _, pid := range strings.Fields(string(out)) {
-			n, err := strconv.Atoi(pid)
-			require.NoError(t, err)
-			require.NotEqual(t, os.Getpid(), n, "the test has not come back from the namespace")
-			syscall.Kill(n, syscall.SIGKILL)
-		}
-		out, err = exec.Command("ip", "netns", "del", ns.name).CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	})
-	ns.run(t, "ip", "link", "set", "lo", "up")
-	return ns
+	return &namespace{netns.New(t)}
 }
 
 // inside calls f in a thread that is in the namespace during the call. Sockets and files that f
 // opens stay in the namespace, and can be used from any thread.
-func (ns *namespace) inside(f func() error) error {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(home)
-	there, err := unix.Open("/run/netns/"+ns.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(there)
-	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	err = f()
-	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		// The thread stays locked, because no other goroutine may run in it.
-		return fmt.Errorf("back to our own namespace: %w", err)
-	}
-	runtime.UnlockOSThread()
-	return err
-}
+func (ns *namespace) inside(f func() error) error { return ns.Do(f) }
 
 // openTAP opens a TAP in the namespace, and creates it if it does not exist. A plain TAP has no offloads.
 // The kernel uses its addresses on the TAP at once, without duplicate address detection.
@@ -265,65 +199,35 @@ func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *names
 
 // command returns a command that runs in the namespace, and that is killed when ctx ends.
 func (ns *namespace) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns.name}, args...)...)
-	cmd.WaitDelay = 5 * time.Second
-	return cmd
+	return ns.Command(ctx, args...)
 }
 
 // try runs a command in the namespace and returns its output.
 func (ns *namespace) try(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	cmd := ns.command(ctx, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	if ctx.Err() != nil {
-		err = fmt.Errorf("%v: %w", ctx.Err(), err)
-	}
-	return out.String(), errs.String(), err
+	return ns.Try(t, args...)
 }
 
 // run runs a command in the namespace, which must succeed, and returns its output.
 func (ns *namespace) run(t *testing.T, args ...string) string {
 	t.Helper()
-	out, errs, err := ns.try(t, args...)
-	require.NoError(t, err, "%s\n%s%s", strings.Join(args, " "), out, errs)
-	return out
+	return ns.Run(t, args...)
 }
 
 // shell runs a script in the namespace, and returns its output. Each command of the script must succeed.
 func (ns *namespace) shell(t *testing.T, script string) string {
 	t.Helper()
-	return ns.run(t, "bash", "-euo", "pipefail", "-c", script)
+	return ns.Shell(t, script)
 }
 
 // drop makes the kernel drop one packet in a hundred, at random, in each direction.
 func (ns *namespace) drop(t *testing.T) {
 	t.Helper()
-	ns.shell(t, `
-		nft add table inet loss
-		nft add chain inet loss in '{ type filter hook input priority 0; }'
-		nft add chain inet loss out '{ type filter hook output priority 0; }'
-		nft add rule inet loss in numgen random mod 100 '<' 1 counter drop
-		nft add rule inet loss out numgen random mod 100 '<' 1 counter drop`)
+	ns.Lose(t, "")
 }
 
 // dropped returns how many packets the rules of drop have dropped in each direction.
 func (ns *namespace) dropped(t *testing.T) (in, out int) {
 	t.Helper()
-	count := func(chain string) int {
-		fields := strings.Fields(ns.run(t, "nft", "list", "chain", "inet", "loss", chain))
-		for i, f := range fields {
-			if f == "packets" {
-				n, err := strconv.Atoi(fields[i+1])
-				require.NoError(t, err)
-				return n
-			}
-		}
-		t.Fatalf("no counter in %q", fields)
-		return 0
-	}
-	return count("in"), count("out")
+	return ns.Lost(t)
 }

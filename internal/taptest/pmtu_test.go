@@ -28,7 +28,7 @@ func newRoute(t *testing.T, plain bool) (far *namespace, h *usernet.Host) {
 	ns.shell(t, `
 		sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 		ip -6 addr add `+kernelAddr6+`/64 dev tap0 nodad
-		ip link add dev narrow mtu 1300 type veth peer name far netns `+far.name+`
+		ip link add dev narrow mtu 1300 type veth peer name far netns `+string(far.Namespace)+`
 		ip addr add 198.51.100.254/24 dev narrow
 		ip -6 addr add 2001:db8:2::ff/64 dev narrow nodad
 		ip link set narrow up`)

@@ -38,7 +38,7 @@ func newVeth(t *testing.T) (near, far *namespace) {
 	near, far = newNamespace(t), newNamespace(t)
 	near.shell(t, fmt.Sprintf(`
 		ip link add veth0 type veth peer name veth1 netns %s
-		ip link set veth0 up`, far.name))
+		ip link set veth0 up`, far.Namespace))
 	far.kernelAddrsOn(t, "veth1")
 	return near, far
 }
@@ -264,7 +264,7 @@ func startPasst(t *testing.T) (ns *namespace, socket string) {
 		ip link set veth0 up
 		ip -n %[1]s link set veth1 up
 		ip route add default via 192.168.69.254
-		ip -6 route add default via 2001:db8:69::fe dev veth0`, other.name))
+		ip -6 route add default via 2001:db8:69::fe dev veth0`, other.Namespace))
 	dir, err := os.MkdirTemp("", "usernet")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })

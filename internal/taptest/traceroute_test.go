@@ -55,7 +55,7 @@ func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespac
 				ip link add right type veth peer name left netns %[3]s
 				ip addr add %[1]s/30 dev right
 				ip -6 addr add %[2]s/64 dev right nodad
-				ip link set right up`, traces[0].back[1-i], traces[1].back[1-i], []*namespace{second, third}[i].name))
+				ip link set right up`, traces[0].back[1-i], traces[1].back[1-i], []*namespace{second, third}[i].Namespace))
 		}
 		ns.run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0", "net.ipv6.conf.all.forwarding=1", "net.ipv6.icmp.ratelimit=0")
 	}

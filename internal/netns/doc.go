@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package netns makes network namespaces, which only Linux has.
+package netns
