@@ -42,7 +42,7 @@ var floors = map[string][]string{
 	"internal/tally":   {},
 	"internal/filter":  {"stack/wire"},
 	// The command uses all packages.
-	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "nic/pcap", "internal/filter", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
+	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "nic/pcap", "internal/filter", "internal/site", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
 	"internal/accept":   {},
 	"internal/hosttest": {"", "nic", "internal/accept"},
 	"internal/nictest":  {"nic"},
@@ -50,8 +50,10 @@ var floors = map[string][]string{
 	"internal/contract": {},
 	"internal/netns":    {"golang.org/x/sys/unix"},
 	"internal/scenario": {},
-	"internal/taptest":  {},
-	"interop/std":       {},
+	// The web site of the commands, also of those in other modules.
+	"internal/site":    {"", "nic", "stack"},
+	"internal/taptest": {},
+	"interop/std":      {},
 	// dropin gives the default host the API of package net. Parts of it are generated.
 	"dropin":              {"", "stack", "nic", "resolve", "dhcp"},
 	"dropin/internal/gen": {},

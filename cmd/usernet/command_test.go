@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/site"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -283,17 +284,17 @@ func TestServeOnAWireIsReachableForABrowser(t *testing.T) {
 	require.Contains(t, page, "This connection")
 	require.NotContains(t, page, "http://", "the page needs nothing from elsewhere")
 
-	var f facts
+	var f site.Facts
 	require.NoError(t, json.Unmarshal([]byte(get(t, url+".usernet/facts")), &f))
 	require.Equal(t, "192.0.2.2", f.Addr)
 	require.Positive(t, f.RTT)
 	require.Equal(t, "This connection", f.Groups[0].Name)
-	require.Contains(t, f.Groups[0].Facts, fact{"to", "192.0.2.2:80"})
+	require.Contains(t, f.Groups[0].Facts, site.Fact{Name: "to", Value: "192.0.2.2:80"})
 	require.Equal(t, "2001:db8::2", f.Addr6)
-	require.Contains(t, f.Groups[1].Facts, fact{"IPv6 address", "2001:db8::2"})
+	require.Contains(t, f.Groups[1].Facts, site.Fact{Name: "IPv6 address", Value: "2001:db8::2"})
 	// The host has probed its IPv6 addresses with Neighbor Solicitations.
 	for _, name := range []string{"ICMP received, sent", "Neighbor Discovery received, sent", "ICMPv6 received, sent"} {
-		i := slices.IndexFunc(f.Groups[2].Facts, func(f fact) bool { return f.Name == name })
+		i := slices.IndexFunc(f.Groups[2].Facts, func(f site.Fact) bool { return f.Name == name })
 		require.NotEqual(t, -1, i, name)
 		if strings.HasPrefix(name, "Neighbor") {
 			require.NotContains(t, f.Groups[2].Facts[i].Value, ", 0", name)

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/site"
 )
 
 func getCommand() command {
@@ -106,8 +107,8 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 			n.Close()
 			return err
 		}
-		content := site{host: n.peer, addr: n.gate.four.Addr(), six: n.gate.six.Addr(), link: "a wire in memory"}
-		srv := &http.Server{Handler: content.handler(), ConnContext: withConn}
+		content := site.Site{Host: n.peer, Addr: n.gate.four.Addr(), Addr6: n.gate.six.Addr(), Link: "a wire in memory"}
+		srv := content.Server(nil)
 		go srv.Serve(ln)
 		defer srv.Close()
 	}

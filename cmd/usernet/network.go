@@ -151,7 +151,7 @@ type network struct {
 }
 
 // closeTime is the longest time that Close waits for the hosts to close: their link may be stuck. The
-// sum of closeTime and shutdownTime is below one second, so that the program ends within a second.
+// sum of closeTime and the time that site.Shutdown takes is below one second, so that the program ends within a second.
 const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {

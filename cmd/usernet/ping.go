@@ -208,3 +208,5 @@ func shortTime(d time.Duration) string {
 	}
 	return strconv.FormatFloat(ms, 'f', 0, 64)
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

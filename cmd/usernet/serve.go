@@ -2,21 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
-	"time"
-)
 
-// shutdownTime is how long requests in progress may take to finish after Ctrl-C. It is short, so that
-// the program ends within a second.
-const shutdownTime = 300 * time.Millisecond
+	"github.com/usernet/usernet/internal/site"
+)
 
 func serveCommand() command {
 	return command{
@@ -108,9 +103,9 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	}
 	at := ln.Addr().(*net.TCPAddr)
 	url := n.url(n.listenAddr(at), at.Port)
-	content := site{host: n.host, addr: n.addr, six: n.six, link: "the " + n.kind + " " + n.link, dir: dir}
+	content := site.Site{Host: n.host, Addr: n.addr, Addr6: n.six, Link: "the " + n.kind + " " + n.link, Dir: dir}
 	if n.peer != nil {
-		content.link, content.bridged = "a wire in memory", true
+		content.Link, content.Bridged = "a wire in memory", true
 		outer, err := listen.outer(n.log)
 		if err != nil {
 			ln.Close()
@@ -123,12 +118,7 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 		defer br.Close()
 		url = "http://" + outer.Addr().String() + "/"
 	}
-	srv := &http.Server{
-		Handler:           content.handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ConnContext:       withConn,
-		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelWarn),
-	}
+	srv := content.Server(n.log)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	and := ""
@@ -137,7 +127,7 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	}
 	fmt.Fprintf(t.out, "serving on %s%s (Ctrl-C ends)\n", url, and)
 	if dir != "" {
-		fmt.Fprintf(t.out, "status page: %s\n", url+pagePath[1:])
+		fmt.Fprintf(t.out, "status page: %s\n", url+site.PagePath[1:])
 	}
 	select {
 	case err := <-served:
@@ -147,22 +137,7 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 		return fmt.Errorf("the link has failed: %w", err)
 	case <-ctx.Done():
 	}
-	return shutdown(srv, n.log)
-}
-
-// shutdown shuts the server down gracefully. If that takes longer than shutdownTime, it closes the
-// connections.
-func shutdown(srv *http.Server, log *slog.Logger) error {
-	log.Info("ending; Ctrl-C again ends at once")
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
-	defer cancel()
-	err := srv.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		log.Warn("requests were cut off", "after", shutdownTime)
-		srv.Close()
-		return nil
-	}
-	return err
+	return site.Shutdown(srv, n.log)
 }
 
 // listenAddr returns the address at which a listener of our host, bound to a, can be reached.

@@ -1,12 +1,16 @@
-package main
+// Package site is the web site of the commands that serve on a usernet host: a start page, which shows its own
+// connection, and the files of a directory.
+package site
 
 import (
 	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +19,8 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
 )
 
 //go:embed page.html
@@ -22,36 +28,59 @@ var page string
 
 // The paths that the site reserves. All other paths are the user's files.
 const (
-	pagePath  = "/.usernet/"
+	PagePath  = "/.usernet/" // the start page
 	factsPath = "/.usernet/facts"
 )
 
-// A site is the content that the serve command serves: the user's files, the start page, and the facts
-// that the page shows. Its handlers are plain handlers of net/http.
-type site struct {
-	host    *usernet.Host
-	addr    netip.Addr
-	six     netip.Addr // may be invalid
-	link    string     // a description of the link
-	bridged bool       // the browser is on the kernel's network, behind a bridge
-	dir     string     // directory of the files; if empty, the start page is also at "/"
-	begun   time.Time
-	page    *template.Template
+// shutdownTime is how long requests in progress may take to finish. It is short, so that a program ends within a
+// second of Ctrl-C.
+const shutdownTime = 300 * time.Millisecond
+
+// A Site is the content of a server: the user's files, the start page, and the facts that the page shows. Its handlers
+// are plain handlers of net/http.
+type Site struct {
+	Host    *usernet.Host
+	Addr    netip.Addr // the host's main address
+	Addr6   netip.Addr // the host's IPv6 address; may be invalid, or the same as Addr
+	Link    string     // a description of the link, such as "the TAP device tap0"
+	Bridged bool       // the browser is on the kernel's network, behind a bridge
+	Dir     string     // directory of the files; if empty, the start page is also at "/"
+
+	begun time.Time
+	page  *template.Template
 }
 
-// handler returns the site's handler.
-func (s *site) handler() http.Handler {
+// Server returns a server of the site. It logs its errors to log, if log is not nil.
+func (s *Site) Server(log *slog.Logger) *http.Server {
 	s.begun = time.Now()
 	s.page = template.Must(template.New("page").Parse(page))
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+pagePath+"{$}", s.servePage)
+	mux.HandleFunc("GET "+PagePath+"{$}", s.servePage)
 	mux.HandleFunc("GET "+factsPath, s.serveFacts)
-	if s.dir != "" {
-		mux.Handle("/", http.FileServer(http.Dir(s.dir)))
+	if s.Dir != "" {
+		mux.Handle("/", http.FileServer(http.Dir(s.Dir)))
 	} else {
 		mux.HandleFunc("GET /{$}", s.servePage)
 	}
-	return mux
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ConnContext: withConn}
+	if log != nil {
+		srv.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	}
+	return srv
+}
+
+// Shutdown shuts a server down gracefully. If that takes longer than 0.3 s, it closes the connections.
+func Shutdown(srv *http.Server, log *slog.Logger) error {
+	log.Info("ending; Ctrl-C again ends at once")
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests were cut off", "after", shutdownTime)
+		srv.Close()
+		return nil
+	}
+	return err
 }
 
 // connKey is the context key of a request's connection.
@@ -62,7 +91,7 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-func (s *site) servePage(w http.ResponseWriter, r *http.Request) {
+func (s *Site) servePage(w http.ResponseWriter, r *http.Request) {
 	var b bytes.Buffer
 	if err := s.page.Execute(&b, s.facts(r)); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -72,50 +101,55 @@ func (s *site) servePage(w http.ResponseWriter, r *http.Request) {
 	w.Write(b.Bytes())
 }
 
-func (s *site) serveFacts(w http.ResponseWriter, r *http.Request) {
+func (s *Site) serveFacts(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	json.NewEncoder(w).Encode(s.facts(r))
 }
 
-// facts are the values that the page shows.
-type facts struct {
+// Facts are the values that the page shows. The page gets them as JSON.
+type Facts struct {
 	Addr    string
 	Addr6   string // empty if the host has no IPv6 address
 	Over6   bool   // the connection of this request is over IPv6
+	NoLink  bool   // the link carries IP packets without a link layer such as Ethernet
 	Link    string
 	Bridged bool
-	Groups  []group
+	Groups  []Group
 	RTT     float64 // milliseconds, of the connection of this request
 }
 
-// A group is a table of the page.
-type group struct {
+// A Group is a table of the page.
+type Group struct {
 	Name  string
-	Facts []fact
+	Facts []Fact
 }
 
-type fact struct {
+// A Fact is a line of a table.
+type Fact struct {
 	Name, Value string
 }
 
-func (s *site) facts(r *http.Request) facts {
-	f := facts{Addr: s.addr.String(), Link: s.link, Bridged: s.bridged}
-	if s.six.IsValid() {
-		f.Addr6 = s.six.String()
+func (s *Site) facts(r *http.Request) Facts {
+	f := Facts{Addr: s.Addr.String(), Link: s.Link, Bridged: s.Bridged}
+	if s.Addr6.IsValid() {
+		f.Addr6 = s.Addr6.String()
 	}
 	if c, ok := r.Context().Value(connKey{}).(*usernet.TCPConn); ok {
 		f.Over6 = c.LocalAddr().(*net.TCPAddr).IP.To4() == nil
 		f.RTT = milliseconds(time.Duration(c.Info().RTT))
 		f.Groups = append(f.Groups, connGroup(c))
 	}
-	st := s.host.Stats()
+	f.NoLink = !slices.ContainsFunc(s.Host.Interfaces(), func(ifc stack.InterfaceInfo) bool {
+		return !ifc.Loopback && ifc.Medium == nic.Ethernet
+	})
+	st := s.Host.Stats()
 	f.Groups = append(f.Groups, s.hostGroup())
 	for _, n := range st.NICs {
 		if n.RxFrames+n.TxFrames == 0 {
 			continue
 		}
-		f.Groups = append(f.Groups, group{"Link " + n.Name, []fact{
+		f.Groups = append(f.Groups, Group{"Link " + n.Name, []Fact{
 			{"frames received", count(n.RxFrames)},
 			{"frames sent", count(n.TxFrames)},
 			{"bytes received", count(n.RxBytes)},
@@ -132,29 +166,30 @@ func (s *site) facts(r *http.Request) facts {
 	return f
 }
 
-func (s *site) hostGroup() group {
-	g := group{Name: "Host", Facts: []fact{
-		{"address", s.addr.String()},
-		{"link", s.link},
+func (s *Site) hostGroup() Group {
+	g := Group{Name: "Host", Facts: []Fact{
+		{"address", s.Addr.String()},
+		{"link", s.Link},
 	}}
-	if s.six.IsValid() {
-		g.Facts = slices.Insert(g.Facts, 1, fact{"IPv6 address", s.six.String()})
+	if s.Addr6.IsValid() {
+		g.Facts = slices.Insert(g.Facts, 1, Fact{"IPv6 address", s.Addr6.String()})
 	}
-	for _, ifc := range s.host.Interfaces() {
+	for _, ifc := range s.Host.Interfaces() {
 		if ifc.Loopback {
 			continue
 		}
-		g.Facts = append(g.Facts,
-			fact{"MAC address", ifc.MAC.String()},
-			fact{"MTU", fmt.Sprintf("%d bytes", ifc.MTU)})
+		if ifc.Medium == nic.Ethernet {
+			g.Facts = append(g.Facts, Fact{"MAC address", ifc.MAC.String()})
+		}
+		g.Facts = append(g.Facts, Fact{"MTU", fmt.Sprintf("%d bytes", ifc.MTU)})
 	}
-	g.Facts = append(g.Facts, fact{"up for", time.Since(s.begun).Round(time.Second).String()})
+	g.Facts = append(g.Facts, Fact{"up for", time.Since(s.begun).Round(time.Second).String()})
 	return g
 }
 
-func connGroup(c *usernet.TCPConn) group {
+func connGroup(c *usernet.TCPConn) Group {
 	i := c.Info()
-	return group{"This connection", []fact{
+	return Group{"This connection", []Fact{
 		{"from", c.RemoteAddr().String()},
 		{"to", c.LocalAddr().String()},
 		{"state", fmt.Sprint(i.State)},
@@ -169,12 +204,12 @@ func connGroup(c *usernet.TCPConn) group {
 	}}
 }
 
-func dropGroup(drops map[string]uint64) group {
-	g := group{Name: "Dropped packets, by reason"}
+func dropGroup(drops map[string]uint64) Group {
+	g := Group{Name: "Dropped packets, by reason"}
 	for why, n := range drops {
-		g.Facts = append(g.Facts, fact{why, count(n)})
+		g.Facts = append(g.Facts, Fact{why, count(n)})
 	}
-	slices.SortFunc(g.Facts, func(a, b fact) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(g.Facts, func(a, b Fact) int { return strings.Compare(a.Name, b.Name) })
 	return g
 }
 
