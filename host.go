@@ -322,7 +322,8 @@ func (h *Host) Stats() stack.Stats { return h.stack.Stats() }
 // Interfaces describes the host's interfaces, the loopback first.
 func (h *Host) Interfaces() []stack.InterfaceInfo { return h.stack.Interfaces() }
 
-// Routes returns the routes in the order in which they are looked up.
+// Routes returns the routes, the longest prefixes first. The routes of one prefix are in the order of
+// preference.
 func (h *Host) Routes() []Route { return h.stack.Routes() }
 
 // Neighbors returns the neighbour entries, both resolved and pending.

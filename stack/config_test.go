@@ -144,8 +144,8 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 		require.Equal(t, addr("169.254.0.1"), p.hop)
 		require.Equal(t, addr("203.0.113.7"), p.src)
 		require.Equal(t, []Route{
-			{Dst: prefix("203.0.113.7/32"), NIC: "pipe-a", Src: addr("203.0.113.7")},
 			{Dst: prefix("169.254.0.1/32"), NIC: "pipe-a"},
+			{Dst: prefix("203.0.113.7/32"), NIC: "pipe-a", Src: addr("203.0.113.7")},
 			{Dst: prefix("0.0.0.0/0"), Via: addr("169.254.0.1"), NIC: "pipe-a"},
 		}, slices.DeleteFunc(one.Routes(), func(r Route) bool { return r.Dst.Addr().Is6() }))
 		// Another route may use the gateway too, but no other address outside the network.

@@ -39,15 +39,15 @@ type groupEngine struct {
 // A groupLink is the state of one protocol, IGMP or MLD, on an interface.
 type groupLink struct {
 	ifc        *iface
-	v6         bool                       // the protocol is MLD
-	groups     map[netip.Addr]*groupState // groups joined, or left with reports still to be sent
-	robustness int                        // the querier's Robustness Variable; 0: the default
-	interval   tcp.Time                   // the querier's Query Interval; 0: the default
-	general    groupDue                   // the scheduled answer to a General Query (version 3)
-	v1, v2     tcp.Time                   // when the Older Version Querier Present timers end
-	version    int                        // version in use; 0: none has been chosen yet
-	gone       bool                       // the interface was detached: no more reports are sent
-	unsourced  bool                       // MLD reports were sent from the unspecified address
+	v6         bool                  // the protocol is MLD
+	groups     groupMap[*groupState] // groups joined, or left with reports still to be sent
+	robustness int                   // the querier's Robustness Variable; 0: the default
+	interval   tcp.Time              // the querier's Query Interval; 0: the default
+	general    groupDue              // the scheduled answer to a General Query (version 3)
+	v1, v2     tcp.Time              // when the Older Version Querier Present timers end
+	version    int                   // version in use; 0: none has been chosen yet
+	gone       bool                  // the interface was detached: no more reports are sent
+	unsourced  bool                  // MLD reports were sent from the unspecified address
 }
 
 // isReported reports whether the host sends reports for a group.
@@ -140,17 +140,14 @@ func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 		return
 	}
 	version := g.updateVersion(l, now)
-	m := l.groups[c.group]
+	m, _ := l.groups.get(c.group)
 	if m == nil && !after.isMember() {
 		return // the group was not reported and is not joined
 	}
 	if m == nil {
-		if l.groups == nil {
-			l.groups = make(map[netip.Addr]*groupState)
-		}
 		m = &groupState{addr: c.group}
 		m.due.link, m.due.group = l, m
-		l.groups[c.group] = m
+		l.groups.set(c.group, m)
 	}
 	m.filter = after
 	g.reportChange(l, m, version, &before, now)
@@ -267,7 +264,7 @@ func (g *groupEngine) leave(l *groupLink, version int, m *groupState) {
 // forget removes a group from a link.
 func (g *groupEngine) forget(l *groupLink, m *groupState) {
 	g.due.set(&m.due, 0)
-	delete(l.groups, m.addr)
+	l.groups.delete(m.addr)
 }
 
 // count returns the Robustness Variable, which is the number of times that each change is reported.
@@ -295,12 +292,12 @@ func (g *groupEngine) updateVersion(l *groupLink, now tcp.Time) int {
 	}
 	if l.version != version && l.version != 0 {
 		g.general(l, 0)
-		for group, m := range l.groups {
+		for _, m := range l.sorted() {
 			m.modes, m.changed = 0, nil
 			m.answerAt, m.sources = 0, nil
 			g.due.set(&m.due, 0)
 			if !m.filter.isMember() {
-				delete(l.groups, group)
+				l.groups.delete(m.addr)
 			}
 		}
 	}
@@ -342,7 +339,7 @@ func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
 // while it has a timer running, it stops its timer for the specified
 // group and does not send a Report, in order to suppress duplicate Reports."
 func (g *groupEngine) overheard(l *groupLink, group netip.Addr, now tcp.Time) bool {
-	m := l.groups[group]
+	m, _ := l.groups.get(group)
 	if m == nil || g.updateVersion(l, now) == 3 {
 		return false
 	}
@@ -376,7 +373,7 @@ func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 	asked := l.sorted() // the groups to answer for
 	if !q.group.IsUnspecified() {
 		asked = nil
-		if m := l.groups[q.group]; m != nil {
+		if m, _ := l.groups.get(q.group); m != nil {
 			asked = append(asked, m)
 		}
 	}
@@ -403,12 +400,12 @@ func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
 	// "2. If the received Query is a General Query, the interface timer is used to
 	// schedule a response to the General Query after the selected delay."
 	if q.group.IsUnspecified() {
-		if len(l.groups) > 0 {
+		if l.groups.len() > 0 {
 			g.general(l, at)
 		}
 		return
 	}
-	m := l.groups[q.group]
+	m, _ := l.groups.get(q.group)
 	if m == nil || !m.filter.isMember() {
 		return
 	}
@@ -509,7 +506,7 @@ func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 	for _, m := range ms {
 		g.due.set(&m.due, m.next())
 		if !m.changing() && !m.filter.isMember() {
-			delete(l.groups, m.addr)
+			l.groups.delete(m.addr)
 		}
 	}
 }
@@ -610,7 +607,12 @@ func (m *groupState) addAnswer(r *groupReport, general bool) {
 
 // sorted returns the groups ordered by address.
 func (l *groupLink) sorted() []*groupState {
-	return slices.SortedFunc(maps.Values(l.groups), func(a, b *groupState) int { return a.addr.Compare(b.addr) })
+	ms := make([]*groupState, 0, l.groups.len())
+	for _, m := range l.groups.all() {
+		ms = append(ms, m)
+	}
+	slices.SortFunc(ms, func(a, b *groupState) int { return a.addr.Compare(b.addr) })
+	return ms
 }
 
 // A groupReport collects records for a report of version 3. When the report is full, it sends the report
@@ -755,7 +757,7 @@ func (g *groupEngine) leaveLink(l *groupLink) {
 	}
 	r.send()
 	g.general(l, 0)
-	l.gone, l.groups = true, nil
+	l.gone, l.groups = true, groupMap[*groupState]{}
 }
 
 // close leaves all groups of all links, reports this once, and closes the alarm.

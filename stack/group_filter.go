@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -118,11 +117,11 @@ func (r *reception) filter() sourceFilter {
 // A groupTable has the receptions of an interface by group. To change it, a caller holds the lock of the
 // stack's groupEngine too. mu is the last lock in the lock order.
 type groupTable struct {
-	n  atomic.Int32 // len(joined); read without mu
+	n  atomic.Int32 // joined.len(); read without mu
 	mu rwMutex[levelLink]
 	// A reception has counts instead of a list of filters: the cost of a change then does not depend on
 	// the number of sockets.
-	joined map[netip.Addr]reception
+	joined groupMap[reception]
 }
 
 // allHosts is the group to which every multicast host belongs.
@@ -149,7 +148,7 @@ func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
 	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	r, joined := g.joined[group]
+	r, joined := g.joined.get(group)
 	return joined, joined && r.wants(source)
 }
 
@@ -161,7 +160,9 @@ func (g *groupTable) list(v6 bool) []netip.Addr {
 		groups = append(groups, allNodes6())
 	}
 	g.mu.RLock()
-	groups = slices.AppendSeq(groups, maps.Keys(g.joined))
+	for group := range g.joined.all() {
+		groups = append(groups, group)
+	}
 	g.mu.RUnlock()
 	slices.SortFunc(groups, netip.Addr.Compare)
 	return slices.Compact(groups)
@@ -172,19 +173,16 @@ func (g *groupTable) list(v6 bool) []netip.Addr {
 func (g *groupTable) change(group netip.Addr, from, to *sourceFilter) (before, after sourceFilter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := g.joined[group]
+	r, _ := g.joined.get(group)
 	before = r.filter()
 	r.count(from, -1)
 	r.count(to, 1)
 	after = r.filter()
 	if r.exclude == 0 && r.include == 0 {
-		delete(g.joined, group)
+		g.joined.delete(group)
 	} else {
-		if g.joined == nil {
-			g.joined = make(map[netip.Addr]reception)
-		}
-		g.joined[group] = r
+		g.joined.set(group, r)
 	}
-	g.n.Store(int32(len(g.joined)))
+	g.n.Store(int32(g.joined.len()))
 	return before, after
 }

@@ -192,7 +192,7 @@ func TestAJoinAndALeaveAreReportedTwice(t *testing.T) {
 		require.Equal(t, []string{"v3 TO_IN 224.1.2.3 > 224.0.0.22"}, r.texts())
 		require.Equal(t, []string{"v3 TO_IN 224.1.2.3 > 224.0.0.22"}, r.after(time.Second))
 		require.Empty(t, r.after(time.Hour))
-		require.Empty(t, r.s.ifaceNamed("eth0").igmp.groups, "nothing is remembered of it")
+		require.Zero(t, r.s.ifaceNamed("eth0").igmp.groups.len(), "nothing is remembered of it")
 	})
 }
 
@@ -412,7 +412,7 @@ func TestAnOldQuerierCancelsVersion3Reports(t *testing.T) {
 		require.Len(t, r.texts(), 3)
 		r.ask("224.0.0.1", generalV2)
 		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3"}, r.after(time.Minute))
-		require.Len(t, r.s.ifaceNamed("eth0").igmp.groups, 1)
+		require.Equal(t, 1, r.s.ifaceNamed("eth0").igmp.groups.len())
 	})
 }
 
@@ -561,9 +561,9 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 			}
 			require.Empty(t, r.after(time.Hour))
 			l := &r.s.ifaceNamed("eth0").igmp
-			require.Empty(t, l.groups)
+			require.Zero(t, l.groups.len())
 			require.Empty(t, r.s.groups.due)
-			require.Empty(t, r.s.ifaceNamed("eth0").group.joined)
+			require.Zero(t, r.s.ifaceNamed("eth0").group.joined.len())
 		})
 	}
 }

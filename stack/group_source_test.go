@@ -56,8 +56,8 @@ func TestSourceChangesAreReported(t *testing.T) {
 		// EXCLUDE (A) to INCLUDE (B): TO_IN (B)
 		step("v3 TO_IN 232.1.2.3,192.0.2.2", v.Leave(group1, 2))
 		step("v3 BLOCK 232.1.2.3,192.0.2.2", u.Close())
-		require.Empty(t, r.s.ifaceNamed("eth0").igmp.groups, "nothing is remembered of it")
-		require.Empty(t, r.s.ifaceNamed("eth0").group.joined)
+		require.Zero(t, r.s.ifaceNamed("eth0").igmp.groups.len(), "nothing is remembered of it")
+		require.Zero(t, r.s.ifaceNamed("eth0").group.joined.len())
 	})
 }
 

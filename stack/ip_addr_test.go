@@ -88,8 +88,8 @@ func TestRoutesGoWithTheLastAddress(t *testing.T) {
 	require.NoError(t, s.AddAddr("", prefix("10.9.9.9/24"), AddrOptions{}))
 	require.NoError(t, s.RemoveAddr("", addr("192.0.2.1")))
 	require.Equal(t, []Route{
-		{Dst: prefix("198.51.100.0/24"), NIC: "eth0"},
 		{Dst: prefix("10.9.9.0/24"), NIC: "eth0", Src: addr("10.9.9.9")},
+		{Dst: prefix("198.51.100.0/24"), NIC: "eth0"},
 		{Dst: prefix("0.0.0.0/0"), NIC: "eth0", Via: addr("192.0.2.254")},
 	}, s.Routes(), "others stay while there is an address")
 	require.Equal(t, addr("10.9.9.9"), s.SourceFor(addr("203.0.113.1")))

@@ -41,8 +41,10 @@ type gatewayKey struct {
 // setGateways sets the gateways of the routes of t, which is a new table. It reuses the gateways of old,
 // the table before t, so a dead router stays dead. old may be nil.
 func (t *routeTable) setGateways(old *routeTable) {
-	for p, rs := range t.byPrefix {
-		if len(rs) < 2 && !t.hasNextBest(p, &rs[0]) {
+	for first, end := 0, 0; first < len(t.routes); first = end {
+		end = prefixEnd(t.routes, first)
+		rs := t.routes[first:end]
+		if len(rs) < 2 && !t.hasNextBest(&rs[0]) {
 			continue
 		}
 		for i := range rs {
@@ -64,22 +66,23 @@ func (t *routeTable) setGateways(old *routeTable) {
 	}
 }
 
-// hasNextBest reports whether another router than r's has a route to a shorter prefix that contains p, the
+// hasNextBest reports whether another router than r's has a route to a shorter prefix that contains the
 // prefix of r.
 //
 // RFC 4191 3.2: if the router of the best route is not reachable, the host uses the next best matching
 // route whose router is reachable. RFC 1122 3.3.1 has no such rule, so for IPv4 only the longest prefix counts.
-func (t *routeTable) hasNextBest(p netip.Prefix, r *route) bool {
+func (t *routeTable) hasNextBest(r *route) bool {
 	if !r.via.Is6() {
 		return false
 	}
 	for _, bits := range t.lens6 {
-		if bits >= p.Bits() {
+		if bits >= r.dst.Bits() {
 			continue
 		}
-		shorter, _ := p.Addr().Prefix(bits)
-		for i := range t.byPrefix[shorter] {
-			if o := &t.byPrefix[shorter][i]; o.via.IsValid() && (o.via != r.via || o.ifc != r.ifc) {
+		shorter, _ := r.dst.Addr().Prefix(bits)
+		rs := t.to(shorter)
+		for i := range rs {
+			if o := &rs[i]; o.via.IsValid() && (o.via != r.via || o.ifc != r.ifc) {
 				return true
 			}
 		}

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -41,8 +42,8 @@ type route struct {
 // A routeTable is the routing table of a stack. It is immutable: a change of the configuration makes a
 // new one.
 type routeTable struct {
-	routes   []route                  // in order of preference
-	byPrefix map[netip.Prefix][]route // the routes of a prefix, in order of preference
+	routes   []route                  // in the order of Routes
+	byPrefix map[netip.Prefix][]route // the part of routes for a prefix; nil if there are at most routeScan routes
 	lens4    []int                    // the lengths of the IPv4 prefixes, longest first
 	lens6    []int                    // the lengths of the IPv6 prefixes, longest first
 	own      []netip.Addr             // the usable addresses of all interfaces but the loopback
@@ -60,6 +61,56 @@ func (t *routeTable) lens(a netip.Addr) []int {
 		return t.lens4
 	}
 	return t.lens6
+}
+
+// routeScan is the largest number of routes for which a linear scan is at least as fast as a map lookup.
+const routeScan = 8
+
+// to returns the routes to exactly the prefix p, in order of preference.
+func (t *routeTable) to(p netip.Prefix) []route {
+	if t.byPrefix != nil {
+		return t.byPrefix[p]
+	}
+	for i := range t.routes {
+		if t.routes[i].dst == p {
+			return t.routes[i:prefixEnd(t.routes, i)]
+		}
+	}
+	return nil
+}
+
+// prefixEnd returns the end of the run of routes that have the prefix of rs[i], where the run begins.
+func prefixEnd(rs []route, i int) int {
+	end := i + 1
+	for end < len(rs) && rs[end].dst == rs[i].dst {
+		end++
+	}
+	return end
+}
+
+// setRoutes sets the routes of a new table. all has the routes of each prefix in order of preference.
+func (t *routeTable) setRoutes(all []route) {
+	slices.SortStableFunc(all, func(a, b route) int {
+		return cmp.Or(b.dst.Bits()-a.dst.Bits(), a.dst.Addr().Compare(b.dst.Addr()))
+	})
+	t.routes = slices.Clone(all) // without spare capacity
+	if len(all) > routeScan {
+		t.byPrefix = make(map[netip.Prefix][]route, len(all))
+	}
+	for i, end := 0, 0; i < len(all); i = end {
+		end = prefixEnd(t.routes, i)
+		dst := t.routes[i].dst
+		if t.byPrefix != nil {
+			t.byPrefix[dst] = t.routes[i:end]
+		}
+		lens := &t.lens4
+		if dst.Addr().Is6() {
+			lens = &t.lens6
+		}
+		if n := len(*lens); n == 0 || (*lens)[n-1] != dst.Bits() {
+			*lens = append(*lens, dst.Bits())
+		}
+	}
 }
 
 // A broadcast is the broadcast address of an interface's network. Two broadcasts may have the same
@@ -113,7 +164,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	var dead *route // the first match, if its router is dead
 	for _, bits := range t.lens(dst) {
 		p, _ := dst.Prefix(bits)
-		rs := t.byPrefix[p]
+		rs := t.to(p)
 		best := -1
 		var found *route
 		for i := range rs {
@@ -159,8 +210,9 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	for _, bits := range t.lens(a) {
 		p, _ := a.Prefix(bits)
-		for i := range t.byPrefix[p] {
-			if r := &t.byPrefix[p][i]; r.ifc == ifc && !r.via.IsValid() {
+		rs := t.to(p)
+		for i := range rs {
+			if r := &rs[i]; r.ifc == ifc && !r.via.IsValid() {
 				return true
 			}
 		}
@@ -176,7 +228,7 @@ func (s *Stack) rebuildRoutes() {
 		ifc := s.ifaceNamed(r.NIC)
 		return ifc == nil || r.Src.IsValid() && !s.hasOn(ifc, r.Src)
 	})
-	t := &routeTable{byPrefix: make(map[netip.Prefix][]route), v6: s.v6}
+	t := &routeTable{v6: s.v6}
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
@@ -204,19 +256,8 @@ func (s *Stack) rebuildRoutes() {
 		}
 	}
 	all = t.addAuto(all, ifaces)
-	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
+	t.setRoutes(all)
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
-	for _, r := range all {
-		t.byPrefix[r.dst] = append(t.byPrefix[r.dst], r)
-		lens := &t.lens4
-		if r.dst.Addr().Is6() {
-			lens = &t.lens6
-		}
-		if n := len(*lens); n == 0 || (*lens)[n-1] != r.dst.Bits() {
-			*lens = append(*lens, r.dst.Bits())
-		}
-	}
-	t.routes = all
 	if len(t.own) > ownScan {
 		t.ownSet = make(map[netip.Addr]struct{}, len(t.own))
 		for _, a := range t.own {
@@ -608,8 +649,9 @@ func (s *Stack) HasIPv4() bool { return true }
 // HasIPv6 reports whether the host supports IPv6: always, unless Config.NoIPv6 is set.
 func (s *Stack) HasIPv6() bool { return s.v6 }
 
-// Routes returns the routes in the order of lookup: the longest prefix first; among equal prefixes the
-// routes of Config and AddRoute, then those of addresses, gateways and Router Advertisements.
+// Routes returns the routes. The longest prefixes come first, and prefixes of the same length are in the order
+// of their addresses, IPv4 first. The routes of one prefix are in the order of preference: the routes of
+// Config and AddRoute, then those of addresses, gateways and Router Advertisements.
 func (s *Stack) Routes() []Route {
 	var rs []Route
 	for _, r := range s.table.Load().routes {

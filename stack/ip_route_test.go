@@ -3,6 +3,7 @@ package stack
 import (
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -28,14 +29,21 @@ func slowLookup(rs []Route, dst netip.Addr) (Route, bool) {
 	return rs[best], true
 }
 
+// With few routes the table is a slice, with many it is a map.
 func TestTheRouteTableAgreesWithASlowReference(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{1, routeScan / 2, routeScan, 300} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) { checkRouteTable(t, n) })
+	}
+}
+
+func checkRouteTable(t *testing.T, n int) {
+	rnd := rand.New(rand.NewPCG(1, uint64(n)))
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	some := func() netip.Addr {
 		// There are few addresses, so prefixes nest and contain the destinations.
 		return netip.AddrFrom4([4]byte{10, byte(rnd.UintN(3)), byte(rnd.UintN(3)), byte(rnd.UintN(4))})
 	}
-	for range 300 {
+	for range n {
 		r := Route{Dst: netip.PrefixFrom(some(), int(rnd.UintN(33))).Masked(), Via: netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + rnd.UintN(250))})}
 		if err := s.AddRoute(r); err != nil {
 			require.ErrorIs(t, err, syscall.EEXIST)
@@ -43,7 +51,7 @@ func TestTheRouteTableAgreesWithASlowReference(t *testing.T) {
 	}
 	for i := range 3000 {
 		if i == 1500 {
-			for _, r := range s.Routes()[:100] {
+			for _, r := range s.Routes()[:(n+2)/3] {
 				if r.Via.IsValid() {
 					require.NoError(t, s.DelRoute(r))
 				}
