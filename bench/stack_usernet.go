@@ -7,11 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
@@ -32,38 +28,12 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v6 {
-		awaitKernelIPv6()
-	}
 	h, err := usernetHost(tap, far+length)
 	if err != nil {
 		tap.Close()
 		return nil, err
 	}
 	return ofHost(h), nil
-}
-
-// awaitKernelIPv6 waits until the kernel answers for its address on the TAP, up to one second. This
-// takes some milliseconds even without Duplicate Address Detection. A solicitation that usernet sends
-// earlier would be repeated only after a second.
-func awaitKernelIPv6() {
-	for range 200 {
-		b, _ := os.ReadFile("/proc/net/if_inet6")
-		ready := false
-		for line := range strings.Lines(string(b)) {
-			// The fields are the address and, in hexadecimal, the index, the prefix length, the
-			// scope and the flags; then the name.
-			f := strings.Fields(line)
-			if len(f) == 6 && f[5] == tapName && f[3] == "00" {
-				flags, err := strconv.ParseUint(f[4], 16, 32)
-				ready = err == nil && flags&unix.IFA_F_TENTATIVE == 0
-			}
-		}
-		if ready {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // usernetPipe makes two hosts on a wire in memory.
