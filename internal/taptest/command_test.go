@@ -228,9 +228,11 @@ func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
 	need(t)
 	exe := build(t)
 	ns := newNamespace(t)
-	out := ns.run(t, exe, "ping", "-c", "3", "-i", "0.01", "-W", "30", "-s", "100", "192.0.2.1")
-	require.Contains(t, out, "108 bytes from 192.0.2.1: icmp_seq=1 ttl=64 time=")
-	require.Contains(t, out, "3 packets transmitted, 3 received, 0% packet loss")
+	for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
+		out := ns.run(t, exe, "ping", "-c", "3", "-i", "0.01", "-W", "30", "-s", "100", to)
+		require.Contains(t, out, "108 bytes from "+to+": icmp_seq=1 ttl=64 time=")
+		require.Contains(t, out, "3 packets transmitted, 3 received, 0% packet loss")
+	}
 	_, _, err := ns.try(t, exe, "ping", "-c", "1", "-W", "0.1", "192.0.2.77")
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
@@ -239,11 +241,13 @@ func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
 	ns.startHelper(t, "ready", "http", ":8000")
 	dir := t.TempDir()
 	file := filepath.Join(dir, "got")
-	ns.run(t, exe, "get", "-o", file, "http://192.0.2.1:8000/content?n=1000000")
-	f, err := os.Open(file)
-	require.NoError(t, err)
-	defer f.Close()
-	require.Equal(t, contentSum(t, 1_000_000), sumOf(t, f))
+	for _, to := range []string{"192.0.2.1", "[2001:db8::1]"} {
+		ns.run(t, exe, "get", "-o", file, "http://"+to+":8000/content?n=1000000")
+		f, err := os.Open(file)
+		require.NoError(t, err)
+		defer f.Close()
+		require.Equal(t, contentSum(t, 1_000_000), sumOf(t, f))
+	}
 }
 
 func TestDumpCommandPrintsWhatArrives(t *testing.T) {

@@ -231,6 +231,17 @@ func TestDnsmasqConfiguresAHost(t *testing.T) {
 	require.Equal(t, []string{"2001:db8:9::9"}, addrs)
 	out := ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "30", autoAddr(h, "2001:db8:1::/64").Prefix.Addr().String())
 	require.Contains(t, out, "3 received")
+
+	// The router loses the prefix and gets another. It advertises the old prefix with a preferred lifetime
+	// of zero.
+	old, renewed := "2001:db8:1::/64", "2001:db8:2::/64"
+	ns.shell(t, "ip -6 addr add 2001:db8:2::1/64 dev "+tapName+" nodad; ip -6 addr del 2001:db8:1::1/64 dev "+tapName)
+	await(t, h, "the old prefix is deprecated, and the new one has an address", func() bool {
+		now := autoAddr(h, renewed)
+		return autoAddr(h, old).State == stack.AddrDeprecated && now.Prefix.IsValid() && now.State == stack.AddrPreferred
+	})
+	require.LessOrEqual(t, time.Until(autoAddr(h, old).ValidUntil), 2*time.Hour)
+	require.True(t, netip.MustParsePrefix(renewed).Contains(h.Stack().SourceFor(netip.MustParseAddr("2001:db8:9::9"))))
 }
 
 // A usernet host is the router, and the kernel configures itself from its advertisements.

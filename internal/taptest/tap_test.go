@@ -242,7 +242,7 @@ func TestUsernetPingsTheKernel(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, e := range ns.ends(t, h) {
-		for _, size := range []int{0, 1, 56, 1452, 1472, 5000} {
+		for _, size := range []int{0, 1, 56, 1452, 1453, 1472, 1473, 5000, 65000} {
 			st, err := h.Ping(ctx, e.kernel, usernet.PingConfig{Count: 20, Interval: -1, Timeout: 30 * time.Second, Size: size})
 			require.NoError(t, err)
 			require.Equal(t, 20, st.Sent, "size %d", size)
