@@ -241,7 +241,7 @@ func TestAnAddressThatGoesIsWithdrawn(t *testing.T) {
 	n := len(l.log)
 	require.NoError(t, a.SetAddrs(l.now, []netip.Addr{netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("2001:db8::1")}))
 	l.run(3 * time.Second)
-	require.Equal(t, 3, len(l.log)-n, "a goodbye and two announcements")
+	require.Equal(t, 4, len(l.log)-n, "two goodbyes and two announcements")
 	require.Len(t, l.log[n].m.answers, 2, "the address and its reverse name")
 	require.Zero(t, l.log[n].m.answers[0].ttl)
 	require.Equal(t, "192.0.2.99", l.lookup(b, "alice.local", A)[0].Addr.String())
@@ -373,11 +373,15 @@ func TestARecordIsMulticastOnceASecond(t *testing.T) {
 	nm, _ := makeName(local, "alice")
 	w.question(question{name: nm, typ: typeA})
 	n := len(l.log)
+	start := l.now
 	for range 20 {
 		a.Receive(l.now, w.b, from)
-		l.run(100 * time.Millisecond)
+		l.run(99 * time.Millisecond)
 	}
 	require.Equal(t, 2, len(l.log)-n)
+	require.Equal(t, time.Second, l.log[n+1].at.Sub(start), "the querier that asks again has lost the answer")
+	l.run(time.Minute)
+	require.Equal(t, 3, len(l.log)-n)
 }
 
 // RFC 6762 section 6.7: queries from a port other than 5353 come from simple resolvers, for example dig.

@@ -1,9 +1,6 @@
 package mdns
 
-import (
-	"encoding/binary"
-	"errors"
-)
+import "encoding/binary"
 
 // Types and classes of records, and bits of their class field.
 const (
@@ -43,8 +40,6 @@ const (
 	maxRecords = 1024
 )
 
-var errMalformed = errors.New("mdns: malformed message")
-
 type question struct {
 	name    name
 	typ     uint16
@@ -81,7 +76,7 @@ type message struct {
 // parse parses a message. Records of other classes are omitted.
 func parse(b []byte) (*message, error) {
 	if len(b) < headerLen || len(b) > maxReceived {
-		return nil, errMalformed
+		return nil, ErrMalformed
 	}
 	m := &message{id: binary.BigEndian.Uint16(b), flags: binary.BigEndian.Uint16(b[2:])}
 	var counts [4]int
@@ -91,13 +86,13 @@ func parse(b []byte) (*message, error) {
 		total += counts[i]
 	}
 	if total > maxRecords {
-		return nil, errMalformed
+		return nil, ErrMalformed
 	}
 	off := headerLen
 	for range counts[0] {
 		n, end, ok := readName(b, off)
 		if !ok || end+4 > len(b) {
-			return nil, errMalformed
+			return nil, ErrMalformed
 		}
 		class := binary.BigEndian.Uint16(b[end+2:])
 		if c := class &^ topBit; c == classIN || c == classANY {
@@ -109,7 +104,7 @@ func parse(b []byte) (*message, error) {
 		for range counts[1+i] {
 			r, class, end, ok := readRecord(b, off)
 			if !ok {
-				return nil, errMalformed
+				return nil, ErrMalformed
 			}
 			if class == classIN {
 				*section = append(*section, r)

@@ -8,6 +8,7 @@
 package mdns
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -30,6 +31,19 @@ type Message struct {
 	To netip.AddrPort
 }
 
+// Errors of Receive.
+var (
+	// ErrMalformed is the error for a message that has more than 9000 bytes or that cannot be parsed.
+	ErrMalformed = errors.New("mdns: malformed message")
+	// ErrCode is the error for a message whose opcode or response code is not zero. RFC 6762 sections 18.3
+	// and 18.11: such messages "MUST be silently ignored".
+	ErrCode = errors.New("mdns: message with an opcode or a response code")
+	// ErrPort is the error for a response from another port than 5353. RFC 6762 section 6: "Multicast DNS
+	// implementations MUST silently ignore any Multicast DNS responses they receive where the source UDP
+	// port is not 5353."
+	ErrPort = errors.New("mdns: response from another port than 5353")
+)
+
 // Config configures a Node.
 type Config struct {
 	// Host is the first label of the host's name: Host.local. It has 1 to 63 bytes. If another host has
@@ -46,11 +60,14 @@ type Node struct {
 
 	questions map[key]*ask
 
-	host    *group
-	groups  []*group // with host
-	index   map[name][]*own
-	addrs   []netip.Addr
-	delayed []*response // multicast responses that wait for their time
+	host     *group
+	groups   []*group // with host
+	index    map[name][]*own
+	addrs    []netip.Addr
+	delayed  []*response        // multicast responses that wait for their time
+	again    []repeat           // records that are multicast again
+	goodbyes []farewell         // goodbyes that are sent a second time
+	denied   map[name]time.Time // when an NSEC record of an own name was last multicast
 
 	out []Message
 }
@@ -63,7 +80,7 @@ type key struct {
 
 // New returns a Node. It publishes the host's name after SetAddrs.
 func New(cfg Config) *Node {
-	n := &Node{cfg: cfg, questions: make(map[key]*ask), index: make(map[name][]*own)}
+	n := &Node{cfg: cfg, questions: make(map[key]*ask), index: make(map[name][]*own), denied: make(map[name]time.Time)}
 	n.cache.entries = make(map[key][]*cached)
 	return n
 }
@@ -103,6 +120,12 @@ func (n *Node) Deadline() time.Time {
 	for _, r := range n.delayed {
 		sooner(r.at)
 	}
+	for _, r := range n.again {
+		sooner(r.at)
+	}
+	for _, f := range n.goodbyes {
+		sooner(f.at)
+	}
 	return at
 }
 
@@ -111,26 +134,27 @@ func (n *Node) Tick(now time.Time) {
 	n.expire(now)
 	n.sendQueries(now)
 	n.advance(now)
+	n.repeatGoodbyes(now)
 	n.sendDelayed(now)
 }
 
 // Receive handles a message from another machine on the link. The caller drops messages from other links,
-// and its own. Malformed messages are ignored.
-func (n *Node) Receive(now time.Time, data []byte, from netip.AddrPort) {
+// and its own. The error is the reason why the Node ignored the message: ErrMalformed, ErrCode or ErrPort.
+func (n *Node) Receive(now time.Time, data []byte, from netip.AddrPort) error {
 	m, err := parse(data)
-	// RFC 6762 18.3 and 18.11: messages with another opcode or response code are ignored.
-	if err != nil || m.flags&opcodeAndRCode != 0 {
-		return
-	}
-	if m.flags&flagResponse == 0 {
+	switch {
+	case err != nil:
+		return err
+	case m.flags&opcodeAndRCode != 0:
+		return ErrCode
+	case m.flags&flagResponse == 0:
 		n.receiveQuery(now, m, from)
-		return
-	}
-	// RFC 6762 6: "Multicast DNS implementations MUST silently ignore any Multicast DNS responses they
-	// receive where the source UDP port is not 5353."
-	if from.Port() == Port {
+	case from.Port() != Port:
+		return ErrPort
+	default:
 		n.receiveResponse(now, m)
 	}
+	return nil
 }
 
 func (n *Node) receiveResponse(now time.Time, m *message) {
@@ -138,6 +162,7 @@ func (n *Node) receiveResponse(now time.Time, m *message) {
 		r := &m.answers[i]
 		n.checkConflict(now, r)
 		n.suppress(now, r)
+		n.rescue(now, r)
 		n.learn(now, r)
 	}
 	for i := range m.additionals {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -20,6 +21,8 @@ const (
 	probes        = 3
 	probeInterval = 250 * time.Millisecond
 	announcements = 2
+	// goodbyeInterval is the time between the two goodbyes for a record.
+	goodbyeInterval = time.Second
 	// RFC 6762 8.1: "If fifteen conflicts occur within any ten-second period, then the host MUST wait at
 	// least five seconds before each successive additional probe attempt."
 	maxConflicts  = 15
@@ -88,7 +91,17 @@ type own struct {
 	record
 	g      *group
 	unique bool      // whether no other host may have records of the name
-	sent   time.Time // when it was last multicast
+	sent   time.Time // when the record was last multicast, by this host or another one
+	// announced reports whether this Node has multicast the record and has not withdrawn it. Other hosts
+	// may then have the record.
+	announced bool
+	repeats   bool // whether the record is in Node.again
+}
+
+// A farewell is a goodbye that is sent a second time.
+type farewell struct {
+	at      time.Time
+	records []*own // their TTL is zero
 }
 
 // HostName returns the name of the host in presentation form, for example "laptop.local.". It is empty if
@@ -130,15 +143,19 @@ func (n *Node) SetAddrs(now time.Time, addrs []netip.Addr) error {
 		switch {
 		case len(addrs) == 0: // the link is down, so there is nobody to say goodbye to
 			g.state, g.at = unpublished, time.Time{}
-		case first || g.state == probing:
+		case first:
 			n.probe(now, g, n.between(0, probeInterval))
-		case g == n.host:
+		case g == n.host || g.state == probing:
 			old := g.records
-			n.rebuild(g)
+			if g.state == probing {
+				n.probe(now, g, n.between(0, probeInterval))
+			} else {
+				n.rebuild(g)
+				g.state, g.step, g.at = announcing, 0, now
+			}
 			n.withdraw(now, slices.DeleteFunc(slices.Clone(old), func(o *own) bool {
 				return slices.ContainsFunc(g.records, func(x *own) bool { return x.same(&o.record) })
 			}))
-			g.state, g.step, g.at = announcing, 0, now
 		}
 	}
 	n.reindex()
@@ -220,10 +237,11 @@ func (g *group) uniqueName() name {
 	return nm
 }
 
-// Unpublish withdraws a service: other hosts remove it at once (RFC 6762 section 10.1).
+// Unpublish withdraws a service: other hosts remove it after one second (RFC 6762 section 10.1).
 func (n *Node) Unpublish(now time.Time, p *Published) {
 	if i := slices.Index(n.groups, p.g); i >= 0 {
 		n.goodbye(now, p.g)
+		p.g.state, p.g.at = unpublished, time.Time{}
 		n.groups = slices.Delete(n.groups, i, i+1)
 		n.reindex()
 	}
@@ -231,12 +249,15 @@ func (n *Node) Unpublish(now time.Time, p *Published) {
 
 // Close withdraws all records. The caller sends the messages of Next afterwards.
 func (n *Node) Close(now time.Time) {
-	n.delayed = nil
+	n.delayed, n.again = nil, nil
+	for _, f := range n.goodbyes { // their time will not come
+		n.multicast(now, f.records, nil)
+	}
 	for _, g := range n.groups {
 		n.goodbye(now, g)
 		g.state, g.at = unpublished, time.Time{}
 	}
-	n.groups, n.host, n.addrs = nil, nil, nil
+	n.groups, n.host, n.addrs, n.goodbyes = nil, nil, nil, nil
 	n.reindex()
 }
 
@@ -247,7 +268,7 @@ func (n *Node) rebuild(g *group) {
 	add := func(nm name, typ uint16, ttl uint32, unique bool, data string) {
 		o := &own{record: record{name: nm, typ: typ, ttl: ttl, flush: unique, data: data}, g: g, unique: unique}
 		if i := slices.IndexFunc(old, func(x *own) bool { return x.same(&o.record) }); i >= 0 {
-			o.sent = old[i].sent
+			o.sent, o.announced = old[i].sent, old[i].announced
 		}
 		g.records = append(g.records, o)
 	}
@@ -310,6 +331,7 @@ func (n *Node) reindex() {
 	for _, g := range n.groups {
 		n.reindexGroup(g)
 	}
+	maps.DeleteFunc(n.denied, func(nm name, _ time.Time) bool { return n.index[nm] == nil })
 }
 
 // reindexGroup adds the records of a group to the index.
@@ -402,37 +424,57 @@ func (g *group) probeMessage() (question, []record) {
 // "an unsolicited Multicast DNS response packet, giving the same resource record name, rrtype, rrclass, and
 // rdata, but an RR TTL of zero."
 func (n *Node) goodbye(now time.Time, g *group) {
-	for _, r := range n.delayed {
-		r.records = slices.DeleteFunc(r.records, func(o *own) bool { return o.g == g })
-	}
-	if g.state < announcing {
-		return
-	}
-	n.withdraw(now, slices.DeleteFunc(slices.Clone(g.records), func(o *own) bool {
-		return !o.unique && len(n.sharers(o)) > 1 // another service may be of the same type
-	}))
+	n.withdraw(now, g.records)
 }
 
-// withdraw multicasts records with a TTL of zero.
+// withdraw multicasts records with a TTL of zero, and again after one second. It omits the records that were
+// never announced, and those that another group has too, for example the type of two services.
 func (n *Node) withdraw(now time.Time, records []*own) {
-	gone := make([]*own, 0, len(records))
+	var gone []*own
 	for _, o := range records {
-		r := *o
-		r.ttl, r.flush = 0, false
-		gone = append(gone, &r)
+		announced := o.announced
+		o.announced = false
+		if announced && !n.shared(o) {
+			r := *o
+			r.ttl, r.flush = 0, false
+			gone = append(gone, &r)
+		}
 	}
+	n.multicast(now, gone, nil)
+	if len(gone) > 0 {
+		n.goodbyes = append(n.goodbyes, farewell{now.Add(goodbyeInterval), gone})
+	}
+}
+
+// shared reports whether another group has announced the same record as o.
+func (n *Node) shared(o *own) bool {
+	return slices.ContainsFunc(n.index[o.name.fold()], func(x *own) bool { return x.announced && x.g != o.g && x.same(&o.record) })
+}
+
+// repeatGoodbyes sends the goodbyes that are due a second time. A network loses frames, and a host that
+// loses a goodbye keeps the record for up to 75 minutes. Records that have been published again are omitted.
+func (n *Node) repeatGoodbyes(now time.Time) {
+	var gone []*own
+	n.goodbyes = slices.DeleteFunc(n.goodbyes, func(f farewell) bool {
+		if now.Before(f.at) {
+			return false
+		}
+		gone = append(gone, slices.DeleteFunc(f.records, func(o *own) bool { return n.current(o) != nil })...)
+		return true
+	})
 	n.multicast(now, gone, nil)
 }
 
-// sharers returns the own records that are the same as o, in all groups.
-func (n *Node) sharers(o *own) []*own {
-	var all []*own
+// current returns the record that the Node publishes now and that is the same as o. It returns nil if
+// there is none: since o was made, its service may have ended, or the host may have lost an address or its
+// name.
+func (n *Node) current(o *own) *own {
 	for _, x := range n.index[o.name.fold()] {
-		if x.same(&o.record) {
-			all = append(all, x)
+		if x.g.state >= announcing && x.same(&o.record) {
+			return x
 		}
 	}
-	return all
+	return nil
 }
 
 // checkConflict looks whether a record in a response means that another host has a name of this one.

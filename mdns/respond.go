@@ -13,16 +13,31 @@ const (
 	// section 6.7: "The resource record TTL given in a legacy unicast response SHOULD NOT be greater than
 	// ten seconds".
 	legacyTTL = 10
+	// recordInterval is the minimum time between two multicasts of a record. RFC 6762 section 6: a responder
+	// "MUST NOT (except in the one special case of answering probe queries) multicast a record on a given
+	// interface until at least one second has elapsed since the last time that record was multicast on that
+	// particular interface". The answer to a probe waits for probeInterval only.
+	recordInterval = time.Second
 )
 
-// A response is a multicast response that waits for its time.
+// A response is a multicast response that waits for its time. When the time comes, records that the Node no
+// longer publishes are omitted.
 type response struct {
 	at      time.Time
+	asked   time.Time      // when the query was received
 	from    netip.AddrPort // the querier
 	more    bool           // whether the querier sends more known answers
 	probe   bool           // whether the query was a probe
 	records []*own
-	denials []record // NSEC records
+	denied  []question // the questions for types that the name did not have
+}
+
+// A repeat is a record that was asked for too soon after the last multicast of it. The Node multicasts it
+// again at some time.
+type repeat struct {
+	o         *own
+	asked, at time.Time
+	interval  time.Duration // see recordInterval
 }
 
 // receiveQuery answers a query.
@@ -41,7 +56,7 @@ func (n *Node) receiveQuery(now time.Time, m *message, from netip.AddrPort) {
 	var multi, uni response
 	shared := false
 	for _, q := range m.questions {
-		found, denials, sharedToo := n.answersTo(q)
+		found, unique, sharedToo := n.answersTo(q)
 		shared = shared || sharedToo
 		for _, o := range found {
 			if !legacy && known(m.answers, o) {
@@ -56,17 +71,20 @@ func (n *Node) receiveQuery(now time.Time, m *message, from netip.AddrPort) {
 				multi.add(o)
 			}
 		}
+		if unique == nil || len(found) > 0 {
+			continue
+		}
 		if legacy || q.unicast {
-			uni.denials = append(uni.denials, denials...)
+			uni.denied = append(uni.denied, q)
 		} else {
-			multi.denials = append(multi.denials, denials...)
+			multi.denied = append(multi.denied, q)
 		}
 	}
 	n.sendUnicast(m, &uni, from, legacy)
-	if len(multi.records)+len(multi.denials) == 0 {
+	if len(multi.records)+len(multi.denied) == 0 {
 		return
 	}
-	multi.from, multi.probe, multi.at = from, len(m.authorities) > 0, now
+	multi.from, multi.probe, multi.asked, multi.at = from, len(m.authorities) > 0, now, now
 	switch {
 	case m.flags&flagTruncated != 0:
 		// RFC 6762 7.2: after a query with the TC bit, a responder waits 400 to 500 ms for more known
@@ -108,10 +126,9 @@ func (n *Node) moreKnown(now time.Time, m *message, from netip.AddrPort) {
 	}
 }
 
-// answersTo returns the own records that answer a question, and the records that deny others. shared
-// reports whether other hosts may answer too.
-func (n *Node) answersTo(q question) (found []*own, denials []record, shared bool) {
-	var unique *own
+// answersTo returns the own records that answer a question. unique is a record of the name that no other
+// host may have, or nil. shared reports whether other hosts may answer too.
+func (n *Node) answersTo(q question) (found []*own, unique *own, shared bool) {
 	for _, o := range n.index[q.name.fold()] {
 		if o.g.state < announcing {
 			continue
@@ -124,10 +141,18 @@ func (n *Node) answersTo(q question) (found []*own, denials []record, shared boo
 			found = append(found, o)
 		}
 	}
-	if unique != nil && len(found) == 0 {
-		denials = append(denials, n.denial(unique))
+	return found, unique, shared
+}
+
+// denials returns the records that deny the types in questions, from the records that the Node publishes now.
+func (n *Node) denials(questions []question) (all []record) {
+	for _, q := range questions {
+		if found, unique, _ := n.answersTo(q); unique != nil && len(found) == 0 &&
+			!slices.ContainsFunc(all, func(r record) bool { return r.name == unique.name }) {
+			all = append(all, n.denial(unique))
+		}
 	}
-	return found, denials, shared
+	return all
 }
 
 // denial returns an NSEC record with the types that exist for a unique name. RFC 6762 section 6.1: "Any time
@@ -147,7 +172,7 @@ func (n *Node) denial(of *own) record {
 // suppress removes an answer that another host has just sent from the delayed responses. RFC 6762 section
 // 7.4: the TTL must not be less than that of the own record.
 func (n *Node) suppress(now time.Time, r *record) {
-	if len(n.delayed) == 0 {
+	if len(n.delayed)+len(n.again) == 0 {
 		return
 	}
 	for _, o := range n.index[r.name.fold()] {
@@ -157,42 +182,94 @@ func (n *Node) suppress(now time.Time, r *record) {
 	}
 }
 
+// rescue makes the Node announce a record again that another host has withdrawn or shortened. RFC 6762 section
+// 6.6: "If the TTL of B's resource record given in the message is less than half the true TTL from A's point of
+// view, then A MUST mark its record to be announced via multicast."
+func (n *Node) rescue(now time.Time, r *record) {
+	for _, o := range n.index[r.name.fold()] {
+		if o.g.state >= announcing && r.ttl < o.ttl/2 && o.same(r) {
+			n.sendAgain(o, now, recordInterval)
+		}
+	}
+}
+
+// sendAgain plans to multicast a record, which was asked for at some time, when interval has passed since the
+// last multicast.
+func (n *Node) sendAgain(o *own, asked time.Time, interval time.Duration) {
+	r := repeat{o, asked, o.sent.Add(interval), interval}
+	if r.at.Before(asked) {
+		r.at = asked
+	}
+	if !o.repeats {
+		o.repeats = true
+		n.again = append(n.again, r)
+		return
+	}
+	if i := slices.IndexFunc(n.again, func(x repeat) bool { return x.o == o }); r.at.Before(n.again[i].at) {
+		n.again[i] = r // for a probe
+	}
+}
+
 // sendDelayed sends the responses that are due, in common messages.
 func (n *Node) sendDelayed(now time.Time) {
 	var records []*own
-	var denials []record
+	var denied []question
+	add := func(o *own, asked time.Time, interval time.Duration) {
+		switch o = n.current(o); {
+		case o == nil || !o.sent.Before(asked): // withdrawn, or multicast since the query
+		case now.Sub(o.sent) < interval:
+			n.sendAgain(o, asked, interval) // the querier may have lost the last multicast
+		case !slices.ContainsFunc(records, func(x *own) bool { return x.same(&o.record) }):
+			records = append(records, o)
+		}
+	}
+	var again []repeat
+	n.again = slices.DeleteFunc(n.again, func(r repeat) bool {
+		due := !now.Before(r.at)
+		if due {
+			again = append(again, r)
+		}
+		return due
+	})
+	for _, r := range again {
+		r.o.repeats = false
+		add(r.o, r.asked, r.interval)
+	}
 	n.delayed = slices.DeleteFunc(n.delayed, func(r *response) bool {
 		if now.Before(r.at) {
 			return false
 		}
-		for _, o := range r.records {
-			// RFC 6762 6: a responder "MUST NOT [...] multicast a record on a given interface until at
-			// least one second has elapsed since the last time that record was multicast", or 250 ms if
-			// the query was a probe.
-			wait := time.Second
-			if r.probe {
-				wait = probeInterval
-			}
-			if now.Sub(o.sent) >= wait && !slices.ContainsFunc(records, func(x *own) bool { return x.same(&o.record) }) {
-				records = append(records, o)
-			}
+		interval := recordInterval
+		if r.probe {
+			interval = probeInterval
 		}
-		denials = append(denials, r.denials...)
+		for _, o := range r.records {
+			add(o, r.asked, interval)
+		}
+		denied = append(denied, r.denied...)
 		return true
 	})
+	denials := slices.DeleteFunc(n.denials(denied), func(r record) bool {
+		return now.Sub(n.denied[r.name.fold()]) < recordInterval
+	})
+	for _, r := range denials {
+		n.denied[r.name.fold()] = now
+	}
 	n.multicast(now, records, denials)
 }
 
 // multicast queues responses with records, as many to a message as fit, and with the records that a querier
 // would ask for next.
 func (n *Node) multicast(now time.Time, records []*own, denials []record) {
+	for _, o := range records {
+		o.sent, o.announced = now, true
+	}
 	for len(records)+len(denials) > 0 {
 		w := newBuilder(0, flagResponse|flagAuthoritative)
 		size, i, j := headerLen, 0, 0
 		for ; i < len(records) && (i == 0 || size+records[i].size() <= maxMessage); i++ {
 			size += records[i].size()
 			w.record(1, &records[i].record)
-			records[i].sent = now
 		}
 		if i == len(records) {
 			for ; j < len(denials) && (i+j == 0 || size+denials[j].size() <= maxMessage); j++ {
@@ -201,11 +278,14 @@ func (n *Node) multicast(now time.Time, records []*own, denials []record) {
 			}
 		}
 		for _, o := range n.extras(records[:i]) {
+			if now.Sub(o.sent) < recordInterval {
+				continue
+			}
 			if size += o.size(); size > maxMessage {
 				break
 			}
 			w.record(3, &o.record)
-			o.sent = now
+			o.sent, o.announced = now, true
 		}
 		records, denials = records[i:], denials[j:]
 		n.out = append(n.out, Message{Data: w.b})
@@ -259,7 +339,7 @@ func (n *Node) hostNameFold() name {
 // sendUnicast queues a unicast response. RFC 6762 section 6.7: a response to a legacy resolver has the ID and
 // the question of the query, short TTLs and no cache-flush bits.
 func (n *Node) sendUnicast(m *message, r *response, to netip.AddrPort, legacy bool) {
-	if len(r.records)+len(r.denials) == 0 {
+	if len(r.records)+len(r.denied) == 0 {
 		return
 	}
 	id := uint16(0)
@@ -285,12 +365,14 @@ func (n *Node) sendUnicast(m *message, r *response, to netip.AddrPort, legacy bo
 		w.record(section, &x)
 	}
 	for _, o := range r.records {
+		o.announced = true
 		put(1, o.record)
 	}
-	for _, d := range r.denials {
+	for _, d := range n.denials(r.denied) {
 		put(1, d)
 	}
 	for _, o := range n.extras(r.records) {
+		o.announced = true
 		put(3, o.record)
 	}
 	n.out = append(n.out, Message{Data: w.b, To: to})
