@@ -316,8 +316,13 @@ func (h *Host) Err() error { return h.stack.Err() }
 // example, they add and remove interfaces and neighbours.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
-// Stats returns a snapshot of the host's counters.
-func (h *Host) Stats() stack.Stats { return h.stack.Stats() }
+// Stats returns a snapshot of the host's counters. Its Drops also count the messages of Multicast DNS that the
+// host has dropped.
+func (h *Host) Stats() stack.Stats {
+	st := h.stack.Stats()
+	h.mdns.Load().addDrops(st.Drops)
+	return st
+}
 
 // Interfaces describes the host's interfaces, the loopback first.
 func (h *Host) Interfaces() []stack.InterfaceInfo { return h.stack.Interfaces() }

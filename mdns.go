@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,21 +29,29 @@ type MDNSConfig struct {
 type MDNSService = mdns.Service
 
 const (
-	maxMDNSInbox = 256
-	mdnsMaxSize  = 9000 // RFC 6762 section 17
-	mdnsTTL      = 255  // RFC 6762 section 11
-	// mdnsSendTime limits the time for which the host waits for room in the transmit queue.
-	mdnsSendTime = 200 * time.Millisecond
+	maxMDNSInbox  = 256
+	maxMDNSOutbox = 512
+	mdnsMaxSize   = 9000 // RFC 6762 section 17
+	mdnsTTL       = 255  // RFC 6762 section 11
+	// mdnsSendTime limits the time for which a message waits for room in the transmit queue. After a message has
+	// waited in vain, the messages behind it wait only for mdnsStuckTime.
+	mdnsSendTime  = 200 * time.Millisecond
+	mdnsStuckTime = time.Millisecond
+	// mdnsEndTime limits the time for which the end of a link waits for a goroutine that sends.
+	mdnsEndTime = time.Second
 	// mdnsTimeout is how long a lookup waits for a first answer. The query is sent at 0, 1 and 3 s.
 	mdnsTimeout = 4 * time.Second
 	// mdnsMoreTime is how long a lookup waits for further answers after the first one.
 	mdnsMoreTime = 200 * time.Millisecond
+	// mdnsLostTime is how long a lookup waits for a record that must exist after another record of its name.
+	mdnsLostTime = 1500 * time.Millisecond
 )
 
 // mdnsLinks is Multicast DNS on the interfaces of a host. The interfaces share one socket for each family. No
 // goroutine waits for messages or deadlines.
 type mdnsLinks struct {
 	h         *Host
+	drops     [numMDNSDrops]atomic.Uint64
 	mu        sync.Mutex
 	closed    bool
 	conns     [2]*stack.UDP // IPv4 and IPv6; nil while there is no link
@@ -63,11 +73,52 @@ type mdnsLink struct {
 	waits []*mdnsWait
 	addrs []netip.Prefix // of the interface
 	state uint32         // LinkChanges of the interface
+
+	// outbox has the messages to send, in the order in which the node made them. One goroutine at a time
+	// sends, without mu; see drain.
+	outbox  []mdns.Message
+	sending bool
+	sent    sync.Cond // signals the end of sending, and of the wait for it; its L is mu
 }
 
 type mdnsPacket struct {
 	data []byte
 	from netip.AddrPort
+}
+
+// Reasons for which a message of Multicast DNS is dropped.
+const (
+	mdnsDropInterface = iota
+	mdnsDropOffLink
+	mdnsDropInbox
+	mdnsDropMalformed
+	mdnsDropCode
+	mdnsDropPort
+	mdnsDropOutbox
+	numMDNSDrops
+)
+
+// mdnsDropText has the names of the reasons in Host.Stats.
+var mdnsDropText = [numMDNSDrops]string{
+	mdnsDropInterface: "mDNS message on an interface without mDNS",
+	mdnsDropOffLink:   "mDNS message from off the link",
+	mdnsDropInbox:     "mDNS receive queue full",
+	mdnsDropMalformed: "malformed mDNS message",
+	mdnsDropCode:      "mDNS message with an opcode or a response code",
+	mdnsDropPort:      "mDNS response from another port",
+	mdnsDropOutbox:    "mDNS send queue full",
+}
+
+// drop counts a dropped message.
+func (ls *mdnsLinks) drop(reason int) { ls.drops[reason].Add(1) }
+
+// addDrops adds the counts of dropped messages to the counts of the stack. ls may be nil.
+func (ls *mdnsLinks) addDrops(drops map[string]uint64) {
+	for i := 0; ls != nil && i < numMDNSDrops; i++ {
+		if n := ls.drops[i].Load(); n > 0 {
+			drops[mdnsDropText[i]] = n
+		}
+	}
 }
 
 // An mdnsWait wakes a goroutine that waits for the events of queries.
@@ -102,6 +153,7 @@ func (h *Host) startMDNS(nicName string, cfg MDNSConfig) error {
 	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
 	ls := h.mdns.Load()
 	l := &mdnsLink{all: ls, nic: info.Name, index: info.Index, node: mdns.New(mdns.Config{Host: cfg.HostName, Rand: h.random})}
+	l.sent.L = &l.mu
 	l.timer = time.AfterFunc(time.Hour, func() { l.do(nil) })
 	l.timer.Stop()
 	if err := ls.add(l); err != nil {
@@ -230,20 +282,31 @@ func (ls *mdnsLinks) look() {
 
 // receive queues a message for its link. It is the handler of the sockets, so it neither blocks nor sends.
 func (ls *mdnsLinks) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
-	if len(b) > mdnsMaxSize {
-		return
+	links := ls.list()
+	i := slices.IndexFunc(links, func(l *mdnsLink) bool { return l.index == meta.NIC })
+	switch {
+	case i < 0:
+		ls.drop(mdnsDropInterface)
+	case len(b) > mdnsMaxSize:
+		ls.drop(mdnsDropMalformed)
+	default:
+		links[i].receive(b, from, meta)
 	}
-	for _, l := range ls.list() {
-		if l.index != meta.NIC {
-			continue
-		}
-		l.mu.Lock()
+}
+
+func (l *mdnsLink) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.ended:
+	case !meta.Dst.IsMulticast() && !l.onLink(from.Addr()):
 		// RFC 6762 11: a message that was not sent to the group must come from the link.
-		if local := meta.Dst.IsMulticast() || l.onLink(from.Addr()); local && !l.ended && len(l.inbox) < maxMDNSInbox {
-			l.inbox = append(l.inbox, mdnsPacket{slices.Clone(b), from})
-			l.timer.Reset(0)
-		}
-		l.mu.Unlock()
+		l.all.drop(mdnsDropOffLink)
+	case len(l.inbox) >= maxMDNSInbox:
+		l.all.drop(mdnsDropInbox)
+	default:
+		l.inbox = append(l.inbox, mdnsPacket{slices.Clone(b), from})
+		l.timer.Reset(0)
 	}
 }
 
@@ -258,13 +321,20 @@ func (l *mdnsLink) do(f func(now time.Time)) {
 	inbox := l.inbox
 	l.inbox = nil
 	for _, p := range inbox {
-		l.node.Receive(now, p.data, p.from)
+		switch l.node.Receive(now, p.data, p.from) {
+		case mdns.ErrMalformed:
+			l.all.drop(mdnsDropMalformed)
+		case mdns.ErrCode:
+			l.all.drop(mdnsDropCode)
+		case mdns.ErrPort:
+			l.all.drop(mdnsDropPort)
+		}
 	}
 	if f != nil {
 		f(now)
 	}
 	l.node.Tick(now)
-	out := l.messages()
+	l.queue()
 	if at := l.node.Deadline(); at.IsZero() {
 		l.timer.Stop()
 	} else {
@@ -279,19 +349,49 @@ func (l *mdnsLink) do(f func(now time.Time)) {
 		}
 	}
 	l.mu.Unlock()
-	l.send(out)
+	l.drain()
 }
 
-// messages returns the messages of the node. l.mu is held.
-func (l *mdnsLink) messages() (out []mdns.Message) {
+// queue moves the messages of the node to the outbox. While the outbox is full, queue drops them; the goodbyes
+// of a link that ends always fit. l.mu is held.
+func (l *mdnsLink) queue() {
 	for m, ok := l.node.Next(); ok; m, ok = l.node.Next() {
 		// RFC 6762 5.5: a unicast response must not leave the link, or the host could be made to send to
 		// any address.
-		if !m.To.IsValid() || l.onLink(m.To.Addr()) {
-			out = append(out, m)
+		switch {
+		case m.To.IsValid() && !l.onLink(m.To.Addr()):
+			l.all.drop(mdnsDropOffLink)
+		case len(l.outbox) >= maxMDNSOutbox && !l.ended:
+			l.all.drop(mdnsDropOutbox)
+		default:
+			l.outbox = append(l.outbox, m)
 		}
 	}
-	return out
+}
+
+// drain sends the messages of the outbox in their order. If another goroutine is sending, drain returns at
+// once, and the other goroutine sends them.
+func (l *mdnsLink) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sending {
+		return
+	}
+	l.sending = true
+	wait := mdnsSendTime
+	for len(l.outbox) > 0 {
+		m := l.outbox[0]
+		l.outbox = l.outbox[1:]
+		l.mu.Unlock()
+		if l.send(m, time.Now().Add(wait)) {
+			wait = mdnsSendTime
+		} else {
+			wait = mdnsStuckTime
+		}
+		l.mu.Lock()
+	}
+	l.outbox, l.sending = nil, false
+	l.sent.Broadcast()
 }
 
 // onLink reports whether an address is in a network of the interface. l.mu is held.
@@ -299,28 +399,25 @@ func (l *mdnsLink) onLink(a netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
 }
 
-// send sends messages. Errors are ignored: the node sends again what matters, and the interface may have no
-// address of a family.
-func (l *mdnsLink) send(out []mdns.Message) {
-	if len(out) == 0 {
-		return
-	}
+// send sends a message. It reports false if the transmit queue had no room until end. Other errors are ignored: the
+// node sends again what matters, and the interface may have no address of a family.
+func (l *mdnsLink) send(m mdns.Message, end time.Time) (ok bool) {
+	ok = true
 	l.all.mu.Lock()
 	conns := l.all.conns
 	l.all.mu.Unlock()
 	o := stack.SendOptions{TTL: mdnsTTL, NIC: l.index}
-	end := time.Now().Add(mdnsSendTime)
-	for _, m := range out {
-		for i, c := range conns {
-			to := m.To
-			if !to.IsValid() {
-				to = netip.AddrPortFrom([]netip.Addr{mdns.Group4, mdns.Group6}[i], mdns.Port)
-			}
-			if c != nil && to.Addr().Is4() == (i == 0) {
-				c.WriteToBefore(end, m.Data, to, o)
-			}
+	for i, c := range conns {
+		to := m.To
+		if !to.IsValid() {
+			to = netip.AddrPortFrom([]netip.Addr{mdns.Group4, mdns.Group6}[i], mdns.Port)
+		}
+		if c != nil && to.Addr().Is4() == (i == 0) {
+			_, err := c.WriteToBefore(end, m.Data, to, o)
+			ok = ok && !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
+	return ok
 }
 
 // look passes the addresses of the interface to the node.
@@ -363,25 +460,37 @@ func (l *mdnsLink) look() {
 	})
 }
 
-// end withdraws the names of the link.
+// end withdraws the names of the link. It returns when the goodbyes are sent. If another goroutine is sending,
+// and its device blocks, end returns after mdnsEndTime.
 func (l *mdnsLink) end() {
 	l.mu.Lock()
-	if l.ended {
-		l.mu.Unlock()
-		return
-	}
-	l.ended = true
-	l.timer.Stop()
-	l.node.Close(time.Now())
-	out := l.messages()
-	for _, w := range l.waits {
-		select {
-		case w.ready <- struct{}{}:
-		default:
+	if !l.ended {
+		l.ended = true
+		l.timer.Stop()
+		l.node.Close(time.Now())
+		l.queue()
+		for _, w := range l.waits {
+			select {
+			case w.ready <- struct{}{}:
+			default:
+			}
 		}
 	}
 	l.mu.Unlock()
-	l.send(out)
+	l.drain()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := false
+	timer := time.AfterFunc(mdnsEndTime, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		late = true
+		l.sent.Broadcast()
+	})
+	defer timer.Stop()
+	for l.sending && !late {
+		l.sent.Wait()
+	}
 }
 
 // A Publication is a service that the host publishes on all interfaces that had Multicast DNS when
