@@ -138,6 +138,40 @@ func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
 	})
 }
 
+// A server that is down answers in no case. After it has come back, queries are in mixed case at once.
+func TestAServerThatIsDownDoesNotEndMixedCase(t *testing.T) {
+	for name, limit := range map[string]time.Duration{"patient callers": time.Hour, "callers that give up": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var up atomic.Bool
+				n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+					if !up.Load() {
+						return nil
+					}
+					return hostZone.serve(network, query)
+				}})
+				r := resolverOn(n, Config{Rand: flipped, CacheSize: -1}, server1)
+				lookup := func() error {
+					ctx, cancel := context.WithTimeout(t.Context(), limit)
+					defer cancel()
+					_, err := r.LookupHost(ctx, "host.test.")
+					return err
+				}
+				for range 4 {
+					require.Error(t, lookup())
+				}
+				up.Store(true)
+				n.asked = nil
+				require.NoError(t, lookup())
+				for _, q := range n.log() {
+					require.Equal(t, "HOST.TEST.", q.raw)
+				}
+				require.Zero(t, n.open)
+			})
+		})
+	}
+}
+
 func TestOneLostPacketDoesNotEndMixedCase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lost atomic.Bool // the next query is lost

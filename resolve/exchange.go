@@ -80,26 +80,39 @@ func done(ctx context.Context) error {
 	return nil
 }
 
-// try sends one question to one server and waits for the answer until the timeout.
-//
-// Over UDP, try mixes the case of the name at random. Some servers know names only in lower case.
-// If the query brings no records (no such name, no such record, a refusal, a failure or no
-// response), try therefore sends a second query with the name as the caller wrote it. After a
-// response, try does so at once. Without a response, try does so at half of the timeout, and still
-// accepts an answer to the first query.
-//
-// If the server has returned an IPv4 address for the same name in mixed case, a query for another type
-// than A needs no second query: try accepts a response without records.
+// try sends one question to one server, by Config.Exchange or in clear, and waits for the answer until the
+// timeout.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
-	start := time.Now()
-	if r.cfg.Exchange != nil && !(r.cfg.Opportunistic && s.inClear.holds(start)) {
+	if r.cfg.Exchange == nil {
+		return r.tryInClear(ctx, s, q, f)
+	}
+	if !r.cfg.Opportunistic || !s.inClear.holds(time.Now()) {
 		ans, err := r.secure(ctx, s, q)
 		if heard(err) || !r.cfg.Opportunistic || ctx.Err() != nil {
 			return ans, err
 		}
 		s.inClear.set()
-		start = time.Now()
 	}
+	start := time.Now()
+	ans, err := r.tryInClear(ctx, s, q, f)
+	if !heard(err) && (ctx.Err() == nil || time.Since(start) >= silence) {
+		s.inClear.forget() // the server is silent, with and without encryption
+	}
+	return ans, err
+}
+
+// tryInClear sends one question to one server over UDP or TCP and waits for the answer until the timeout.
+//
+// Over UDP, tryInClear mixes the case of the name at random. Some servers know names only in lower case.
+// If the query brings no records (no such name, no such record, a refusal, a failure or no
+// response), tryInClear therefore sends a second query with the name as the caller wrote it. After a
+// response, it does so at once. Without a response, it does so at half of the timeout, and still
+// accepts an answer to the first query.
+//
+// If the server has returned an IPv4 address for the same name in mixed case, a query for another type
+// than A needs no second query: tryInClear accepts a response without records.
+func (r *Resolver) tryInClear(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
+	start := time.Now()
 	first := dialect{name: q.Name, cookie: true}
 	if !r.cfg.UseTCP {
 		first.cookie = !s.losesCase.holds(start)
@@ -108,7 +121,9 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 		}
 	}
 	if first.name == q.Name {
-		return r.exchange(ctx, s, q, first, start)
+		ans, err := r.exchange(ctx, s, q, first, start)
+		s.plain(heard(err), time.Since(start))
+		return ans, err
 	}
 	type outcome struct {
 		ans *answer
@@ -154,7 +169,12 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 		}
 		return nil, err
 	default: // the query in mixed case got no response in half of the timeout
-		s.silent()
+		<-ended
+		// If the second query got no response either, the case is not the reason, or the caller has given up.
+		if heard(plain.err) || ctx.Err() != nil && time.Since(start) < r.cfg.Timeout/2+silence {
+			s.silent()
+		}
+		s.plain(heard(plain.err), 0)
 	}
 	if !early {
 		<-ended

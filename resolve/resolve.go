@@ -160,6 +160,9 @@ type server struct {
 	cookies   cookieJar
 	// silences counts consecutive queries in mixed case without a response.
 	silences atomic.Int32
+	// guessed is set if losesCase was set because of silences, and the server has not responded to a query
+	// in the caller's case since. The server may be down.
+	guessed atomic.Bool
 }
 
 // silent records that a query in mixed case got no response. One such query may have been lost. After
@@ -167,7 +170,19 @@ type server struct {
 func (s *server) silent() {
 	if s.silences.Add(1) >= 2 {
 		s.silences.Store(0)
+		s.guessed.Store(true)
 		s.losesCase.set()
+	}
+}
+
+// plain records whether the server has responded to a query in the caller's case within some time. If it has
+// not, the silences before had another reason than the case.
+func (s *server) plain(responded bool, within time.Duration) {
+	switch {
+	case responded:
+		s.guessed.Store(false)
+	case within >= silence && s.guessed.Swap(false):
+		s.losesCase.forget()
 	}
 }
 
@@ -186,6 +201,8 @@ const (
 type lesson struct{ until atomic.Int64 } // a time in nanoseconds since 1970
 
 func (l *lesson) set() { l.until.Store(time.Now().Add(lessonTime).UnixNano()) }
+
+func (l *lesson) forget() { l.until.Store(0) }
 
 func (l *lesson) holds(now time.Time) bool { return now.UnixNano() < l.until.Load() }
 

@@ -97,6 +97,30 @@ func TestOpportunisticQueriesFallBackToClearText(t *testing.T) {
 	})
 }
 
+// A server that is down answers neither with encryption nor without. After it has come back, queries are encrypted
+// at once.
+func TestAServerThatIsDownDoesNotEndEncryption(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(map[string]handler{server1: silent})
+		up := false
+		r := resolverOn(n, Config{Opportunistic: true, Exchange: func(ctx context.Context, _ DialFunc, _ netip.AddrPort, query []byte) ([]byte, error) {
+			if up {
+				return hostZone.serve("tcp", query)[0], nil
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}, server1)
+		_, err := r.LookupIP(t.Context(), "ip4", "host.test.")
+		require.Error(t, err)
+		up = true
+		inClear := len(n.log())
+		require.NotZero(t, inClear)
+		_, err = r.LookupIP(t.Context(), "ip4", "host.test.")
+		require.NoError(t, err)
+		require.Len(t, n.log(), inClear)
+	})
+}
+
 func TestExchangeNeedsNoDial(t *testing.T) {
 	cfg := Config{Servers: []netip.AddrPort{netip.MustParseAddrPort(server1)}}
 	cfg.Exchange = func(_ context.Context, dial DialFunc, _ netip.AddrPort, query []byte) ([]byte, error) {
