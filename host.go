@@ -121,9 +121,8 @@ type Config struct {
 	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
 	// file. Resolver.Servers applies only if DNS above is empty. In the same way, Resolver.Search and
 	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Prefixes64, Multicast,
-	// Source or Rand
-	// of Resolver is nil, New sets it to the host's own function. With Source, New also sets
-	// Deprecated if that is nil.
+	// MulticastRecords, Source or Rand of Resolver is nil, New sets it to the host's own function. With
+	// Source, New also sets Deprecated if that is nil.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.
@@ -273,6 +272,9 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	}
 	if rc.Multicast == nil {
 		rc.Multicast = h.mdnsLookup
+	}
+	if rc.MulticastRecords == nil {
+		rc.MulticastRecords = h.mdnsRecords
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/usernet/usernet/mdns"
+	"github.com/usernet/usernet/resolve"
 )
 
 // An MDNSInstance is an instance of a service that another machine has published.
@@ -63,9 +66,9 @@ func (l *mdnsLink) take(w *mdnsWait, answered []bool) (events []mdns.Event, ok b
 	return events, !l.ended
 }
 
-// lookup asks for records of some types until all types are answered, or some are and no more answers come.
-// Without an answer the result is empty.
-func (l *mdnsLink) lookup(ctx context.Context, name string, types ...mdns.Type) ([]mdns.Record, error) {
+// lookup asks for records of some types until all types are answered, or some are and no more answers come for
+// the time more. Without an answer the result is empty.
+func (l *mdnsLink) lookup(ctx context.Context, name string, more time.Duration, types ...mdns.Type) ([]mdns.Record, error) {
 	w, err := l.start(name, true, types...)
 	if err != nil {
 		return nil, err
@@ -89,7 +92,7 @@ func (l *mdnsLink) lookup(ctx context.Context, name string, types ...mdns.Type) 
 			return records, nil
 		}
 		if len(events) > 0 {
-			timer.Reset(mdnsMoreTime)
+			timer.Reset(more)
 		}
 		select {
 		case <-w.ready:
@@ -112,34 +115,68 @@ func (h *Host) mdnsLookup(ctx context.Context, network, name string) (addrs []ne
 		types = types[1:]
 	}
 	links := h.mdns.Load().list()
+	addrs, err = mdnsLookupAll(ctx, links, name, types, (*mdnsLink).addrsOf)
+	return addrs, len(links) > 0, err
+}
+
+// mdnsRecords is the resolver's MulticastRecords function.
+func (h *Host) mdnsRecords(ctx context.Context, zone, name string, types ...uint16) (records []resolve.MulticastRecord, used bool, err error) {
+	links := slices.DeleteFunc(h.mdns.Load().list(), func(l *mdnsLink) bool {
+		return zone != "" && zone != l.nic && zone != strconv.Itoa(l.index)
+	})
+	wanted := make([]mdns.Type, len(types))
+	for i, typ := range types {
+		wanted[i] = mdns.Type(typ)
+	}
+	records, err = mdnsLookupAll(ctx, links, name, wanted, func(_ *mdnsLink, found []mdns.Record) (all []resolve.MulticastRecord) {
+		for _, r := range found {
+			all = append(all, resolve.MulticastRecord{
+				Type: uint16(r.Type), Addr: r.Addr, Target: r.Target, Port: r.Port, Priority: r.Priority, Weight: r.Weight, TXT: r.TXT,
+			})
+		}
+		return all
+	})
+	// Two links may be one network.
+	var distinct []resolve.MulticastRecord
+	for _, r := range records {
+		if !slices.ContainsFunc(distinct, func(x resolve.MulticastRecord) bool { return reflect.DeepEqual(x, r) }) {
+			distinct = append(distinct, r)
+		}
+	}
+	return distinct, len(links) > 0, err
+}
+
+// mdnsLookupAll looks up a name on several links at the same time. After the first answer, the other links have
+// only a little more time. convert converts the records of a link. The result is an error only if no link has
+// an answer.
+func mdnsLookupAll[T any](ctx context.Context, links []*mdnsLink, name string, types []mdns.Type, convert func(*mdnsLink, []mdns.Record) []T) (all []T, err error) {
 	type result struct {
-		addrs []netip.Addr
+		found []T
 		err   error
 	}
-	// After the first answer, the other links have only a little more time.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan result)
 	for _, l := range links {
 		go func() {
-			records, err := l.lookup(ctx, name, types...)
-			results <- result{l.addrsOf(records), err}
+			records, err := l.lookup(ctx, name, mdnsMoreTime, types...)
+			results <- result{convert(l, records), err}
 		}()
 	}
 	for range links {
 		r := <-results
-		if len(addrs) == 0 && len(r.addrs) > 0 {
+		if len(all) == 0 && len(r.found) > 0 {
 			defer time.AfterFunc(mdnsMoreTime, cancel).Stop()
 		}
-		addrs = append(addrs, r.addrs...)
+		all = append(all, r.found...)
 		if r.err != nil {
 			err = r.err
 		}
 	}
-	if len(addrs) > 0 {
+	if len(all) > 0 {
 		err = nil
 	}
-	return addrs, len(links) > 0, err
+	return all, err
 }
 
 // addrsOf returns the addresses in records. Link-local IPv6 addresses get the zone of the interface.
@@ -232,7 +269,8 @@ func (h *Host) Browse(ctx context.Context, service string, f func(mdns.Event)) e
 // no machine answers within four seconds, the error is a *net.DNSError whose IsNotFound is set.
 func (h *Host) LookupInstance(ctx context.Context, name string) (*MDNSInstance, error) {
 	for _, l := range h.mdns.Load().list() {
-		records, err := l.lookup(ctx, name, mdns.SRV, mdns.TXT)
+		// RFC 6763 6: every service has a TXT record. If it was lost, it is asked for again after a second.
+		records, err := l.lookup(ctx, name, mdnsLostTime, mdns.SRV, mdns.TXT)
 		if err != nil {
 			return nil, err
 		}
@@ -248,7 +286,7 @@ func (h *Host) LookupInstance(ctx context.Context, name string) (*MDNSInstance, 
 		if in.Host == "" {
 			continue
 		}
-		if records, err = l.lookup(ctx, in.Host, mdns.A, mdns.AAAA); err != nil {
+		if records, err = l.lookup(ctx, in.Host, mdnsMoreTime, mdns.A, mdns.AAAA); err != nil {
 			return nil, err
 		}
 		in.Addrs = l.addrsOf(records)

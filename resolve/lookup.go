@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -119,9 +118,7 @@ func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]net
 	if addrs, canonical := r.local(host); len(addrs) > 0 {
 		return addrs, canonical, nil
 	}
-	if r.cfg.Multicast != nil && isDomainName(host) && inDomain(host, "local") && strings.Contains(strings.TrimSuffix(host, "."), ".") {
-		// RFC 6762 3: "Any DNS query for a name ending with ".local." MUST be sent to the mDNS IPv4
-		// link-local multicast address 224.0.0.251 (or its IPv6 equivalent FF02::FB)."
+	if r.cfg.Multicast != nil && isDomainName(host) && isMulticastName(host) {
 		addrs, used, err := r.cfg.Multicast(ctx, network, host)
 		switch {
 		case !used:

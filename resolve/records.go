@@ -133,17 +133,26 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 }
 
 // LookupAddr returns the names of addr, an IP address in text form. They come from the hosts file, or
-// else from the DNS. Names that are not valid are omitted; the rest is then returned with an error.
+// else from the DNS. The names of a link-local address come from Multicast DNS if that is on (RFC 6762
+// section 4); the address may then have a zone. Names that are not valid are omitted; the rest is then
+// returned with an error.
 func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
 	a, err := netip.ParseAddr(addr)
 	if err != nil {
 		return nil, dnsError(errUnrecognizedAddress, addr, "")
 	}
 	names := r.cfg.Hosts.Names(a)
-	if len(names) == 0 {
-		if a.Zone() != "" {
+	switch {
+	case len(names) > 0:
+	case a.Zone() != "":
+		used := false
+		if names, used, err = r.multicastNames(ctx, a); err != nil {
+			return nil, err
+		}
+		if !used {
 			return nil, dnsError(errUnrecognizedAddress, addr, "")
 		}
+	default:
 		ans, err := r.lookup(ctx, reverseName(a), dnsmessage.TypePTR)
 		if err != nil {
 			return nil, err

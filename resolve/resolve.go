@@ -107,6 +107,10 @@ type Config struct {
 	// "ip", "ip4" or "ip6". An empty result means that there is no such host. If used is false, Multicast
 	// DNS is off, and the Resolver queries the servers. Multicast may be nil.
 	Multicast func(ctx context.Context, network, name string) (addrs []netip.Addr, used bool, err error)
+	// MulticastRecords looks up the records of some types, by their numbers, of a name below "local." or of
+	// the reverse name of a link-local address, by Multicast DNS. zone is the zone of the address, or empty
+	// for all links. The results are as those of Multicast. MulticastRecords may be nil.
+	MulticastRecords func(ctx context.Context, zone, name string, types ...uint16) (records []MulticastRecord, used bool, err error)
 	// NAT64 makes lookups on a host without a route to IPv4 addresses also return the IPv6 addresses at
 	// which a NAT64 translator represents the IPv4 addresses of a name without AAAA records. The
 	// Resolver finds the translator's prefix by a query for ipv4only.arpa (RFC 7050).

@@ -58,6 +58,9 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 // answer. If CNAME is one of the types, CNAME must be the last. An alias is then an answer even if the
 // target of the alias has no records.
 func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.Type) ([]*answer, error) {
+	if answers, used, err := r.askMulticast(ctx, fqdn, types); used {
+		return answers, err
+	}
 	answers := make([]*answer, len(types))
 	errs := make([]error, len(types))
 	questions := make([]*question, len(types))
@@ -107,6 +110,12 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 // shared. Without an error, the answer has at least one record. If the error is that there is no such
 // record, the answer may still have the aliases of the name.
 func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*answer, error) {
+	if answers, used, err := r.askMulticast(ctx, fqdn, []dnsmessage.Type{typ}); used {
+		if err != nil {
+			return nil, err
+		}
+		return answers[0], nil
+	}
 	return r.answerTo(ctx, r.begin(ctx, fqdn, typ, nil))
 }
 
