@@ -13,8 +13,12 @@ import (
 
 var errTooManyQueries = errors.New("dot: too many outstanding queries")
 
-// maxOutstanding is the maximum number of outstanding queries on a connection.
-const maxOutstanding = 4096
+const (
+	// maxOutstanding is the maximum number of outstanding queries on a connection.
+	maxOutstanding = 4096
+	// writeTime is how long a Write may go on after the caller's context has ended.
+	writeTime = 100 * time.Millisecond
+)
 
 // A conn is a TLS connection to a server. No goroutine reads the connection: one of the callers that wait
 // for a response reads messages for all of them, until its own response has arrived.
@@ -171,11 +175,12 @@ func (cn *conn) roundTrip(ctx context.Context, query []byte) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if err := ctx.Err(); err != nil { // a Write that is interrupted ends the connection for all
+	if err := ctx.Err(); err != nil {
 		cn.writing <- struct{}{}
 		return nil, err
 	}
-	stop := cn.interruptedBy(ctx, cn.tls.SetWriteDeadline)
+	// A Write that is interrupted ends the connection for all callers, so only a Write that blocks is.
+	stop := interruptedBy(ctx, cn.tls.SetWriteDeadline, writeTime)
 	_, err = cn.tls.Write(msg)
 	stop()
 	cn.writing <- struct{}{}
@@ -203,11 +208,12 @@ func (cn *conn) roundTrip(ctx context.Context, query []byte) ([]byte, error) {
 	}
 }
 
-// interruptedBy makes a read or write return when ctx ends. The caller must call stop afterwards.
-func (cn *conn) interruptedBy(ctx context.Context, setDeadline func(time.Time) error) (stop func()) {
+// interruptedBy makes a read or write return when the time after has passed since the end of ctx. The caller must
+// call stop afterwards.
+func interruptedBy(ctx context.Context, setDeadline func(time.Time) error, after time.Duration) (stop func()) {
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {
-		setDeadline(time.Unix(1, 0)) // a deadline in the past wakes the goroutine
+		setDeadline(time.Now().Add(after))
 		close(ended)
 	})
 	return func() {
@@ -220,7 +226,7 @@ func (cn *conn) interruptedBy(ctx context.Context, setDeadline func(time.Time) e
 
 // read reads messages until the response to w has arrived, ctx ends or the connection fails.
 func (cn *conn) read(ctx context.Context, w *waiter) {
-	stop := cn.interruptedBy(ctx, cn.tls.SetReadDeadline)
+	stop := interruptedBy(ctx, cn.tls.SetReadDeadline, 0)
 	defer stop()
 	for {
 		select {

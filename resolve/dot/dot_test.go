@@ -145,6 +145,34 @@ func TestACallerThatGivesUpHarmsNobody(t *testing.T) {
 	})
 }
 
+// Callers whose contexts have ended before the call, or end during it, leave the connection to the others.
+func TestACallWithAnEndedContextHarmsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newServer(t)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			_, err := c.Exchange(t.Context(), s.dial, server, query(1, 5, 0))
+			require.NoError(t, err)
+		})
+		time.Sleep(time.Second)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 100 {
+			_, err := c.Exchange(ended, s.dial, server, query(2, 0, 0))
+			require.ErrorIs(t, err, context.Canceled)
+			ctx, cancel := context.WithCancel(t.Context())
+			wg.Go(cancel)
+			if _, err = c.Exchange(ctx, s.dial, server, query(3, 0, 0)); err != nil {
+				require.ErrorIs(t, err, context.Canceled)
+			}
+		}
+		_, err := c.Exchange(t.Context(), s.dial, server, query(4, 0, 0))
+		require.NoError(t, err)
+		require.Len(t, s.dialed, 1)
+	})
+}
+
 // The caller that connects for all gives up.
 func TestTheNextCallerConnectsIfTheFirstGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
