@@ -3,6 +3,7 @@ package usernet
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -135,5 +136,53 @@ func TestADialUsesHTTPSRecordsOnlyByChoice(t *testing.T) {
 			require.Equal(t, "127.0.0.9:443", dial("bare.test:443"))
 			require.Equal(t, httpsDelay, time.Since(start), "the addresses are known, and the records are late")
 		})
+	}
+}
+
+// The HTTPS record names another endpoint, and the name server never answers about that endpoint. The dial has
+// the addresses of the name itself, so it does not wait for the endpoint until the resolver gives up after ten
+// seconds.
+func TestADialDoesNotWaitLongForAnEndpoint(t *testing.T) {
+	a := func(s string) dnsmessage.ResourceBody { return &dnsmessage.AResource{A: netip.MustParseAddr(s).As4()} }
+	for _, alias := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			priority := uint16(1)
+			if alias {
+				priority = 0
+			}
+			h, err := New(Config{DNS: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}, Resolver: resolve.Config{HTTPS: true}})
+			require.NoError(t, err)
+			defer h.Close()
+			pc, err := h.ListenPacket("udp", "127.0.0.1:53")
+			require.NoError(t, err)
+			defer pc.Close()
+			go serveRecords(silentAbout{pc, "other"}, map[string][]dnsmessage.ResourceBody{
+				"web.test.": {a("127.0.0.2"), httpsRecord(priority, "other.test.")},
+			}, func() time.Duration { return 0 }, func() {})
+			ln, err := h.Listen("tcp", "127.0.0.2:443")
+			require.NoError(t, err)
+			defer ln.Close()
+			start := time.Now()
+			c, err := h.Dial("tcp", "web.test:443")
+			require.NoError(t, err)
+			defer c.Close()
+			require.Equal(t, "127.0.0.2:443", c.RemoteAddr().String())
+			require.LessOrEqual(t, time.Since(start), time.Second+httpsDelay)
+		})
+	}
+}
+
+// silentAbout receives no queries about names with a first label.
+type silentAbout struct {
+	net.PacketConn
+	label string
+}
+
+func (s silentAbout) ReadFrom(b []byte) (n int, from net.Addr, err error) {
+	for {
+		n, from, err = s.PacketConn.ReadFrom(b)
+		if err != nil || n < 13+len(s.label) || !strings.EqualFold(string(b[13:13+len(s.label)]), s.label) {
+			return n, from, err
+		}
 	}
 }

@@ -45,3 +45,35 @@ func TestADialToAnIPv4LiteralOverNAT64(t *testing.T) {
 		})
 	}
 }
+
+// The host has no route to the Internet over IPv4, but it has an IPv4 network. A dial to an address in that
+// network does not go through the translator.
+func TestADialToAnIPv4NeighborWithNAT64(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := nic.Pipe(nic.PipeConfig{})
+		prefix := netip.MustParsePrefix("2001:db8:64::/96")
+		a, err := New(Config{
+			NIC: near, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8:64::5/64")},
+			Resolver: resolve.Config{NAT64: true, Prefixes64: func() []netip.Prefix { return []netip.Prefix{prefix} }},
+		})
+		require.NoError(t, err)
+		defer a.Close()
+		b, err := New(Config{NIC: far, Addrs: []netip.Prefix{
+			netip.MustParsePrefix("192.0.2.33/24"), netip.MustParsePrefix("2001:db8:64::c000:221/64"), netip.MustParsePrefix("2001:db8:64::c633:6421/64"),
+		}})
+		require.NoError(t, err)
+		defer b.Close()
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		defer ln.Close()
+		for to, want := range map[string]string{
+			"192.0.2.33:80":    "192.0.2.33:80",               // on the link
+			"198.51.100.33:80": "[2001:db8:64::c633:6421]:80", // there is no route to it
+		} {
+			c, err := a.Dial("tcp", to)
+			require.NoError(t, err)
+			require.Equal(t, want, c.RemoteAddr().String())
+			c.Close()
+		}
+	})
+}
