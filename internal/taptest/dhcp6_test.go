@@ -73,14 +73,15 @@ func TestDHCPv6ServersConfigureAHost(t *testing.T) {
 			require.NoError(t, err)
 			defer capture.Close()
 			start(t, ns, dir)
-			var dev nic.Device = nic.Capture(tap, capture, nic.CaptureConfig{})
+			var dev nic.Device = tap
 			cfg := usernet.Config{Auto: true, DHCP: true}
 			if name == "kea" {
 				bad := nic.Impairment{Loss: 0.15, Duplicate: 0.05}
 				dev = nic.Impair(dev, nic.ImpairConfig{In: bad, Out: bad, Seed: 5})
 				cfg = usernet.Config{}
 			}
-			cfg.NIC = dev
+			// The capture has what the host sends, before the loss: it sends a Release only once.
+			cfg.NIC = nic.Capture(dev, capture, nic.CaptureConfig{})
 			h, err := usernet.New(cfg)
 			require.NoError(t, err)
 			t.Cleanup(func() { h.Close() })

@@ -92,13 +92,12 @@ func TestTransfersOverATUNSurviveLoss(t *testing.T) {
 		if tun.Link().GSO > 0 {
 			size = bulk // a super-frame is lost as a whole
 		}
-		for _, e := range families {
-			curlDownload(t, ns, e, size)
-			curlUpload(t, ns, e, size)
+		for in, out := 0, 0; in == 0 || out == 0; in, out = ns.dropped(t) { // a transfer may lose nothing
+			for _, e := range families {
+				curlDownload(t, ns, e, size)
+				curlUpload(t, ns, e, size)
+			}
 		}
-		in, out := ns.dropped(t)
-		require.Positive(t, in, "packets of ours that the kernel dropped")
-		require.Positive(t, out, "packets of its own that the kernel dropped")
 	})
 }
 
