@@ -1,17 +1,52 @@
 package nic
 
 import (
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
+// needSockets skips the test if the system has no sockets of the network: Windows has no Unix datagrams, wine has
+// neither Unix sockets nor all options of UDP's, and WebAssembly has only what its host gives.
+func needSockets(t *testing.T, network string) {
+	t.Helper()
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("usernet-%d-%x", os.Getpid(), rand.Uint32()))
+	var c io.Closer
+	var err error
+	switch network {
+	case "unix":
+		c, err = net.Listen(network, path)
+	case "unixgram":
+		c, err = net.ListenPacket(network, path)
+		defer os.Remove(path)
+	case "udp":
+		c, err = net.ListenPacket(network, "127.0.0.1:0")
+	case "tcp":
+		c, err = net.Listen(network, "127.0.0.1:0")
+	}
+	if err == nil {
+		c.Close()
+		return
+	}
+	if slices.Contains([]string{"windows", "js", "wasip1"}, runtime.GOOS) {
+		t.Skipf("the system has no sockets of %s: %v", network, err)
+	}
+	t.Fatal(err)
+}
+
 // unixPair returns the configurations of two devices that are each other's peer.
 func unixPair(t *testing.T) (a, b DatagramConfig) {
+	t.Helper()
+	needSockets(t, "unixgram")
 	dir := t.TempDir()
 	a = DatagramConfig{Network: "unixgram", Local: filepath.Join(dir, "a"), Remote: filepath.Join(dir, "b")}
 	return a, DatagramConfig{Network: "unixgram", Local: a.Remote, Remote: a.Local}
@@ -20,6 +55,7 @@ func unixPair(t *testing.T) (a, b DatagramConfig) {
 // udpPair returns the configurations of two devices that are each other's peer.
 func udpPair(t *testing.T, host string) (a, b DatagramConfig) {
 	t.Helper()
+	needSockets(t, "udp")
 	var addrs [2]string
 	for i := range addrs {
 		c, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
@@ -41,11 +77,14 @@ func openTestDatagram(t *testing.T, cfg DatagramConfig) (*Datagram, *recorder) {
 }
 
 func TestADatagramIsAFrame(t *testing.T) {
-	unixA, unixB := unixPair(t)
-	udpA, udpB := udpPair(t, "127.0.0.1")
-	sixA, sixB := udpPair(t, "::1")
-	for name, c := range map[string][2]DatagramConfig{"unix": {unixA, unixB}, "UDP": {udpA, udpB}, "UDP over IPv6": {sixA, sixB}} {
+	for name, pair := range map[string]func(t *testing.T) (a, b DatagramConfig){
+		"unix":          unixPair,
+		"UDP":           func(t *testing.T) (a, b DatagramConfig) { return udpPair(t, "127.0.0.1") },
+		"UDP over IPv6": func(t *testing.T) (a, b DatagramConfig) { return udpPair(t, "::1") },
+	} {
 		t.Run(name, func(t *testing.T) {
+			var c [2]DatagramConfig
+			c[0], c[1] = pair(t)
 			a, inA := openTestDatagram(t, c[0])
 			require.False(t, a.NotifyLink(func() {}))
 			n, err := a.Send(one(ether(macB, macA, 1, 60)))
@@ -136,6 +175,7 @@ func TestAFullDatagramPeerDoesNotStopTheSender(t *testing.T) {
 // TestVfkitHandshake has the datagrams of vfkit as a test vector: VFKT once, and then frames. A newer
 // vfkit sends no VFKT. When the machine is started again, its socket has another path.
 func TestVfkitHandshake(t *testing.T) {
+	needSockets(t, "unixgram")
 	dir := t.TempDir()
 	server, in := openTestDatagram(t, DatagramConfig{Network: "unixgram", Local: filepath.Join(dir, "server")})
 	server.Send(one(ether(macB, macA, 1, 60)))
@@ -162,6 +202,7 @@ func TestVfkitHandshake(t *testing.T) {
 }
 
 func TestTheHandshakeIsSentFirst(t *testing.T) {
+	needSockets(t, "unixgram")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gvproxy")
 	cfg := DatagramConfig{Network: "unixgram", Remote: path, Handshake: true}
@@ -189,15 +230,17 @@ func TestTheHandshakeIsSentFirst(t *testing.T) {
 
 func TestBadDatagramConfigsSayWhatIsWrong(t *testing.T) {
 	for want, cfg := range map[string]DatagramConfig{
-		`unknown network "unix": it is unixgram or udp`:               {Network: "unix"},
-		`the local address "x" is not an IP address with a port`:      {Network: "udp", Local: "x"},
-		`the remote address "" is not an IP address with a port`:      {Network: "udp", Local: "127.0.0.1:0"},
-		"the addresses 127.0.0.1:0 and [::1]:9 are of two families":   {Network: "udp", Local: "127.0.0.1:0", Remote: "[::1]:9"},
-		"a handshake needs the remote address":                        {Network: "unixgram", Handshake: true},
-		"bad MTU 65536: it is not in the range 1 to 65535":            {Network: "unixgram", MTU: 65536},
-		"listen unixgram /nowhere/s: bind: no such file or directory": {Network: "unixgram", Local: "/nowhere/s"},
+		`unknown network "unix": it is unixgram or udp`:             {Network: "unix"},
+		`the local address "x" is not an IP address with a port`:    {Network: "udp", Local: "x"},
+		`the remote address "" is not an IP address with a port`:    {Network: "udp", Local: "127.0.0.1:0"},
+		"the addresses 127.0.0.1:0 and [::1]:9 are of two families": {Network: "udp", Local: "127.0.0.1:0", Remote: "[::1]:9"},
+		"a handshake needs the remote address":                      {Network: "unixgram", Handshake: true},
+		"bad MTU 65536: it is not in the range 1 to 65535":          {Network: "unixgram", MTU: 65536},
 	} {
 		_, err := OpenDatagram(cfg)
 		require.EqualError(t, err, "nic: open datagram device: "+want)
 	}
+	needSockets(t, "unixgram")
+	_, err := OpenDatagram(DatagramConfig{Network: "unixgram", Local: "/nowhere/s"})
+	require.EqualError(t, err, "nic: open datagram device: listen unixgram /nowhere/s: bind: no such file or directory")
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -133,9 +134,16 @@ func TestCloseEndsAStreamThatNobodyReads(t *testing.T) {
 	})
 }
 
-// streamSockets returns the two kinds of sockets with an address for each.
-func streamSockets(t *testing.T) map[string]string {
-	return map[string]string{"unix": filepath.Join(t.TempDir(), "s"), "tcp": "127.0.0.1:0"}
+// onStreamSockets runs a test with an address of each of the two kinds of sockets.
+func onStreamSockets(t *testing.T, test func(t *testing.T, network, addr string)) {
+	t.Run("unix", func(t *testing.T) {
+		needSockets(t, "unix")
+		test(t, "unix", filepath.Join(t.TempDir(), "s"))
+	})
+	t.Run("tcp", func(t *testing.T) {
+		needSockets(t, "tcp")
+		test(t, "tcp", "127.0.0.1:0")
+	})
 }
 
 // exchange sends a frame in each direction.
@@ -153,56 +161,55 @@ func exchange(t *testing.T, a, b Device, ra, rb *recorder, tag uint32) {
 }
 
 func TestAListeningStreamHasOnePeerAfterAnother(t *testing.T) {
-	for network, addr := range streamSockets(t) {
-		t.Run(network, func(t *testing.T) {
-			server, err := OpenStream(StreamConfig{Network: network, Address: addr, Listen: true, Name: "server"})
-			require.NoError(t, err)
-			defer server.Close()
-			require.False(t, server.Link().Up)
-			var changes sync.Map
-			require.True(t, server.NotifyLink(func() { changes.Store(server.Link().Up, true) }))
-			var in recorder
-			server.Attach(in.recv)
-			n, err := server.Send(one(ether(macB, macA, 1, 60)))
-			require.NoError(t, err)
-			require.Equal(t, 1, n)
-			require.Equal(t, uint64(1), server.Stats().SendDropped, "nobody is there")
-			for i := range 3 {
-				client, err := OpenStream(StreamConfig{Network: network, Address: server.Addr().String()})
-				require.NoError(t, err)
-				require.Nil(t, client.Addr())
-				require.False(t, client.NotifyLink(func() {}))
-				var r recorder
-				client.Attach(r.recv)
-				exchange(t, server, client, &in, &r, uint32(10+i))
-				require.NoError(t, client.Close())
-				await(t, "the server notices", func() bool { return !server.Link().Up })
-			}
-			for _, up := range []bool{true, false} {
-				_, ok := changes.Load(up)
-				require.True(t, ok, "no report that Up is %v", up)
-			}
-			// A peer that sends nonsense is disconnected, and the next one is served.
-			bad, err := net.Dial(network, server.Addr().String())
-			require.NoError(t, err)
-			bad.Write([]byte{255, 255, 255, 255})
-			_, err = bad.Read(make([]byte, 1))
-			require.Error(t, err)
-			bad.Close()
+	onStreamSockets(t, func(t *testing.T, network, addr string) {
+		server, err := OpenStream(StreamConfig{Network: network, Address: addr, Listen: true, Name: "server"})
+		require.NoError(t, err)
+		defer server.Close()
+		require.False(t, server.Link().Up)
+		var changes sync.Map
+		require.True(t, server.NotifyLink(func() { changes.Store(server.Link().Up, true) }))
+		var in recorder
+		server.Attach(in.recv)
+		n, err := server.Send(one(ether(macB, macA, 1, 60)))
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		require.Equal(t, uint64(1), server.Stats().SendDropped, "nobody is there")
+		for i := range 3 {
 			client, err := OpenStream(StreamConfig{Network: network, Address: server.Addr().String()})
 			require.NoError(t, err)
-			defer client.Close()
+			require.Nil(t, client.Addr())
+			require.False(t, client.NotifyLink(func() {}))
 			var r recorder
 			client.Attach(r.recv)
-			exchange(t, server, client, &in, &r, 99)
-			require.NoError(t, server.Close())
-			await(t, "the client fails", func() bool { return client.Err() != nil })
-			require.ErrorIs(t, client.Err(), io.EOF)
-		})
-	}
+			exchange(t, server, client, &in, &r, uint32(10+i))
+			require.NoError(t, client.Close())
+			await(t, "the server notices", func() bool { return !server.Link().Up })
+		}
+		for _, up := range []bool{true, false} {
+			_, ok := changes.Load(up)
+			require.True(t, ok, "no report that Up is %v", up)
+		}
+		// A peer that sends nonsense is disconnected, and the next one is served.
+		bad, err := net.Dial(network, server.Addr().String())
+		require.NoError(t, err)
+		bad.Write([]byte{255, 255, 255, 255})
+		_, err = bad.Read(make([]byte, 1))
+		require.Error(t, err)
+		bad.Close()
+		client, err := OpenStream(StreamConfig{Network: network, Address: server.Addr().String()})
+		require.NoError(t, err)
+		defer client.Close()
+		var r recorder
+		client.Attach(r.recv)
+		exchange(t, server, client, &in, &r, 99)
+		require.NoError(t, server.Close())
+		await(t, "the client fails", func() bool { return client.Err() != nil })
+		require.ErrorIs(t, client.Err(), io.EOF)
+	})
 }
 
 func TestAStreamRedialsUntilItIsClosed(t *testing.T) {
+	needSockets(t, "unix")
 	path := filepath.Join(t.TempDir(), "s")
 	listen := func() *Stream {
 		s, err := OpenStream(StreamConfig{Network: "unix", Address: path, Listen: true})
@@ -233,6 +240,7 @@ func TestAStreamRedialsUntilItIsClosed(t *testing.T) {
 }
 
 func TestAListeningStreamReplacesADeadSocketOnly(t *testing.T) {
+	needSockets(t, "unix")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -255,15 +263,21 @@ func TestAListeningStreamReplacesADeadSocketOnly(t *testing.T) {
 
 func TestBadStreamConfigsSayWhatIsWrong(t *testing.T) {
 	for want, cfg := range map[string]StreamConfig{
-		`unknown network "udp": it is unix or tcp`:                 {Network: "udp"},
-		"the path of the socket is empty":                          {Network: "unix"},
-		`"localhost:1" is not an IP address with a port`:           {Network: "tcp", Address: "localhost:1"},
-		"bad MTU 65536: it is not in the range 1 to 65535":         {Network: "unix", Address: "/nowhere/s", MTU: 65536},
-		"dial unix /nowhere/s: connect: no such file or directory": {Network: "unix", Address: "/nowhere/s"},
+		`unknown network "udp": it is unix or tcp`:         {Network: "udp"},
+		"the path of the socket is empty":                  {Network: "unix"},
+		`"localhost:1" is not an IP address with a port`:   {Network: "tcp", Address: "localhost:1"},
+		"bad MTU 65536: it is not in the range 1 to 65535": {Network: "unix", Address: "/nowhere/s", MTU: 65536},
 	} {
 		_, err := OpenStream(cfg)
 		require.EqualError(t, err, "nic: open stream device: "+want)
 	}
+	needSockets(t, "unix")
+	_, err := OpenStream(StreamConfig{Network: "unix", Address: "/nowhere/s"})
+	if runtime.GOOS == "windows" {
+		require.ErrorContains(t, err, "nic: open stream device: dial unix /nowhere/s: connect: ") // the rest is Winsock's
+		return
+	}
+	require.EqualError(t, err, "nic: open stream device: dial unix /nowhere/s: connect: no such file or directory")
 }
 
 // FuzzStream passes what a peer sends, in pieces. The device must pass on the same frames however the

@@ -43,7 +43,7 @@ func TestTablesOfRequirementsAreUpToDate(t *testing.T) {
 	for _, list := range lists {
 		name := strings.TrimSuffix(filepath.Base(list), ".txt")
 		rfc := "RFC " + strings.TrimPrefix(name, "rfc")
-		got := requirementTable(t, list, rfc, tests, named)
+		got := requirementTable(t, filepath.ToSlash(list), rfc, tests, named)
 		file := filepath.Join("../docs", name+".md")
 		if *updateTables {
 			require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
