@@ -29,6 +29,7 @@ package usernet
 import (
 	"crypto/rand"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net"
@@ -335,6 +336,15 @@ func (h *Host) Routes() []Route { return h.stack.Routes() }
 
 // Neighbors returns the neighbour entries, both resolved and pending.
 func (h *Host) Neighbors() []Neighbor { return h.stack.Neighbors() }
+
+// Conns returns an iterator over the host's TCP connections, in no particular order. See stack.Stack.Conns.
+func (h *Host) Conns() iter.Seq[stack.ConnInfo] { return h.stack.Conns() }
+
+// Listeners returns an iterator over the TCP listeners, ordered by address and port.
+func (h *Host) Listeners() iter.Seq[stack.ListenerInfo] { return h.stack.Listeners() }
+
+// Sockets returns an iterator over the UDP and the IP sockets, in no particular order.
+func (h *Host) Sockets() iter.Seq[stack.SocketInfo] { return h.stack.Sockets() }
 
 // AddAddr adds an address to an interface, and the route to its network. An empty nic means the
 // only link. If the interface already has the address with the same prefix length, AddAddr replaces

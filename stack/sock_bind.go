@@ -40,6 +40,15 @@ func bind(fam Family, a netip.Addr, zone int) bound {
 	return b
 }
 
+// family returns the family of the packets that the socket takes.
+func (b *bound) family() Family {
+	of := b.all
+	if of == 0 {
+		of = familyOf(b.addr)
+	}
+	return [...]Family{ipv4: Family4, ipv6: Family6, ipv4 | ipv6: FamilyAny}[of]
+}
+
 // wildcard reports whether the socket is bound to all addresses of one or both families.
 func (b *bound) wildcard() bool { return b.all != 0 }
 

@@ -114,6 +114,7 @@ type dgram struct {
 	// received counts the datagrams passed to the queue or the handler, and sent the UDP datagrams sent.
 	// Neither count is in the stack's counters yet; see UDP.fold.
 	received, sent uint64
+	dropped        uint64 // datagrams that found the queue full
 }
 
 func (g *dgram) init(s *Stack, fam Family) {
@@ -206,6 +207,9 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta)
 	}
 	if d == nil {
 		handled := g.handle(buf[len(header):], from, meta)
+		if !handled {
+			g.dropped++
+		}
 		g.s.bufs.put(buf)
 		return handled
 	}

@@ -3,6 +3,7 @@ package stack
 import (
 	"sync/atomic"
 
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -230,6 +231,9 @@ type TCPStats struct {
 	CookiesBad       uint64 // ACKs without a connection that could have had a cookie, but had no valid one
 	Orphans          int    // current number of orphans: see TCPConfig.Orphans
 	OrphansReset     uint64 // orphans that were reset because of their number or memory pressure
+	// Events counts the events of the protocol: Events[tcp.RetransSegs] is the number of retransmitted
+	// segments.
+	Events [tcp.NumCounters]uint64
 }
 
 // ipSent returns the number of IP packets sent. The counter ipSent lacks the packets that left by direct
@@ -283,6 +287,11 @@ func (s *Stack) Stats() Stats {
 			OrphansReset:     c.orphansReset.Load(),
 		},
 		Drops: make(map[string]uint64),
+	}
+	if all := s.tcp.events.Load(); all != nil {
+		for k := range all {
+			st.TCP.Events[k] = all[k].Load()
+		}
 	}
 	for _, ifc := range *s.ifaces.Load() {
 		// The frames of direct transmit and of the transmit queue are counted apart.

@@ -15,7 +15,7 @@ import (
 // TCPConfig has the settings of TCP. The zero value selects the defaults.
 type TCPConfig struct {
 	// Params are the parameters of the protocol. If it is nil, they are tcp.DefaultParams. The stack
-	// sets Alloc, Free, Spare and Pressure itself.
+	// sets Alloc, Free, Spare, Pressure and Count itself.
 	Params *tcp.Params
 	// SynBacklog is the maximum number of half-open connections of one listener. Beyond that number, the
 	// listener answers with SYN cookies. If SynBacklog is 0, the maximum is 1024.
@@ -60,6 +60,8 @@ type tcpState struct {
 	wheel     timerWheel
 	paths     pathCache
 	timers    sync.Pool // of *sockTimer: timers that no connection uses
+
+	events atomic.Pointer[[tcp.NumCounters]atomic.Uint64] // allocated for the first event
 }
 
 // A tuple identifies a connection: the local and the remote address in their 16-byte form, then the
@@ -143,6 +145,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		ts.used.Add(-int64(cap(b)))
 		s.bufs.put(b)
 	}
+	ts.params.Count = ts.count
 	ts.params.Spare = new(sync.Pool)
 	ts.params.Pressure = ts.pressure
 	ts.synBacklog = cfg.SynBacklog
@@ -156,6 +159,16 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	}
 	ts.reclaimer.s = s
 	ts.wheel.s, ts.wheel.queue.s = s, s
+}
+
+// count counts n events of a kind.
+func (ts *tcpState) count(k tcp.Counter, n int) {
+	all := ts.events.Load()
+	if all == nil {
+		ts.events.CompareAndSwap(nil, new([tcp.NumCounters]atomic.Uint64))
+		all = ts.events.Load()
+	}
+	all[k].Add(uint64(n))
 }
 
 // charge adds n bytes to the memory in use, and starts the reclaimer under memory pressure.
@@ -235,6 +248,7 @@ func (s *Stack) resetTCP(local, remote netip.AddrPort, zone int, in *tcp.Segment
 	if !tcp.Reset(in, &out) {
 		return
 	}
+	s.tcp.count(tcp.OutRsts, 1)
 	s.sendLone(local, remote, zone, &out)
 }
 

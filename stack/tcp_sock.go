@@ -723,6 +723,17 @@ func (t *TCP) kill() {
 	t.mu.Unlock()
 }
 
+// abort resets the connection. The application's calls then fail with ECONNABORTED.
+func (t *TCP) abort() {
+	t.mu.Lock()
+	now := t.s.now()
+	t.conn.Abort(now)
+	t.run(now)
+	t.wakeReaders()
+	t.wakeWriters()
+	t.mu.Unlock()
+}
+
 // LocalAddr returns the connection's local address.
 func (t *TCP) LocalAddr() netip.AddrPort { return t.zoned(t.key.local()) }
 
@@ -741,7 +752,7 @@ func (t *TCP) zoned(a netip.AddrPort) netip.AddrPort {
 func (t *TCP) Info() TCPInfo {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.conn.Info()
+	return t.conn.Info(t.s.now())
 }
 
 // SetDeadline sets the read and the write deadline. The zero time means no deadline.

@@ -284,7 +284,7 @@ func TestFramesBuiltWhileAWriterWaitsAreCopies(t *testing.T) {
 		c.path.ifc.down.Store(true)
 		c.queueFull = false
 		c.run(a.now())
-		sent := c.conn.Info().InFlight
+		sent := c.conn.Info(0).InFlight
 		c.path.ifc.down.Store(false)
 		c.wakeWriters()
 		c.mu.Unlock()

@@ -168,11 +168,11 @@ func TestLossRecoveryAllocatesNothing(t *testing.T) {
 			l := newLoop(t, tc.gso, tc.cc)
 			l.lose = tc.lose
 			l.bulk(int(sampled(20_000)))
-			before := l.c[0].Info().Retrans
+			before := l.c[0].Info(0).Retrans
 			segments := int(sampled(5_000))
 			n := testing.AllocsPerRun(2, func() { l.bulk(segments) })
 			require.Zero(t, n)
-			require.Greater(t, l.c[0].Info().Retrans-before, segments/50, "segments must be lost")
+			require.Greater(t, l.c[0].Info(0).Retrans-before, segments/50, "segments must be lost")
 		})
 	}
 }

@@ -30,7 +30,7 @@ func TestInOrderDataGoesStraightToAWaitingReader(t *testing.T) {
 	for w.a.Unacked() > 0 {
 		require.True(t, w.step(&p))
 	}
-	require.EqualValues(t, 5000, w.a.Info().Delivered)
+	require.EqualValues(t, 5000, w.a.Info(0).Delivered)
 	require.Equal(t, data[:4000], buf)
 	rest := make([]byte, 2000)
 	require.Equal(t, 1000, w.b.Read(w.now, rest))

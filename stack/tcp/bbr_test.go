@@ -59,7 +59,7 @@ func TestBBRKnowsThePath(t *testing.T) {
 		b := c.cc.bbr
 		require.InEpsilon(t, l.bytesPerSecond(), float64(b.bandwidth()), 0.05, "%v", l)
 		require.InDelta(t, float64(l.rtt), float64(b.minRTT), float64(2*Millisecond), "%v", l)
-		info := c.Info()
+		info := c.Info(0)
 		require.InEpsilon(t, l.bytesPerSecond(), float64(info.PacingRate), 0.35, "%v", l)
 		require.Positive(t, info.DeliveryRate)
 	}

@@ -37,13 +37,14 @@ type control interface {
 type congestionState struct {
 	cwnd     int // congestion window in bytes, at most maxWindow
 	ssthresh int // slow-start threshold in bytes
-	credit   int // acknowledged bytes that have not yet made cwnd grow
 
 	// The maximum number of bytes in flight in this round, and whether cwnd has prevented a
 	// transmission. They show whether cwnd limits the connection; if not, cwnd does not grow.
-	maxFlight int
+	maxFlight int32
 	round     Seq // the round ends when this is acknowledged
 	limited   bool
+
+	credit int32 // acknowledged bytes that have not yet made cwnd grow
 
 	control control
 	cubic   cubic
@@ -78,7 +79,7 @@ func initialWindow(mss int) int { return min(10*mss, max(2*mss, 14600)) }
 // note records the flight size after a segment was sent, and whether the window prevented more from being
 // sent.
 func (w *congestionState) note(flight int, limited bool) {
-	w.maxFlight = max(w.maxFlight, flight)
+	w.maxFlight = max(w.maxFlight, int32(flight))
 	w.limited = w.limited || limited
 }
 
@@ -87,7 +88,7 @@ func (w *congestionState) note(flight int, limited bool) {
 func (w *congestionState) used() bool {
 	if w.cwnd < w.ssthresh {
 		// As on Linux, cwnd may grow to twice the flight size in slow start.
-		return w.limited || w.cwnd < 2*w.maxFlight
+		return w.limited || w.cwnd < 2*int(w.maxFlight)
 	}
 	return w.limited
 }
@@ -121,7 +122,7 @@ func (w *congestionState) grow(c *Conn, a *ackSample) {
 			w.ssthresh = w.cwnd
 		}
 		w.round = c.snd.nxt
-		w.maxFlight = c.pipe()
+		w.maxFlight = int32(c.pipe())
 		w.limited = false
 	}
 }
@@ -228,11 +229,11 @@ type newReno struct{}
 func (newReno) avoid(_ Time, w *congestionState, acked, mss int, _ Time) int {
 	// RFC 5681 3.1, with byte counting (RFC 3465 2.1): cwnd grows by one segment for each
 	// window of acknowledged bytes.
-	w.credit += acked
-	if w.credit < w.cwnd {
+	w.credit += int32(acked)
+	if int(w.credit) < w.cwnd {
 		return 0
 	}
-	w.credit -= w.cwnd
+	w.credit -= int32(w.cwnd)
 	return mss
 }
 
@@ -295,9 +296,9 @@ func (q *cubic) avoid(now Time, w *congestionState, acked, mss int, srtt Time) i
 		return 0
 	}
 	// cwnd grows by whole segments; the remainder is kept.
-	w.credit += int(grow * float64(mss))
-	n := w.credit / mss * mss
-	w.credit -= n
+	w.credit += int32(min(grow*float64(mss), maxWindow))
+	n := int(w.credit) / mss * mss
+	w.credit -= int32(n)
 	return n
 }
 

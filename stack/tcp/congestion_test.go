@@ -217,12 +217,12 @@ func TestInitialWindowIsThatOfRFC6928(t *testing.T) {
 
 func TestAnUnusedWindowDoesNotGrow(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 60000})
-	cwnd := r.c.Info().SndCwnd
+	cwnd := r.c.Info(0).SndCwnd
 	for range 200 {
 		r.c.Write(r.now, make([]byte, 100))
 		r.pull()
 		r.now += 20 * Millisecond
 		r.send(16, r.theirs(), r.c.snd.nxt-rigISS-1, nil)
 	}
-	require.LessOrEqual(t, r.c.Info().SndCwnd, 2*cwnd, "one segment at a time does not test the path")
+	require.LessOrEqual(t, r.c.Info(0).SndCwnd, 2*cwnd, "one segment at a time does not test the path")
 }

@@ -21,6 +21,8 @@ type Conn struct {
 	err   Err
 	soft  Err // last soft error, reported instead of ErrTimedOut if the connection times out
 
+	keepCount uint8 // KeepAlive.Count
+
 	events Events
 
 	passive   bool // opened by Accept or AcceptCookie
@@ -36,8 +38,16 @@ type Conn struct {
 	ecn    ecnState
 
 	defaultMSS uint16 // Config.DefaultMSS, or defaultMSS
+	peerMSS    uint16 // the peer's MSS option, or defaultMSS
 
-	retrans uint32 // segments retransmitted since the Conn was opened
+	// Segments and bytes since the Conn was opened; a super-segment counts as the segments that it makes on the
+	// wire.
+	retrans       uint32
+	segsOut       uint32 // all segments
+	segsIn        uint32
+	dataSegsIn    uint32 // segments with a payload
+	bytesRetrans  uint64
+	bytesReceived uint64 // bytes in order, without the FIN
 
 	snd sendState
 	rcv recvState
@@ -47,9 +57,10 @@ type Conn struct {
 	*active          // nil while the Conn is idle: see activate
 	pl      *plpmtud // path MTU discovery; nil while no larger segment size is searched for
 
-	timers      timers
-	keep        KeepAlive
-	userTimeout Time // 0: Params.Retries is the limit
+	timers       timers
+	keepIdle     Time // KeepAlive.Idle
+	keepInterval Time // KeepAlive.Interval
+	userTimeout  Time // 0: Params.Retries is the limit
 
 	delivered uint64 // bytes known to have arrived since the Conn was opened
 }
@@ -64,9 +75,9 @@ type sendState struct {
 	wl2      Seq    // SEG.ACK of the last window update
 	tsOffset uint32 // Config.TSOffset
 
-	mss  int // payload bytes of a full segment: the MSS less opt
-	gso  int // maximum payload of a super-segment in bytes; 0: no super-segments
-	peer int // the peer's MSS option
+	mss      int    // payload bytes of a full segment: the MSS less opt
+	gso      int32  // maximum payload of a super-segment in bytes; 0: no super-segments
+	dataSegs uint32 // segments sent with a payload, counted as Conn.segsOut
 
 	buf   sendQueue
 	limit int // bytes that buf may hold
@@ -136,6 +147,7 @@ func (c *Conn) Open(now Time, cfg Config) {
 	c.state = SynSent
 	c.synUnsent = true
 	c.snd.nxt = c.snd.iss + 1
+	c.count(ActiveOpens)
 }
 
 // Accept begins a passive open for a SYN that a listener received. Next then returns the
@@ -177,7 +189,8 @@ func (p *Params) WindowScale() uint8 {
 
 func (c *Conn) init(now Time, cfg Config) {
 	*c = Conn{}
-	c.p, c.noDelay, c.keep, c.userTimeout = cfg.Params, cfg.NoDelay, cfg.Keep, cfg.UserTimeout
+	c.p, c.noDelay, c.userTimeout = cfg.Params, cfg.NoDelay, cfg.UserTimeout
+	c.SetKeepAlive(now, cfg.Keep)
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
@@ -186,8 +199,8 @@ func (c *Conn) init(now Time, cfg Config) {
 	if cfg.DefaultMSS > 0 {
 		c.defaultMSS = uint16(cfg.DefaultMSS)
 	}
-	s.peer = int(c.defaultMSS)
-	s.gso = cfg.GSO
+	c.peerMSS = c.defaultMSS
+	s.gso = int32(cfg.GSO)
 	c.startSendLimit()
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.bufferLimit(c.rcv.limit), 65535))
@@ -244,10 +257,10 @@ func (c *Conn) takeOptions(s *Segment) {
 	}
 	c.ecnSetup(s)
 	if s.MSS != 0 {
-		c.snd.peer = int(s.MSS)
+		c.peerMSS = s.MSS
 	}
 	// RFC 9293 3.7.1: Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize
-	c.snd.mss = max(min(c.snd.mss, c.snd.peer), leastMSS) - int(c.snd.opt)
+	c.snd.mss = max(min(c.snd.mss, int(c.peerMSS)), leastMSS) - int(c.snd.opt)
 	c.rcv.mss = max(c.rcv.mss, leastMSS) - int(c.snd.opt)
 	c.cc.start(c)
 	c.startSendLimit()
@@ -271,12 +284,12 @@ func (c *Conn) withdrawOptions(s *Segment) {
 	if s.Flags&(wire.FlagECE|wire.FlagCWR) != wire.FlagECE|wire.FlagCWR {
 		c.ecn.on = false
 	}
-	peer := int(c.defaultMSS)
+	peer := c.defaultMSS
 	if s.MSS != 0 {
-		peer = int(s.MSS)
+		peer = s.MSS
 	}
-	c.snd.peer = min(c.snd.peer, peer)
-	c.snd.mss = max(min(full, c.snd.peer), leastMSS) - int(c.snd.opt)
+	c.peerMSS = min(c.peerMSS, peer)
+	c.snd.mss = max(min(full, int(c.peerMSS)), leastMSS) - int(c.snd.opt)
 	c.cc.start(c)
 	c.startSendLimit()
 }
@@ -546,6 +559,11 @@ func (c *Conn) fail(e Err) {
 func (c *Conn) die(e Err) {
 	// half: the handshake is not complete, so no application can read data that came with the SYN.
 	half := c.state == SynSent || c.state == SynReceived
+	if half {
+		c.count(AttemptFails)
+	} else if c.state == Established || c.state == CloseWait {
+		c.count(EstabResets)
+	}
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
@@ -572,11 +590,14 @@ func (c *Conn) die(e Err) {
 func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
 
 // KeepAlive returns the keep-alive setting.
-func (c *Conn) KeepAlive() KeepAlive { return c.keep }
+func (c *Conn) KeepAlive() KeepAlive {
+	return KeepAlive{Idle: c.keepIdle, Interval: c.keepInterval, Count: int(c.keepCount)}
+}
 
 // SetKeepAlive changes the keep-alive setting. If k.Idle <= 0, keep-alive is off.
 func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
-	c.keep = k
+	c.keepIdle, c.keepInterval = k.Idle, k.Interval
+	c.keepCount = uint8(min(max(k.Count, 1), 255))
 	c.timers.keepProbes = 0
 }
 
@@ -654,13 +675,13 @@ func earliest(a, b Time) Time {
 // received for the connection within an interval". As on Linux, no keep-alive probes are sent while
 // data waits for the peer's window either: zero-window probes are sent instead.
 func (c *Conn) keepDeadline() Time {
-	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || c.hasUnsent() || !c.state.synchronized() || c.state == TimeWait {
+	if c.keepIdle <= 0 || c.snd.una != c.snd.nxt || c.hasUnsent() || !c.state.synchronized() || c.state == TimeWait {
 		return 0
 	}
 	if c.timers.keepProbes > 0 {
-		return c.timers.keepAt + max(c.keep.Interval, Millisecond)
+		return c.timers.keepAt + max(c.keepInterval, Millisecond)
 	}
-	return c.rcv.last + c.keep.Idle
+	return c.rcv.last + c.keepIdle
 }
 
 // giveUpDeadline returns the time at which the user timeout ends the connection, or 0. The user timeout
@@ -693,6 +714,7 @@ func (c *Conn) Tick(now Time) {
 	}
 	if t.ack != 0 && now >= t.ack {
 		t.ack = 0
+		c.count(DelayedACKs)
 		c.rcv.ackNow = true
 		c.rcv.pingpong = false // the application did not reply in time
 	}
@@ -730,7 +752,7 @@ func (c *Conn) TickHalfOpen(now Time, retries uint8) {
 // answered.
 func (c *Conn) keepExpired(now Time) {
 	t := &c.timers
-	if int(t.keepProbes) >= min(max(c.keep.Count, 1), 255) {
+	if int(t.keepProbes) >= int(c.keepCount) {
 		c.timedOut()
 		return
 	}
@@ -749,6 +771,7 @@ func (c *Conn) keepExpired(now Time) {
 
 // timedOut ends the connection because the peer does not answer.
 func (c *Conn) timedOut() {
+	c.count(AbortOnTimeout)
 	e := ErrTimedOut
 	if c.soft != ErrNone {
 		e = c.soft
@@ -761,7 +784,7 @@ func (c *Conn) timedOut() {
 }
 
 // SetGSO changes the maximum payload of a super-segment, in bytes; 0 turns super-segments off.
-func (c *Conn) SetGSO(n int) { c.snd.gso = n }
+func (c *Conn) SetGSO(n int) { c.snd.gso = int32(n) }
 
 // InFlight reports whether seq was sent and is not yet acknowledged.
 func (c *Conn) InFlight(seq Seq) bool {

@@ -60,6 +60,7 @@ func (c *Conn) ecnReceived(s *Segment) {
 	}
 	if s.CE {
 		c.ecn.echo = true
+		c.count(InCEPkts)
 		c.rcv.ackNow = true
 	}
 }
@@ -79,6 +80,7 @@ func (c *Conn) ecnAck(now Time, s *Segment) {
 	e.held, e.point = true, c.snd.nxt
 	c.ecnReduced()
 	if c.rec.phase == phaseOpen {
+		c.count(ECEReductions)
 		c.congested(now)
 	}
 }

@@ -34,7 +34,7 @@ func ecnPair(t *testing.T, ask bool) (a, b *Conn, now Time) {
 
 func TestCEReducesCwndOncePerWindowOfData(t *testing.T) {
 	a, b, now := ecnPair(t, true)
-	before := a.Info().SndCwnd
+	before := a.Info(0).SndCwnd
 	a.Write(now, make([]byte, 20*a.MSS()))
 	var s, ack Segment
 	marks, echoes, cwr := 0, 0, 0
@@ -60,8 +60,8 @@ func TestCEReducesCwndOncePerWindowOfData(t *testing.T) {
 	require.Equal(t, 1, marks)
 	require.Greater(t, echoes, 0)
 	require.Equal(t, 1, cwr, "RFC 3168 6.1.2: one reduction, and so one CWR, per window of data")
-	require.Less(t, a.Info().SndSsthresh, before)
-	require.Greater(t, a.Info().SndSsthresh, before/2, "CUBIC sets ssthresh to 0.7 cwnd (RFC 9438 4.6)")
+	require.Less(t, a.Info(0).SndSsthresh, before)
+	require.Greater(t, a.Info(0).SndSsthresh, before/2, "CUBIC sets ssthresh to 0.7 cwnd (RFC 9438 4.6)")
 	require.False(t, b.ecn.echo, "CWR has ended the echo")
 }
 

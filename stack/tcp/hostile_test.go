@@ -39,7 +39,7 @@ func TestUnacceptableSegmentsDoNotChangeTSRecent(t *testing.T) {
 			r.send(wire.FlagACK, r.theirs(), 400, []byte("text"))
 			buf := make([]byte, 100)
 			require.Equal(t, "text", string(buf[:r.c.Read(r.now, buf)]))
-			require.Zero(t, r.c.Info().Unacked)
+			require.Zero(t, r.c.Info(0).Unacked)
 		})
 	}
 }
@@ -55,7 +55,7 @@ func TestAWindowProbeIsNotECNCapable(t *testing.T) {
 		a.Write(now, make([]byte, 5000))
 		for a.Next(now, &s) {
 			b.Segment(now, &s)
-			if a.Info().SndWnd == 0 {
+			if a.Info(0).SndWnd == 0 {
 				require.False(t, s.ECT)
 				require.Zero(t, s.Flags&wire.FlagCWR)
 				probes++
@@ -100,7 +100,7 @@ func TestALossSetsCWR(t *testing.T) {
 			a.Segment(now, &ack)
 		}
 	}
-	require.NotZero(t, a.Info().Retrans)
+	require.NotZero(t, a.Info(0).Retrans)
 	require.Equal(t, 1, cwr)
 }
 
@@ -189,7 +189,7 @@ func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 	}
 	require.Less(t, r.c.sb.n, 2000)
 	r.ack(una, block{una + 1000, nxt})
-	require.GreaterOrEqual(t, r.c.Info().Sacked, int(nxt-una-1000), "complete pieces count as SACKed")
+	require.GreaterOrEqual(t, r.c.Info(0).Sacked, int(nxt-una-1000), "complete pieces count as SACKed")
 	require.NoError(t, checkConn(&r.c))
 }
 
@@ -200,7 +200,7 @@ func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := flightWithoutTimestamps(t, 10)
 			r.c.sackOK = sack
-			before := r.c.Info()
+			before := r.c.Info(0)
 			r.c.Write(r.now, make([]byte, 2000))
 			r.untilTimeout()
 			tlp := 0
@@ -212,7 +212,7 @@ func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
 				r.ack(200 + 100*i)
 				r.pull()
 			}
-			after := r.c.Info()
+			after := r.c.Info(0)
 			require.LessOrEqual(t, after.Retrans, 1+tlp)
 			require.GreaterOrEqual(t, after.SndCwnd, before.SndCwnd)
 			require.Equal(t, before.SndSsthresh, after.SndSsthresh)
@@ -226,7 +226,7 @@ func TestAGenuineTimeoutContinuesAfterFRTO(t *testing.T) {
 	r := flightWithoutTimestamps(t, 10)
 	r.c.Write(r.now, make([]byte, 2000))
 	r.untilTimeout()
-	during := r.c.Info()
+	during := r.c.Info(0)
 	r.now += 20 * Millisecond
 	r.ack(200)
 	out := numbers(r.pull())
@@ -238,7 +238,7 @@ func TestAGenuineTimeoutContinuesAfterFRTO(t *testing.T) {
 	out = numbers(r.pull())
 	require.NotEmpty(t, out)
 	require.Equal(t, 200, out[0])
-	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
+	require.Equal(t, during.SndSsthresh, r.c.Info(0).SndSsthresh)
 	require.NoError(t, checkConn(&r.c))
 }
 
@@ -258,7 +258,7 @@ func TestAFewBytesFarAwayMakeNoLargeBuffer(t *testing.T) {
 		for c.Next(w.now, &s) {
 		}
 	}
-	require.Equal(t, p.RecvBuffer, c.Info().RcvBuf)
+	require.Equal(t, p.RecvBuffer, c.Info(0).RcvBuf)
 	require.LessOrEqual(t, len(c.rcv.buf.b), p.RecvBuffer)
 }
 
@@ -271,5 +271,5 @@ func TestACookieGivesNoRTTSample(t *testing.T) {
 	ack := Segment{TCP: wire.TCP{Seq: 100, Ack: 501, Flags: wire.FlagACK, Window: 1000, HasTS: true, TSVal: 6, TSEcr: Timestamp(now, 0) - 100}}
 	c.Segment(now, &ack)
 	require.Equal(t, Established, c.State())
-	require.Zero(t, c.Info().RTT, "the low bits of a cookie's timestamp are not a time")
+	require.Zero(t, c.Info(0).RTT, "the low bits of a cookie's timestamp are not a time")
 }

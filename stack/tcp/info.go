@@ -22,10 +22,60 @@ type Info struct {
 	Recovery                 bool  // loss recovery is in progress
 	PacingRate               int64 // bytes/s; 0: no pacing
 	DeliveryRate             int64 // latest delivery rate sample in bytes/s; 0: not measured (only BBR measures it)
+
+	// Totals since the open. Segments are those on the wire, also if they were sent or received as
+	// super-segments. Bytes are those of payloads.
+	SegsOut, SegsIn         uint32 // all segments, modulo 2^32
+	DataSegsOut, DataSegsIn uint32 // segments with a payload, modulo 2^32
+	BytesSent               uint64 // with retransmissions
+	BytesRetrans            uint64
+	BytesAcked              uint64 // bytes that the peer has acknowledged in order
+	BytesReceived           uint64 // bytes received in order
+
+	// Times since the last event; 0: never.
+	LastDataSent, LastDataRecv, LastAckRecv Time
+
+	RcvRTT     Time // round-trip time as the receiver measures it; 0: not known
+	OutOfOrder int  // bytes received beyond a hole
+	Reordering bool // segments of this connection were reordered on the path
+	ECN        bool // explicit congestion notification was negotiated (RFC 3168)
+	Passive    bool // the peer opened the connection
+	KeepAlive  KeepAlive
 }
 
-// Info returns the connection's state.
-func (c *Conn) Info() Info {
+// A TimerKind is the kind of a timer of a connection.
+type TimerKind uint8
+
+const (
+	TimerNone      TimerKind = iota // no timer runs
+	TimerOn                         // retransmission timeout, reordering timeout or tail loss probe
+	TimerKeepAlive                  // next keep-alive probe
+	TimerTimeWait                   // end of TIME-WAIT, or of an orphan's FIN-WAIT-2
+	TimerPersist                    // next zero-window probe
+)
+
+// String returns the name that ss prints.
+func (k TimerKind) String() string {
+	return [...]string{"none", "on", "keepalive", "timewait", "persist"}[k]
+}
+
+// Timer returns which timer expires first, and when. As in ss, the timer of a delayed acknowledgement and
+// that of the pacer are not considered.
+func (c *Conn) Timer() (kind TimerKind, at Time) {
+	sooner := func(k TimerKind, t Time) {
+		if t != 0 && (at == 0 || t < at) {
+			kind, at = k, t
+		}
+	}
+	sooner(TimerOn, c.timers.rtx)
+	sooner(TimerPersist, c.timers.persist)
+	sooner(TimerTimeWait, c.timers.wait)
+	sooner(TimerKeepAlive, c.keepDeadline())
+	return kind, at
+}
+
+// Info returns the connection's state at time now.
+func (c *Conn) Info(now Time) Info {
 	if c.active == nil {
 		c.activate(c.rcv.last)
 		defer c.deactivate()
@@ -44,6 +94,27 @@ func (c *Conn) Info() Info {
 		SACK: c.sackOK, Timestamps: c.tsOK, WScale: c.wsOK,
 		Congestion: c.p.Congestion, Recovery: c.rec.phase != phaseOpen,
 	}
+	info.SegsOut, info.SegsIn = c.segsOut, c.segsIn
+	info.DataSegsOut, info.DataSegsIn = c.snd.dataSegs, c.dataSegsIn
+	info.BytesRetrans, info.BytesReceived = c.bytesRetrans, c.bytesReceived
+	info.BytesAcked = c.delivered - uint64(c.sb.sacked)
+	if c.snd.finSent && c.snd.una == c.snd.nxt && info.BytesAcked > 0 {
+		info.BytesAcked-- // the FIN
+	}
+	info.BytesSent = info.BytesAcked + uint64(c.dataInFlight()) + c.bytesRetrans
+	since := func(at Time) Time {
+		if at == 0 {
+			return 0
+		}
+		return max(now-at, 1)
+	}
+	if c.state.synchronized() {
+		info.LastDataSent = since(c.snd.lastData)
+	}
+	info.LastDataRecv, info.LastAckRecv = since(c.rcv.lastData), since(c.rcv.last)
+	info.RcvRTT, info.OutOfOrder = c.rcv.drs.rtt, int(c.rcv.ooo.bytes)
+	info.Reordering, info.ECN, info.Passive = c.rec.reoSeen, c.ecn.on, c.passive
+	info.KeepAlive = c.KeepAlive()
 	if p := c.cc.pace; p != nil {
 		info.PacingRate = p.rate
 	}
@@ -51,4 +122,13 @@ func (c *Conn) Info() Info {
 		info.DeliveryRate = b.latest
 	}
 	return info
+}
+
+// dataInFlight returns the number of bytes between SND.UNA and SND.NXT, without SYN and FIN.
+func (c *Conn) dataInFlight() int {
+	n := int(c.snd.nxt - c.dataStart())
+	if c.snd.finSent && n > 0 {
+		n--
+	}
+	return max(n, 0)
 }

@@ -214,7 +214,7 @@ func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 				}
 				count++
 				if err := w.finish(); err != nil {
-					t.Errorf("after %q: %v\n%+v\n%+v", done, err, w.c[0].Info(), w.c[1].Info())
+					t.Errorf("after %q: %v\n%+v\n%+v", done, err, w.c[0].Info(0), w.c[1].Info(0))
 					return
 				}
 				if len(done) < o.depth {

@@ -27,7 +27,7 @@ func paced100(t testing.TB, gso int) *rig {
 
 func TestALargeWindowLeavesAtItsRate(t *testing.T) {
 	r := paced100(t, 0)
-	require.EqualValues(t, 1_200_000, r.c.Info().PacingRate, "1.2 windows in a round trip")
+	require.EqualValues(t, 1_200_000, r.c.Info(0).PacingRate, "1.2 windows in a round trip")
 	r.c.Write(r.now, make([]byte, 100_000))
 	sent := len(r.pull())
 	require.InDelta(t, 12, sent, 2, "RFC 6928's ten segments, and one quantum")
@@ -105,7 +105,7 @@ func TestShortPathsAndSmallWindowsAreNotPaced(t *testing.T) {
 		r.c.cc.cwnd = 10_000
 		r.now += 50 * Millisecond
 		r.ack(r.c.snd.nxt - rigISS - 1)
-		require.NotZero(t, r.c.Info().PacingRate)
+		require.NotZero(t, r.c.Info(0).PacingRate)
 	}
 }
 
@@ -119,14 +119,14 @@ func TestALostRetransmissionReducesTheWindowTwice(t *testing.T) {
 		r.now += 20 * Millisecond
 		r.ack(100, block{200, 1100})
 		r.pull()
-		require.Equal(t, 700, r.c.Info().SndSsthresh)
+		require.Equal(t, 700, r.c.Info(0).SndSsthresh)
 		// The data in flight is now within ssthresh. Lose the retransmission, which is sent again. If
 		// that copy is lost too, the capacity of the path has fallen further.
 		r.now += 20 * Millisecond
 		nxt := r.c.snd.nxt - rigISS - 1
 		r.ack(100, block{200, 1200}, block{1300, nxt})
 		require.Contains(t, numbers(r.pull()), 100, "lost again, but sent before the reduction")
-		require.Equal(t, 700, r.c.Info().SndSsthresh)
+		require.Equal(t, 700, r.c.Info(0).SndSsthresh)
 		r.now += 20 * Millisecond
 		nxt = r.c.snd.nxt - rigISS - 1
 		if again {
@@ -135,20 +135,20 @@ func TestALostRetransmissionReducesTheWindowTwice(t *testing.T) {
 			r.ack(nxt)
 		}
 		r.pull()
-		require.Equal(t, again, r.c.Info().SndSsthresh < 600, "ssthresh %d", r.c.Info().SndSsthresh)
+		require.Equal(t, again, r.c.Info(0).SndSsthresh < 600, "ssthresh %d", r.c.Info(0).SndSsthresh)
 	}
 }
 
 func TestASpuriousLossIsUndoneBeforeRetransmission(t *testing.T) {
 	r := flight(t, 10)
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 500}) // Next is not called, as if pacing held segments back
-	require.True(t, r.c.Info().Recovery)
+	require.True(t, r.c.Info(0).Recovery)
 	r.ack(500)
-	require.False(t, r.c.Info().Recovery)
-	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
-	require.GreaterOrEqual(t, r.c.Info().SndCwnd, before.SndCwnd)
+	require.False(t, r.c.Info(0).Recovery)
+	require.Equal(t, before.SndSsthresh, r.c.Info(0).SndSsthresh)
+	require.GreaterOrEqual(t, r.c.Info(0).SndCwnd, before.SndCwnd)
 }
 
 func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
@@ -160,7 +160,7 @@ func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
 	d := DefaultParams()
 	s.params.RecvBufferMax, s.params.SendBufferMax = d.RecvBufferMax, d.SendBufferMax
 	g, _ := s.measure(2*Second, 6*Second)
-	require.Greater(t, s.flows[0].snd.Info().Retrans, 0)
+	require.Greater(t, s.flows[0].snd.Info(0).Retrans, 0)
 	require.Greater(t, g[0], 0.95*l.line())
 }
 
@@ -198,9 +198,9 @@ func TestPacingEndsOnAShortPath(t *testing.T) {
 	for range 3 {
 		round(5 * Millisecond)
 	}
-	require.Positive(t, a.Info().PacingRate)
+	require.Positive(t, a.Info(0).PacingRate)
 	for range 50 {
 		round(Millisecond / 4)
 	}
-	require.Zero(t, a.Info().PacingRate)
+	require.Zero(t, a.Info(0).PacingRate)
 }

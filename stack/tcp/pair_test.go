@@ -184,7 +184,7 @@ func TestTransferArrivesWholeOverEveryKindOfWire(t *testing.T) {
 				w := newPair(t, seed, p)
 				w.loss, w.dup, w.reord, w.jitter = tc.loss, tc.dup, tc.reord, 20*Millisecond
 				got := w.transfer(&p, data, 200_000)
-				require.True(t, bytes.Equal(data, got), "seed %d: %d of %d bytes, a %v b %v\n%+v\n%+v", seed, len(got), len(data), w.a.State(), w.b.State(), w.a.Info(), w.b.Info())
+				require.True(t, bytes.Equal(data, got), "seed %d: %d of %d bytes, a %v b %v\n%+v\n%+v", seed, len(got), len(data), w.a.State(), w.b.State(), w.a.Info(0), w.b.Info(0))
 				require.Equal(t, Closed, w.a.State(), "seed %d", seed)
 				require.Equal(t, Closed, w.b.State(), "seed %d", seed)
 			}

@@ -47,7 +47,7 @@ func (c *Conn) PathMTU(now Time, mss int) {
 		c.snd.mss = max(mss, minMSS) // takeOptions applies the peer's MSS
 		return
 	}
-	n := max(min(mss, c.snd.peer)-int(c.snd.opt), min(minMSS, c.snd.mss))
+	n := max(min(mss, int(c.peerMSS))-int(c.snd.opt), min(minMSS, c.snd.mss))
 	if n > c.snd.mss {
 		c.dropProbe(now, n)
 		c.search(n, now)

@@ -54,9 +54,9 @@ func TestABlackHoleCostsSecondsAndNotTheConnection(t *testing.T) {
 	require.LessOrEqual(t, w.a.MSS(), limit)
 	w.delay = Second // a long delay: few segments are needed for the remaining virtual time
 	blackHoleRun(t, &p, w, func() int { return limit }, 90*Second)
-	probes := w.a.Info().Retrans
+	probes := w.a.Info(0).Retrans
 	blackHoleRun(t, &p, w, func() int { return limit }, 300*Second)
-	require.Equal(t, probes, w.a.Info().Retrans, "the search has ended")
+	require.Equal(t, probes, w.a.Info(0).Retrans, "the search has ended")
 
 	// The path improves: RFC 8899 5.1.1, PMTU_RAISE_TIMER.
 	limit = 65535
@@ -85,12 +85,12 @@ func TestALostProbeIsNoCongestion(t *testing.T) {
 	cwnd, lost := 0, false
 	for w.now < 10*Second && w.a.pl != nil {
 		probing := w.a.pl.probe.start != w.a.pl.probe.end
-		cwnd = w.a.Info().SndCwnd
+		cwnd = w.a.Info(0).SndCwnd
 		hi := w.a.pl.hi
 		blackHoleRun(t, &p, w, limit, w.now+Millisecond)
 		if probing && w.a.pl != nil && w.a.pl.hi < hi && w.a.timers.backoff == 0 {
 			lost = true
-			require.GreaterOrEqual(t, w.a.Info().SndCwnd, cwnd)
+			require.GreaterOrEqual(t, w.a.Info(0).SndCwnd, cwnd)
 			require.Equal(t, phaseOpen, w.a.rec.phase)
 		}
 	}

@@ -24,10 +24,10 @@ func TestAFlightFromIdleIsProbedBeforeTheTimeout(t *testing.T) {
 	// All segments or all acknowledgements are lost.
 	d, ok := w.a.Deadline()
 	require.True(t, ok)
-	require.Equal(t, w.now+2*w.a.Info().RTT, d)
+	require.Equal(t, w.now+2*w.a.Info(0).RTT, d)
 	w.now = d
 	w.a.Tick(w.now)
 	require.True(t, w.a.Next(w.now, &s), "a probe must be sent")
 	require.EqualValues(t, w.a.snd.nxt-Seq(w.a.MSS()), s.Seq, "the probe must be the last segment")
-	require.Zero(t, w.a.Info().Backoff)
+	require.Zero(t, w.a.Info(0).Backoff)
 }

@@ -106,6 +106,7 @@ func (c *Conn) takeDSACK(a *ackSample, k block) {
 		return
 	}
 	a.dsack = true
+	c.count(DSACKRecv)
 	if r.canUndo && r.undoFrom.LessEq(k.start) {
 		r.undoCount = max(r.undoCount-(int(k.end-k.start)+c.snd.mss-1)/c.snd.mss, 0)
 	}
@@ -340,6 +341,9 @@ func (c *Conn) markLost(now Time, p piece) {
 	r := &c.rec
 	// If a retransmission that was sent after r.reduced is lost, reduceAgain reduces the window again. The
 	// loss of an earlier retransmission is part of the congestion to which PRR already responds.
+	if s.flags&segResent != 0 {
+		c.count(LostRetransmit)
+	}
 	if s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
 		r.lost = true
 	}
@@ -410,6 +414,7 @@ func (c *Conn) checkTLP(a *ackSample) {
 		// The timestamp shows whether the original or the probe was acknowledged (RFC 3522).
 		r.tlpOut = false
 		if int32(a.tsEcr-r.undoTS) >= 0 {
+			c.count(LossProbeRecovery)
 			c.congested(a.now)
 		}
 	case r.tlpEnd.Less(c.snd.una):
@@ -417,6 +422,7 @@ func (c *Conn) checkTLP(a *ackSample) {
 		// acknowledgement of exactly TLP.end_seq may be that of the original, so wait for
 		// the next one.
 		r.tlpOut = false
+		c.count(LossProbeRecovery)
 		c.congested(a.now)
 	}
 }

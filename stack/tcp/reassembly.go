@@ -61,6 +61,7 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.bufferTaken = false // the payload may be in the buffer already
 		k := s.copyData(r.await[r.got:], off, int(hi-lo))
 		r.got += k
+		c.bytesReceived += uint64(k)
 		off += k
 		lo += Seq(k)
 		r.nxt = lo
@@ -104,6 +105,7 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		c.trimSACK(nxt)
 	}
 	r.buf.n += int(nxt - r.nxt)
+	c.bytesReceived += uint64(nxt - r.nxt)
 	r.nxt = nxt
 	c.events |= Readable
 }
@@ -133,6 +135,7 @@ func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payloa
 func (c *Conn) storeHole(k block) {
 	r := &c.rcv
 	whole, dup := r.ooo.add(k)
+	c.count(OFOQueue)
 	c.noteDuplicate(dup)
 	r.ackNow = true
 	r.quick = quickSegments

@@ -28,6 +28,9 @@ func (c *Conn) dropOutOfOrder() {
 	if c.active == nil {
 		return
 	}
+	if r.ooo.n > 0 {
+		c.count(OFOPruned)
+	}
 	r.ooo, r.nsack = oooQueue{}, 0
 	if r.buf.n == 0 {
 		r.buf.free(c.p)

@@ -139,6 +139,11 @@ func (c *Conn) enterRecovery(a *ackSample) {
 	if r.phase == phaseOpen {
 		c.saveUndo()
 	}
+	if c.sackOK {
+		c.count(SackRecovery)
+	} else {
+		c.count(RenoRecovery)
+	}
 	r.phase = phaseRecovery
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut = false
@@ -272,7 +277,16 @@ func (c *Conn) undo(a *ackSample) bool {
 	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
 	frto := r.phase == phaseLoss && a.origAcked && (c.sackOK || r.frto == frtoNew)
 	unsent := r.phase == phaseRecovery && r.undoTS == 0 && a.origAcked && c.sb.lost == 0
-	if !eifel && !dsack && !frto && !unsent {
+	switch {
+	case eifel:
+		c.count(FullUndo)
+	case dsack:
+		c.count(DSACKUndo)
+	case frto:
+		c.count(SpuriousRTOs)
+	case unsent:
+		c.count(LossUndo)
+	default:
 		return false
 	}
 	r.canUndo, r.frto = false, frtoOff
@@ -389,6 +403,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 			return
 		}
 		t.backoff++
+		c.count(Timeouts)
 		c.synUnsent = true
 		return
 	}
@@ -410,6 +425,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	if c.probeTimedOut(now, closed) {
 		return
 	}
+	c.count(Timeouts)
 	r := &c.rec
 	// F-RTO is used only if no recovery is in progress. RFC 5682 2.1 step 1 excludes recovery after a
 	// timeout; this code excludes fast recovery too.
@@ -434,6 +450,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		// The peer has discarded data that it had SACKed: otherwise it would have
 		// acknowledged this piece cumulatively.
 		b.renege()
+		c.count(SACKReneging)
 	}
 	c.rec.noCongestion = false
 	c.sb.markAllLost()

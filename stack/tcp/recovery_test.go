@@ -40,13 +40,13 @@ func flight(t testing.TB, n int) *rig {
 
 func TestATailLossProbeDoesNotUndoAnEarlierRecovery(t *testing.T) {
 	r := flight(t, 10)
-	before := r.c.Info().SndCwnd
+	before := r.c.Info(0).SndCwnd
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 1100})
 	require.Equal(t, []int{100}, numbers(r.pull()))
 	r.now += 20 * Millisecond
 	r.ack(1100)
-	after := r.c.Info()
+	after := r.c.Info(0)
 	require.False(t, after.Recovery)
 	require.Less(t, after.SndSsthresh, before, "a segment was lost: RFC 9438 4.6")
 
@@ -55,12 +55,12 @@ func TestATailLossProbeDoesNotUndoAnEarlierRecovery(t *testing.T) {
 	stamp := r.c.tsVal(r.now)
 	require.Equal(t, []int{1100, 1200}, numbers(r.pull()))
 	require.Equal(t, []int{1200}, numbers(r.wait(100*Millisecond)), "RFC 8985 7.3")
-	require.Zero(t, r.c.Info().Backoff, "a probe is not a timeout")
+	require.Zero(t, r.c.Info(0).Backoff, "a probe is not a timeout")
 	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
 	s.TSEcr = stamp
 	r.c.Segment(r.now, s)
-	require.Equal(t, after.SndSsthresh, r.c.Info().SndSsthresh, "the earlier loss was real")
-	require.LessOrEqual(t, r.c.Info().SndCwnd, after.SndCwnd)
+	require.Equal(t, after.SndSsthresh, r.c.Info(0).SndSsthresh, "the earlier loss was real")
+	require.LessOrEqual(t, r.c.Info(0).SndCwnd, after.SndCwnd)
 }
 
 func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
@@ -88,7 +88,7 @@ func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
 		r.c.Write(r.now, make([]byte, 1000))
 		require.NotEmpty(t, numbers(r.pull()))
 	}
-	info := r.c.Info()
+	info := r.c.Info(0)
 	require.Greater(t, info.SndSsthresh, 1<<20, "nothing was ever lost")
 	require.LessOrEqual(t, info.Retrans, 3)
 }
@@ -208,17 +208,17 @@ func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
 			for _, s := range r.pull() {
 				out += s.DataLen()
 			}
-			if r.c.Info().Recovery {
+			if r.c.Info(0).Recovery {
 				require.LessOrEqual(t, out, max(delivered, 300), "lost %d, delivered %d", lost, delivered)
 			}
 		}
-		info := r.c.Info()
+		info := r.c.Info(0)
 		require.True(t, info.Recovery)
 		require.Equal(t, 700, info.SndSsthresh)
 		r.now += 20 * Millisecond
 		r.ack(r.c.snd.nxt - rigISS - 1)
-		require.False(t, r.c.Info().Recovery)
-		require.InDelta(t, 700, r.c.Info().SndCwnd, 100, "lost %d: at the end cwnd is ssthresh", lost)
+		require.False(t, r.c.Info(0).Recovery)
+		require.InDelta(t, 700, r.c.Info(0).SndCwnd, 100, "lost %d: at the end cwnd is ssthresh", lost)
 	}
 }
 
@@ -261,8 +261,8 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 		next = append(next, numbers(r.wait(19*Millisecond))...) // segments that the pacer held back
 		out = next
 	}
-	require.Zero(t, r.c.Info().Backoff)
-	require.LessOrEqual(t, r.c.Info().SndCwnd, r.c.Info().SndSsthresh+100)
+	require.Zero(t, r.c.Info(0).Backoff)
+	require.LessOrEqual(t, r.c.Info(0).SndCwnd, r.c.Info(0).SndSsthresh+100)
 }
 
 func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
@@ -275,11 +275,11 @@ func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
 	r.now += 5 * Millisecond
 	r.c.Write(r.now, make([]byte, 100))
 	require.Equal(t, []int{1100}, numbers(r.pull()))
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.now += 100 * Millisecond // the retransmission is late, and the SACK of 1100 is lost
 	r.ack(1200)
-	require.Equal(t, before.RTT, r.c.Info().RTT)
-	require.Equal(t, before.RTTVar, r.c.Info().RTTVar)
+	require.Equal(t, before.RTT, r.c.Info(0).RTT)
+	require.Equal(t, before.RTTVar, r.c.Info(0).RTTVar)
 }
 
 func TestWaitingBehindAHoleGivesNoRTTSample(t *testing.T) {
@@ -375,7 +375,7 @@ func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	r.o.window = 0
 	r.ack(8)
 	require.Empty(t, r.pull())
-	cwnd := r.c.Info().SndCwnd
+	cwnd := r.c.Info(0).SndCwnd
 	for range 40 {
 		d, ok := r.c.Deadline()
 		require.True(t, ok)
@@ -390,7 +390,7 @@ func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	}
 	require.Equal(t, Established, r.c.State())
 	require.Greater(t, r.now, 3600*Second)
-	require.Equal(t, cwnd, r.c.Info().SndCwnd, "a closed window is no sign of congestion")
+	require.Equal(t, cwnd, r.c.Info(0).SndCwnd, "a closed window is no sign of congestion")
 	r.o.window = 60000
 	r.ack(8)
 	require.Equal(t, 8, numbers(r.pull())[0])
@@ -405,17 +405,17 @@ func TestOversizedSegmentsAreNoCongestion(t *testing.T) {
 	r.ack(1100)
 	r.c.Write(r.now, make([]byte, 2000))
 	require.Len(t, numbers(r.wait(10*Millisecond)), 20)
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.c.PathMTU(r.now, 72)
 	r.pull()
 	require.NotZero(t, r.c.sb.due, "the pacer holds some of it back")
 	r.now += Millisecond
 	r.ack(1200)
-	require.False(t, r.c.Info().Recovery)
-	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
+	require.False(t, r.c.Info(0).Recovery)
+	require.Equal(t, before.SndSsthresh, r.c.Info(0).SndSsthresh)
 	// A lost retransmission is a sign of congestion.
 	r.wait(20 * Millisecond)
 	require.Zero(t, r.c.sb.due)
 	r.ack(1200, block{1300, 3100})
-	require.True(t, r.c.Info().Recovery)
+	require.True(t, r.c.Info(0).Recovery)
 }

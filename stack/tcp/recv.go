@@ -19,6 +19,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 		return // the caller answers with Reset (3.10.7.1)
 	}
 	c.activate(now)
+	c.countIn(s)
 	if c.state == SynSent {
 		c.synSent(now, s)
 		return
@@ -142,6 +143,9 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 
 // established enters ESTABLISHED, or a later state if our FIN is queued or the peer's FIN has arrived.
 func (c *Conn) established() {
+	if c.passive {
+		c.count(PassiveOpens)
+	}
 	c.state = Established
 	c.synUnsent = false
 	c.events |= Connected | Writable
@@ -202,6 +206,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	// middleboxes negotiate timestamps and then omit them. If we dropped their segments, such a
 	// connection would carry no data.
 	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.besideHole(s) {
+		c.count(PAWSEstab)
 		// RFC 7323 5.3 R1: "Send an acknowledgment in reply [...] and drop the segment".
 		return c.unacceptable(now, s)
 	}
@@ -350,6 +355,7 @@ func (c *Conn) provesLife(s *Segment) bool {
 // challenge schedules a challenge ACK (RFC 5961), if replyAllowed permits it.
 func (c *Conn) challenge(now Time) {
 	if c.replyAllowed(now) {
+		c.count(ChallengeACK)
 		c.rcv.ackNow = true
 	}
 }

@@ -180,10 +180,10 @@ func TestAnACKMarksABoundedNumberLost(t *testing.T) {
 	end := r.c.snd.nxt - rigISS - 1
 	r.now += 100 * Millisecond
 	r.hostileAck(r.echo, 0, block{end - 10*hostileMSS, end})
-	require.Equal(t, maxLost*hostileMSS, r.c.Info().Lost)
+	require.Equal(t, maxLost*hostileMSS, r.c.Info(0).Lost)
 	r.hostileAck(r.echo, 0, block{end - 11*hostileMSS, end})
-	require.Equal(t, 2*maxLost*hostileMSS, r.c.Info().Lost)
+	require.Equal(t, 2*maxLost*hostileMSS, r.c.Info(0).Lost)
 	r.wait(Second / 2)
-	require.GreaterOrEqual(t, r.c.Info().Lost, int(end)-11*hostileMSS, "without further acknowledgements")
+	require.GreaterOrEqual(t, r.c.Info(0).Lost, int(end)-11*hostileMSS, "without further acknowledgements")
 	require.NoError(t, checkBoard(&r.c))
 }

@@ -471,7 +471,7 @@ func (h *scriptHost) value(name string) (any, error) {
 		return nil, fmt.Errorf("%s: there is no connection", name)
 	}
 	c := &h.sock.conn
-	f := c.Info()
+	f := c.Info(0)
 	segs := func(n int) int { return (n + f.SndMSS - 1) / f.SndMSS }
 	flag := func(b bool) int {
 		if b {

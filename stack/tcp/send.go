@@ -7,11 +7,13 @@ import "github.com/usernet/usernet/stack/wire"
 func (c *Conn) Next(now Time, out *Segment) bool {
 	switch {
 	case c.rstUnsent:
+		c.countRST()
 		c.reset(now, out)
 		return true
 	case c.rcv.rstNow:
 		// <SEQ=SEG.ACK><CTL=RST>
 		c.rcv.rstNow = false
+		c.countRST()
 		*out = Segment{TCP: wire.TCP{Seq: c.rcv.rstSeq, Flags: wire.FlagRST}}
 		if c.tsOK {
 			// RFC 7323 3.2: "If the ACK bit is not set in the outgoing TCP header, the
@@ -38,6 +40,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		if c.timers.keepNow {
 			// RFC 9293 3.8.4: a probe has SEG.SEQ = SND.NXT-1 and no text.
 			c.timers.keepNow = false
+			c.count(KeepAliveProbes)
 			c.header(now, out, c.snd.nxt-1, wire.FlagACK, false)
 			return true
 		}
@@ -118,6 +121,7 @@ func (c *Conn) reset(now Time, out *Segment) {
 // syn writes the SYN, or in SYN-RECEIVED the SYN,ACK.
 func (c *Conn) syn(now Time, out *Segment) {
 	c.synUnsent = false
+	c.segsOut++
 	*out = Segment{TCP: wire.TCP{
 		Seq:    uint32(c.snd.iss),
 		Flags:  wire.FlagSYN | c.ecnFlags(),
@@ -147,6 +151,8 @@ func (c *Conn) syn(now Time, out *Segment) {
 	} else {
 		c.snd.synAgain = true
 		c.retrans++
+		c.count(SynRetrans)
+		c.count(RetransSegs)
 	}
 	if c.timers.rtx == 0 {
 		// A SYN,ACK that answers a repeated SYN does not restart the timer: otherwise a
@@ -159,6 +165,7 @@ func (c *Conn) syn(now Time, out *Segment) {
 // segment has a payload.
 func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags, data bool) {
 	r := &c.rcv
+	c.segsOut++
 	wnd := c.advertise()
 	*out = Segment{TCP: wire.TCP{
 		Seq: uint32(seq), Ack: uint32(r.nxt), Flags: flags | wire.FlagACK,
@@ -183,6 +190,7 @@ func (c *Conn) sackOptions(out *Segment, room int) {
 	n := 0
 	if r.dsack.start != r.dsack.end && room > 0 {
 		out.SACK[0] = wire.SACKBlock{Start: uint32(r.dsack.start), End: uint32(r.dsack.end)}
+		c.count(DSACKSent)
 		n = 1
 		r.dsack = block{}
 	}
@@ -239,7 +247,7 @@ func (c *Conn) segSize() int {
 // burst returns the maximum payload of one segment from Next: mss, or a multiple of it for a
 // super-segment, limited by the pacer.
 func (c *Conn) burst(mss int) int {
-	if n := c.snd.gso; n > mss {
+	if n := int(c.snd.gso); n > mss {
 		if p := c.cc.pace; p != nil && p.rate > 0 {
 			n = min(n, p.quantum(mss))
 		}
@@ -298,8 +306,14 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 		out.Flags &^= wire.FlagPSH
 	}
 	out.Payload, out.Payload2, out.Pinned = c.snd.buf.slices(int(seq-c.dataStart()), n)
+	if n > 0 {
+		c.snd.dataSegs++
+	}
 	if n > mss {
 		out.GSOSize = mss
+		more := uint32((n - 1) / mss)
+		c.segsOut += more
+		c.snd.dataSegs += more
 	}
 }
 
@@ -358,8 +372,9 @@ func (c *Conn) retransmit(now Time, out *Segment, p piece, n, mss int) {
 	if r.undoTS == 0 {
 		r.undoTS = max(c.tsVal(now), 1)
 	}
-	r.undoCount += (n + mss - 1) / mss
-	c.retrans++
+	segs := (n + mss - 1) / mss
+	r.undoCount += segs
+	c.countRetrans(segs, n)
 	c.data(now, out, s.seq, s.end, mss)
 	if c.timers.rtx == 0 {
 		c.armRtx(now, 0, true)
@@ -379,6 +394,7 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 		if s.una == s.nxt || c.sb.lost > 0 || c.sb.sacked > 0 || c.sendEdge().Less(s.nxt) {
 			return false // an acknowledgement has come since, or the window has shrunk
 		}
+		c.count(LossProbes)
 		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpRetrans = true, s.nxt, false
 		if n := min(unsent, mss); n > 0 && n <= room {
 			c.transmitNew(now, out, n, mss)
@@ -418,6 +434,7 @@ func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	t := &c.timers
 	t.persists = min(t.persists+1, 30)
 	t.probes = min(t.probes+1, 254)
+	c.count(WinProbe)
 	c.header(now, out, c.snd.una-1, wire.FlagACK, false)
 	c.armPersist(now)
 }

@@ -237,6 +237,9 @@ type Params struct {
 	// is never memory pressure.
 	Pressure func() bool
 
+	// Count counts n events of a kind. If Count is nil, nothing is counted.
+	Count func(k Counter, n int)
+
 	// UserTimeout is how long data may stay unacknowledged before the connection fails
 	// (RFC 9293 3.8.3, RFC 5482 2). If it is 0, Retries is the limit.
 	// Conn.SetUserTimeout changes it for one connection.

@@ -25,7 +25,7 @@ func flightWithoutTimestamps(t testing.TB, n int) *rig {
 // probe that comes first.
 func (r *rig) untilTimeout() {
 	r.t.Helper()
-	for r.c.Info().Backoff == 0 {
+	for r.c.Info(0).Backoff == 0 {
 		d, ok := r.c.Deadline()
 		require.True(r.t, ok)
 		r.now = max(r.now, d)
@@ -39,15 +39,15 @@ func TestEifelUndoesASpuriousTimeout(t *testing.T) {
 	// acceptable ACK's Timestamps option is smaller than the value of
 	// RetransmitTS, then [...] SpuriousRecovery". RFC 4015 3: the window is restored.
 	r := flight(t, 10)
-	before, stamp := r.c.Info(), r.echo
+	before, stamp := r.c.Info(0), r.echo
 	r.untilTimeout()
-	during := r.c.Info()
+	during := r.c.Info(0)
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	require.LessOrEqual(t, during.SndCwnd, 2*r.c.MSS())
 	s := r.segment(wire.FlagACK, r.theirs(), 200, nil)
 	s.TSEcr = stamp // the original was late
 	r.c.Segment(r.now, s)
-	after := r.c.Info()
+	after := r.c.Info(0)
 	require.GreaterOrEqual(t, after.SndCwnd, before.SndCwnd)
 	require.Equal(t, before.SndSsthresh, after.SndSsthresh)
 	require.Zero(t, after.Backoff)
@@ -58,10 +58,10 @@ func TestEifelUndoesASpuriousTimeout(t *testing.T) {
 func TestAGenuineTimeoutIsNotUndone(t *testing.T) {
 	r := flight(t, 10)
 	r.untilTimeout()
-	during := r.c.Info()
+	during := r.c.Info(0)
 	r.now += 20 * Millisecond
 	r.ack(200) // echoes the timestamp of the retransmission
-	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
+	require.Equal(t, during.SndSsthresh, r.c.Info(0).SndSsthresh)
 	require.NotEmpty(t, numbers(r.pull()), "RFC 5681 3.1: slow start")
 }
 
@@ -70,12 +70,12 @@ func TestFRTOUndoesASpuriousTimeout(t *testing.T) {
 	// that were not retransmitted after the timeout, then the TCP sender declares
 	// the timeout spurious".
 	r := flightWithoutTimestamps(t, 10)
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.untilTimeout()
-	require.Less(t, r.c.Info().SndSsthresh, before.SndSsthresh)
+	require.Less(t, r.c.Info(0).SndSsthresh, before.SndSsthresh)
 	r.now += 10 * Millisecond
 	r.ack(500)
-	after := r.c.Info()
+	after := r.c.Info(0)
 	require.Equal(t, before.SndSsthresh, after.SndSsthresh)
 	require.GreaterOrEqual(t, after.SndCwnd, before.SndCwnd)
 	require.Empty(t, numbers(r.pull()))
@@ -85,22 +85,22 @@ func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
 	// RFC 3708 3 (A): if a DSACK has come for each retransmitted segment, all these retransmissions were
 	// unnecessary.
 	r := flightWithoutTimestamps(t, 10)
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.now += 20 * Millisecond
 	r.ack(100, block{300, 1100}) // two segments seem to be missing
 	require.Equal(t, []int{100}, numbers(r.pull())[:1])
-	during := r.c.Info()
+	during := r.c.Info(0)
 	require.True(t, during.Recovery)
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	r.now += 5 * Millisecond
 	r.ack(1100) // the two segments were only late
 	r.now += 15 * Millisecond
-	retrans := int(r.c.Info().Retrans)
+	retrans := int(r.c.Info(0).Retrans)
 	for i := range retrans {
 		at := Seq(100 + 100*i)
 		r.ack(1100, block{at, at + 100})
 	}
-	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
+	require.Equal(t, before.SndSsthresh, r.c.Info(0).SndSsthresh)
 }
 
 func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
@@ -112,7 +112,7 @@ func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
 	require.Equal(t, 100, numbers(r.pull())[0])
 	r.now += 20 * Millisecond
 	r.ack(1100) // one segment was lost
-	during := r.c.Info()
+	during := r.c.Info(0)
 	require.False(t, during.Recovery)
 	for una := Seq(1100); una < 1300; una += 100 {
 		r.c.Write(r.now, make([]byte, 100))
@@ -121,7 +121,7 @@ func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
 		r.ack(una + 100)
 	}
 	r.ack(1300, block{1200, 1300})
-	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
+	require.Equal(t, during.SndSsthresh, r.c.Info(0).SndSsthresh)
 }
 
 func TestALostRetransmissionIsDetectedWithoutATimeout(t *testing.T) {
@@ -139,7 +139,7 @@ func TestALostRetransmissionIsDetectedWithoutATimeout(t *testing.T) {
 	r.ack(100, block{200, end})
 	out = numbers(r.wait(10 * Millisecond))
 	require.Contains(t, out, 100)
-	require.Zero(t, r.c.Info().Backoff)
+	require.Zero(t, r.c.Info(0).Backoff)
 }
 
 func TestTheReorderingWindowIsAtMostSRTT(t *testing.T) {
@@ -163,13 +163,13 @@ func TestRetransmissionsGiveNoRTTSample(t *testing.T) {
 	// retransmitted (and thus for which it is ambiguous whether the reply was for
 	// the first instance of the packet or a later instance)" (Karn).
 	r := flightWithoutTimestamps(t, 1)
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.untilTimeout()
 	r.now += 3 * Second
 	r.ack(200)
-	require.Equal(t, before.RTT, r.c.Info().RTT)
-	require.Equal(t, before.RTTVar, r.c.Info().RTTVar)
-	require.Zero(t, r.c.Info().Backoff)
+	require.Equal(t, before.RTT, r.c.Info(0).RTT)
+	require.Equal(t, before.RTTVar, r.c.Info(0).RTTVar)
+	require.Zero(t, r.c.Info(0).Backoff)
 }
 
 func TestRenegedDataIsRetransmittedAfterATimeout(t *testing.T) {
@@ -178,9 +178,9 @@ func TestRenegedDataIsRetransmittedAfterATimeout(t *testing.T) {
 	r := flight(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(100, block{100, 1100}) // the peer has everything after the first missing byte
-	require.Equal(t, 1000, r.c.Info().Sacked)
+	require.Equal(t, 1000, r.c.Info(0).Sacked)
 	r.untilTimeout()
-	require.Zero(t, r.c.Info().Sacked, "but does not acknowledge it: it was dropped")
+	require.Zero(t, r.c.Info(0).Sacked, "but does not acknowledge it: it was dropped")
 	seen := map[int]bool{100: true}
 	for una := Seq(100); una < 1100; una += 100 {
 		r.now += 20 * Millisecond
@@ -195,7 +195,7 @@ func TestRenegedDataIsRetransmittedAfterATimeout(t *testing.T) {
 func TestSACKOfUnsentDataIsIgnored(t *testing.T) {
 	r := flight(t, 3)
 	r.ack(100, block{200, 5000}, block{0, 50}, block{300, 300}, block{400, 200})
-	info := r.c.Info()
+	info := r.c.Info(0)
 	require.Zero(t, info.Sacked)
 	require.Zero(t, info.Lost)
 	require.NoError(t, checkConn(&r.c))
@@ -231,7 +231,7 @@ func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
 	r.ack(100, block{200, 600}) // the later retransmission has arrived, so the earlier one is lost again
 	require.Equal(t, second, r.c.rec.xmit)
 	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
-	require.Zero(t, r.c.Info().Backoff)
+	require.Zero(t, r.c.Info(0).Backoff)
 }
 
 func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
@@ -252,19 +252,19 @@ func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	stamp := r.c.tsVal(r.now)
 	r.now += Millisecond
 	r.ack(1100, block{1200, 1300})
-	require.False(t, r.c.Info().Recovery, "the first episode is over")
+	require.False(t, r.c.Info(0).Recovery, "the first episode is over")
 	r.now += 2 * Millisecond
-	before := r.c.Info()
+	before := r.c.Info(0)
 	r.ack(1100, block{1400, end}, block{1200, 1300})
 	require.Contains(t, numbers(r.wait(10*Millisecond)), 1300)
-	during := r.c.Info()
+	during := r.c.Info(0)
 	require.True(t, during.Recovery)
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
 	r.sack(s, block{1400, end})
 	s.TSEcr = stamp // echoes a retransmission of the first episode, which filled the hole of that episode
 	r.c.Segment(r.now, s)
-	after := r.c.Info()
+	after := r.c.Info(0)
 	require.True(t, after.Recovery)
 	require.Equal(t, during.SndSsthresh, after.SndSsthresh)
 }
