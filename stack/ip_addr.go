@@ -337,10 +337,11 @@ func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 	return a, nil
 }
 
-// withAddr returns the interface's addresses with p added. If the interface has p already, withAddr
-// replaces its lifetimes and origin. The error is EEXIST if the interface has the address with another
-// prefix length. The error is also EEXIST if another interface of ifaces has the address, unless the address
-// is a link-local IPv6 address. s.mu is held, or the caller is New.
+// withAddr returns the interface's addresses with p added. If the interface has the address already,
+// withAddr replaces what AddAddr says. The error is EEXIST if the interface has the address from another
+// origin or, with AddrStatic, with another prefix length. The error is also EEXIST if another interface of
+// ifaces has the address, unless the address is a link-local IPv6 address. s.mu is held, or the caller is
+// New.
 func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOptions) ([]ifaceAddr, error) {
 	a, err := s.newAddr(p, o)
 	if err != nil {
@@ -371,8 +372,10 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 			list = s.withLinkLocal(ifc, list)
 		}
 		return append(list, a), nil
-	case list[i].prefix != p:
+	case o.Origin == AddrStatic && list[i].prefix != p:
 		return nil, fmt.Errorf("the address is there twice, as %v: %w", list[i].prefix, syscall.EEXIST)
+	case o.Origin != AddrStatic && (list[i].origin != o.Origin || list[i].auto != nil):
+		return nil, fmt.Errorf("the address is there already, with the origin %v: %w", list[i].origin, syscall.EEXIST)
 	}
 	if list[i].state != AddrDuplicate { // a duplicate begins as a new address
 		a.conflictMAC, a.defence, a.dad = list[i].conflictMAC, list[i].defence, list[i].dad
@@ -396,8 +399,11 @@ func (ifc *iface) find(a netip.Addr) int {
 
 // AddAddr adds an address to an interface of a running stack, with the route to its network, and
 // announces it on the link (RFC 5227 3). If nic is empty, the stack must have exactly one interface
-// besides the loopback. If the interface already has the address with the same prefix, AddAddr replaces
-// the address's lifetimes and origin. The renewal of a lease does this.
+// besides the loopback. If the interface already has the address, the origin decides:
+//
+//   - A static address replaces an address with the same prefix, and makes it static.
+//   - An address with another origin replaces only an address with the same origin. AddAddr then replaces
+//     the lifetimes and the length of the prefix. The renewal of a lease does this.
 //
 // If another machine on the link uses the address too, the host defends the address by an announcement,
 // at most once in ten seconds (RFC 5227 2.4). At a second conflict within ten seconds the host gives up
@@ -407,8 +413,8 @@ func (ifc *iface) find(a netip.Addr) int {
 // A link-local IPv6 address may be on several interfaces.
 //
 // The errors are ENODEV if there is no such interface, EINVAL for an invalid address or lifetime,
-// EAFNOSUPPORT for an IPv6 address if Config.NoIPv6 is set, EEXIST if the interface has the address with
-// another prefix or if another interface has it, and net.ErrClosed.
+// EAFNOSUPPORT for an IPv6 address if Config.NoIPv6 is set, EEXIST if the interface has the address and
+// AddAddr may not replace it or if another interface has it, and net.ErrClosed.
 func (s *Stack) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	ifc, added, err := s.addAddr(nic, p, o)
 	if err != nil {
@@ -459,12 +465,22 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 // The errors are ENODEV if there is no such interface, EADDRNOTAVAIL if the interface does not have the
 // address, EINVAL for the loopback or if the zone of a names another interface, and net.ErrClosed.
 func (s *Stack) RemoveAddr(nic string, a netip.Addr) error {
-	err := s.removeAddr(nic, a)
+	err := s.removeAddr(nic, a, nil)
 	s.drain() // sends the reports about solicited-node groups that were left
 	return err
 }
 
-func (s *Stack) removeAddr(nic string, a netip.Addr) error {
+// RemoveAddrOf removes an address as RemoveAddr does, but only if it has the given origin. What configures an
+// interface removes its own addresses in this way, and keeps an address that the program has added itself
+// meanwhile. The error is EADDRNOTAVAIL if the address has another origin.
+func (s *Stack) RemoveAddrOf(nic string, a netip.Addr, origin AddrOrigin) error {
+	err := s.removeAddr(nic, a, &origin)
+	s.drain()
+	return err
+}
+
+// removeAddr removes an address. If origin is not nil, the address must have that origin.
+func (s *Stack) removeAddr(nic string, a netip.Addr, origin *AddrOrigin) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() {
@@ -481,6 +497,9 @@ func (s *Stack) removeAddr(nic string, a netip.Addr) error {
 	i := ifc.find(own)
 	if i < 0 {
 		return fmt.Errorf("stack: RemoveAddr: %v is not an address of %s: %w", a, ifc.name, syscall.EADDRNOTAVAIL)
+	}
+	if o := ifc.list()[i].origin; origin != nil && o != *origin {
+		return fmt.Errorf("stack: RemoveAddr: %v has the origin %v, not %v: %w", a, o, *origin, syscall.EADDRNOTAVAIL)
 	}
 	s.setAddrs(ifc, slices.Delete(slices.Clone(ifc.list()), i, i+1))
 	return nil

@@ -340,6 +340,41 @@ func TestAnAddressIsDeprecatedAndThenGoes(t *testing.T) {
 	})
 }
 
+// What configures an interface neither takes over nor removes an address from another origin. Only the program
+// does, with AddrStatic and RemoveAddr.
+func TestAnOriginKeepsToItsOwnAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := bare(t)
+		origins := []AddrOrigin{AddrStatic, AddrDHCP, AddrLinkLocal, AddrRA, AddrNegotiated}
+		for _, first := range origins {
+			for _, second := range origins {
+				require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: first}))
+				err := s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: second})
+				other := s.AddAddr("", prefix("192.0.2.1/25"), AddrOptions{Origin: second})
+				want := AddrInfo{Prefix: prefix("192.0.2.1/25"), Origin: second} // a renewal may change the prefix
+				switch {
+				case second == AddrStatic:
+					require.NoError(t, err)
+					require.ErrorIs(t, other, syscall.EEXIST)
+					want.Prefix = prefix("192.0.2.1/24")
+				case first != second:
+					require.ErrorIs(t, err, syscall.EEXIST)
+					require.ErrorIs(t, other, syscall.EEXIST)
+					want = AddrInfo{Prefix: prefix("192.0.2.1/24"), Origin: first}
+				}
+				require.Equal(t, []AddrInfo{want}, s.Interfaces()[1].AddrInfo, "%v and then %v", first, second)
+				for _, o := range origins {
+					if o != want.Origin {
+						require.ErrorIs(t, s.RemoveAddrOf("", addr("192.0.2.1"), o), syscall.EADDRNOTAVAIL)
+					}
+				}
+				require.NoError(t, s.RemoveAddrOf("", addr("192.0.2.1"), want.Origin))
+			}
+		}
+		require.Empty(t, s.Interfaces()[1].AddrInfo)
+	})
+}
+
 func TestALeaseIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := bare(t)

@@ -94,9 +94,10 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 	// RFC 4862 5.5.3: "d) If no prefix is configured with a matching address [...] and if the Valid
 	// Lifetime is not 0, form an address".
 	if !found && p.Valid != 0 && countAuto(list) < maxAutoAddrs {
+		n := len(list)
 		list = s.appendStable(ifc, list, p.Prefix, 0, lifetimeEnd(now, p.Preferred), lifetimeEnd(now, p.Valid), now)
 		list = s.appendTemporary(ifc, list, p.Prefix, 0, now)
-		changed = true
+		changed = changed || len(list) > n // not if the program has the address
 	} else if found && ifc.auto.temporary {
 		n := len(list)
 		list = s.resumeTemporary(ifc, list, p.Prefix, now)

@@ -144,3 +144,25 @@ func TestTheFlagsOfARouterAreReported(t *testing.T) {
 		}
 	})
 }
+
+// The program makes an address of an advertised prefix static. Advertisements then neither change the address
+// nor make the routes be computed again.
+func TestAnAdvertisedAddressBecomesStatic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		p.ra(ra{}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour))
+		own := autoAddrs(s, "2001:db8:1::/64")[0].Prefix
+		require.NoError(t, s.AddAddr("", own, AddrOptions{}))
+		time.Sleep(5 * time.Second)
+		changed := s.Changed()
+		p.ra(ra{}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour))
+		select {
+		case <-changed:
+			t.Error("the same advertisement has changed the host")
+		default:
+		}
+		time.Sleep(24 * time.Hour)
+		require.Empty(t, autoAddrs(s, "2001:db8:1::/64"))
+		require.Equal(t, "preferred", stateOf(s, own.Addr().String()))
+	})
+}

@@ -14,30 +14,31 @@ import (
 // A negotiated is the configuration of an interface whose device has negotiated it with the other end of
 // the link. It is under Stack.mu, except that only one goroutine at a time changes it.
 type negotiated struct {
-	addrs  []netip.Prefix // added to the interface
-	routes []Route        // added to the stack
+	addrs  []netip.Addr // added to the interface
+	routes []Route      // added to the stack
 	dns    []netip.Addr
 }
 
 // configure replaces the configuration that the device has negotiated. It first adds the new addresses and
-// then removes the old ones, so that an interface that keeps a family keeps the family's other routes too.
+// then removes the old ones, so that an interface that keeps a family keeps the family's other routes too. An
+// address that the interface has from another origin stays as it is.
 func (ifc *iface) configure(c nic.NetConfig) {
 	s, n := ifc.s, ifc.negotiated
-	var addrs []netip.Prefix
+	var addrs []netip.Addr
 	for _, p := range c.Addrs {
-		if slices.Contains(n.addrs, p) && ifc.find(p.Addr()) >= 0 {
-			addrs = append(addrs, p)
+		err := s.AddAddr(ifc.name, p, AddrOptions{Origin: AddrNegotiated})
+		if own, ok := ifc.addr(p.Addr()); errors.Is(err, syscall.EEXIST) && ok && own.prefix == p {
 			continue
 		}
-		if err := s.AddAddr(ifc.name, p, AddrOptions{Origin: AddrNegotiated}); err != nil {
+		if err != nil {
 			ifc.warn("negotiated address cannot be used", "addr", p, err)
 			continue
 		}
-		addrs = append(addrs, p)
+		addrs = append(addrs, p.Addr())
 	}
-	for _, p := range n.addrs {
-		if !slices.Contains(addrs, p) {
-			s.RemoveAddr(ifc.name, p.Addr()) // fails if the program has removed it
+	for _, a := range n.addrs {
+		if !slices.Contains(addrs, a) {
+			s.RemoveAddrOf(ifc.name, a, AddrNegotiated) // fails if the program has removed or replaced it
 		}
 	}
 	var routes []Route

@@ -21,18 +21,69 @@ type negotiating struct {
 
 func (d *negotiating) NotifyConfig(f func(nic.NetConfig)) { d.tell = f }
 
+// negotiatingStack makes a stack with the interface ppp0, whose device negotiates its configuration.
+func negotiatingStack(t *testing.T, addrs ...netip.Prefix) (*Stack, *negotiating, *bytes.Buffer) {
+	log := new(bytes.Buffer)
+	dev := &negotiating{Null: nic.NewNull(nic.Link{Name: "ppp0", Medium: nic.IP})}
+	s, err := New(Config{
+		NICs:   []NIC{{Device: nic.Impair(dev, nic.ImpairConfig{}), Addrs: addrs, Auto: true}},
+		Logger: slog.New(slog.NewTextHandler(log, nil)),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s, dev, log
+}
+
+// The device negotiates the same address with another prefix. The interface keeps the address and the
+// program's routes.
+func TestANegotiatedPrefixChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, dev, log := negotiatingStack(t)
+		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.2/32")}, Routes: []netip.Prefix{prefix("192.0.2.1/32")}})
+		own := Route{Dst: prefix("198.51.100.0/24"), NIC: "ppp0"}
+		require.NoError(t, s.AddRoute(own))
+		for _, p := range []string{"192.0.2.2/24", "192.0.2.2/25", "192.0.2.2/32"} {
+			dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix(p)}})
+			require.Equal(t, []AddrInfo{{Prefix: prefix(p), Origin: AddrNegotiated}}, s.Interfaces()[1].AddrInfo)
+			require.Contains(t, s.Routes(), own)
+		}
+		require.Empty(t, log.String())
+		dev.tell(nic.NetConfig{})
+		require.Empty(t, s.Interfaces()[1].Addrs)
+	})
+}
+
+// An address that the program has configured stays the program's, before or after the device has negotiated
+// the same address.
+func TestANegotiatedAddressOfTheProgramStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, dev, log := negotiatingStack(t, prefix("192.0.2.2/32"))
+		static := func(all ...string) {
+			t.Helper()
+			var want []AddrInfo
+			for _, p := range all {
+				want = append(want, AddrInfo{Prefix: prefix(p)})
+			}
+			require.Equal(t, want, s.Interfaces()[1].AddrInfo)
+		}
+		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.2/32")}})
+		static("192.0.2.2/32")
+		require.Empty(t, log.String())
+		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.3/32")}})
+		require.Len(t, s.Interfaces()[1].Addrs, 2)
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.3/32"), AddrOptions{}))
+		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.3/32")}})
+		static("192.0.2.2/32", "192.0.2.3/32")
+		dev.tell(nic.NetConfig{})
+		static("192.0.2.2/32", "192.0.2.3/32")
+	})
+}
+
 // What a device negotiates replaces what it has negotiated before. What the program has configured itself
 // stays, even where both are equal.
 func TestNegotiatedConfigurationIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		dev := &negotiating{Null: nic.NewNull(nic.Link{Name: "ppp0", Medium: nic.IP})}
-		s, err := New(Config{
-			NICs:   []NIC{{Device: nic.Impair(dev, nic.ImpairConfig{}), Addrs: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}, Auto: true}},
-			Logger: slog.New(slog.NewTextHandler(&log, nil)),
-		})
-		require.NoError(t, err)
-		defer s.Close()
+		s, dev, log := negotiatingStack(t, prefix("203.0.113.1/24"))
 		prefixes := func(all ...string) (ps []netip.Prefix) {
 			for _, p := range all {
 				ps = append(ps, netip.MustParsePrefix(p))
