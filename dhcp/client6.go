@@ -105,6 +105,7 @@ type Client6 struct {
 	bad    netip.Addr    // the address that is being declined
 
 	solMaxRT, infMaxRT time.Duration
+	paid               time.Time // until when the messages that were sent use up the rate: see wait
 
 	sends  []*Message6
 	events []Event6
@@ -265,8 +266,32 @@ func (c *Client6) fuzz(d time.Duration) time.Duration {
 	return time.Duration(c.cfg.Rand()%uint64(d/5+1)) - d/10
 }
 
+// The rate of messages is at most one in messageTime, after a burst of burstTime/messageTime.
+const (
+	messageTime = time.Second
+	burstTime   = 20 * time.Second
+)
+
+// wait returns when the client may send a message: now, or later if it has sent too many.
+//
+// RFC 8415 14.1: "A client MUST limit the rate of DHCP messages it transmits or retransmits." It gives 20 packets
+// in 20 seconds as a possible default. Without the limit, a server that refuses what it advertises would
+// cause endless messages.
+func (c *Client6) wait(now time.Time) time.Time {
+	c.paid = later(c.paid, now)
+	if at := c.paid.Add(messageTime - burstTime); at.After(now) {
+		return at
+	}
+	c.paid = c.paid.Add(messageTime)
+	return now
+}
+
 // transmit sends the message of the exchange, and sets the time of the next one (RFC 8415 15).
 func (c *Client6) transmit(now time.Time) {
+	if at := c.wait(now); at.After(now) {
+		c.next = at
+		return
+	}
 	x := c.exchange()
 	switch {
 	case c.tries == 0:
@@ -586,14 +611,18 @@ func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 				continue
 			}
 			li := LeaseItem6{Prefix: item.prefix}
-			if d := seconds6(item.preferred); d >= 0 {
-				li.PreferredUntil = now.Add(d)
-				if shortest < 0 || d < shortest {
-					shortest = d
-				}
+			preferred, valid := seconds6(item.preferred), seconds6(item.valid)
+			if preferred >= 0 {
+				li.PreferredUntil = now.Add(preferred)
 			}
-			if d := seconds6(item.valid); d >= 0 {
-				li.ValidUntil = now.Add(d)
+			if valid >= 0 {
+				li.ValidUntil = now.Add(valid)
+			}
+			if preferred == 0 {
+				preferred = valid // a deprecated address is not renewed again and again
+			}
+			if preferred >= 0 && (shortest < 0 || preferred < shortest) {
+				shortest = preferred
 			}
 			if o.Code == Opt6IANA && c.cfg.Addrs {
 				l.Addrs = append(l.Addrs, li)
@@ -639,15 +668,15 @@ func (l *Lease6) setTimes(t1, t2, shortest time.Duration) {
 		return // never
 	}
 	if t2 <= 0 {
-		t2 = max(shortest*4/5, t1)
+		t2 = max(shortest/5*4, t1) // in this order, since shortest may be 136 years
 	}
 	if t1 == 0 {
 		t1 = min(shortest/2, t2)
 	}
 	if !l.Expires.IsZero() { // a server's times after the end would mean no renewal
 		valid := l.Expires.Sub(l.Obtained)
-		t2 = min(t2, valid*9/10)
-		t1 = min(t1, t2*5/8)
+		t2 = min(t2, valid/10*9)
+		t1 = min(t1, t2/8*5)
 	}
 	l.Renew, l.Rebind = l.Obtained.Add(max(t1, time.Second)), l.Obtained.Add(max(t2, 2*time.Second))
 }

@@ -385,6 +385,24 @@ func TestAPrefixIsDelegated(t *testing.T) {
 	require.Equal(t, Rebinding6, l.c.State(), "RFC 8415 18.2.12: with prefixes, Rebind")
 }
 
+// RFC 8415 21.4: T1 is when the client extends the lease, and 0xffffffff means infinity. Of several associations, the
+// earliest time counts (18.2.4), whatever their order.
+func TestAnInfiniteT1HidesNoFiniteOne(t *testing.T) {
+	l := newLink6(t, func(c *ClientConfig6, _ *ServerConfig6) { c.Prefixes = true })
+	address := ia6{id: l.c.cfg.IAID, t1: infinity, t2: infinity, items: []iaItem6{{netip.MustParsePrefix("2001:db8::7/128"), infinity, infinity}}}
+	prefix := ia6{id: l.c.cfg.IAID, t1: 100, t2: 160, items: []iaItem6{{netip.MustParsePrefix("2001:db8:7::/48"), 200, 300}}}
+	for _, options := range []Options6{
+		{address.option(Opt6IANA), prefix.option(Opt6IAPD)}, {prefix.option(Opt6IAPD), address.option(Opt6IANA)},
+	} {
+		lease, err := l.c.leaseOf(l.now, &Message6{Type: Reply6, Options: options})
+		require.NoError(t, err)
+		require.Equal(t, []time.Time{l.now.Add(100 * time.Second), l.now.Add(160 * time.Second)}, []time.Time{lease.Renew, lease.Rebind})
+	}
+	lease, err := l.c.leaseOf(l.now, &Message6{Type: Reply6, Options: Options6{address.option(Opt6IANA)}})
+	require.NoError(t, err)
+	require.Equal(t, Lease6{Addrs: lease.Addrs, Obtained: l.now, Options: lease.Options}, *lease, "it never ends")
+}
+
 func TestNonsenseOfServers6(t *testing.T) {
 	l := newLink6(t, nil)
 	l.c.Up(l.now)
@@ -484,6 +502,24 @@ func TestAFloodOfSolicitsIsHarmless(t *testing.T) {
 	require.Empty(t, l.s.byClient)
 }
 
+// A message with many associations gets few addresses, because the search for each takes time.
+func TestAssociationsOfAMessageAreLimited(t *testing.T) {
+	l := newLink6(t, nil)
+	m := &Message6{Type: Request6, Options: Options6{{Opt6ClientID, DUIDFromMAC(mac)}, {Opt6ServerID, l.s.cfg.DUID}}}
+	for id := range uint32(90) {
+		m.Options = append(m.Options, (&ia6{id: id}).option(Opt6IANA))
+	}
+	r := l.s.Receive(l.now, m)
+	n := 0
+	for _, o := range r.Options {
+		if o.Code == Opt6IANA {
+			n++
+		}
+	}
+	require.Equal(t, maxItems6, n)
+	require.Len(t, l.s.byAddr, maxItems6)
+}
+
 func TestReservations6(t *testing.T) {
 	l := newLink6(t, func(c *ClientConfig6, s *ServerConfig6) {
 		c.DUID = DUIDFromUUID([16]byte{7})
@@ -511,6 +547,48 @@ func TestReservations6(t *testing.T) {
 	}
 }
 
+// limits6 returns messages at the limits of each length field.
+func limits6() (all [][]byte) {
+	add := func(t MessageType6, options ...Option6) {
+		m := &Message6{Type: t, Options: append(Options6{{Opt6ServerID, DUIDFromMAC(mac)}, {Opt6ClientID, DUIDFromMAC(mac)}}, options...)}
+		all = append(all, m.Append(nil))
+	}
+	address := ia6{id: 7, items: []iaItem6{{netip.MustParsePrefix("2001:db8::1/128"), 5, 6}}}
+	one := address.option(Opt6IANA)
+	for _, t := range []MessageType6{Reply6, Request6} {
+		for _, n := range []int{0, 1, 2, 3, 4, 5, 12, 15, 16, 17, 130, 131} { // the length of each known option, one byte more, and one less
+			for _, code := range []OptionCode6{Opt6IANA, Opt6Request, Opt6Preference, Opt6ElapsedTime, Opt6Status, Opt6RapidCommit, Opt6DNS,
+				Opt6DomainSearch, Opt6IAPD, Opt6SNTP, Opt6Refresh, Opt6NTP, Opt6SolMaxRT, Opt6InfMaxRT, 4000} {
+				add(t, one, Option6{code, make([]byte, n)})
+			}
+			all = append(all, (&Message6{Type: t, Options: Options6{{Opt6ServerID, make([]byte, n)}, {Opt6ClientID, make([]byte, n)}, one}}).Append(nil))
+		}
+		for n := range len(one.Data) { // an association that is cut off
+			add(t, Option6{Opt6IANA, one.Data[:n]})
+		}
+		for _, bits := range []byte{0, 1, 63, 64, 65, 128, 255} { // lengths of prefixes
+			o := (&ia6{id: 7, items: []iaItem6{{netip.MustParsePrefix("2001:db8::/32"), 5, 6}}}).option(Opt6IAPD)
+			o.Data[12+4+8] = bits
+			add(t, o)
+		}
+		for _, n := range []byte{62, 63, 64, 0xbf, 0xc0, 0xff} { // lengths of labels, and pointers
+			add(t, one, Option6{Opt6DomainSearch, append(append([]byte{n}, slices.Repeat([]byte{'a'}, int(n&63))...), 0)})
+		}
+		for _, n := range []int{maxItems6, maxItems6 + 1, maxOptions6 - 2, maxOptions6 - 1} { // numbers of options
+			add(t, slices.Repeat(Options6{one}, n)...)
+			add(t, Option6{Opt6IANA, append(make([]byte, 12), Options6(slices.Repeat(Options6{{opt6IAAddr, one.Data[16:]}}, n)).append(nil)...)})
+		}
+		add(t, one, Option6{Opt6Status, make([]byte, 60000)})
+		b := (&Message6{Type: t, Options: Options6{one}}).Append(nil)
+		for _, n := range []uint16{0, 1, uint16(len(one.Data)) - 1, uint16(len(one.Data)) + 1, 65535} { // wrong lengths
+			c := slices.Clone(b)
+			binary.BigEndian.PutUint16(c[6:], n)
+			all = append(all, c)
+		}
+	}
+	return append(all, nil, []byte{7}, []byte{7, 0, 0}, []byte{7, 0, 0, 0}, []byte{7, 0, 0, 0, 0}, []byte{12, 0, 0, 0})
+}
+
 // Neither a client nor a server fails on any message, and a parsed message is encoded as it was.
 func FuzzMessage6(f *testing.F) {
 	l := &link6{c: NewClient6(ClientConfig6{MAC: mac, Addrs: true, Prefixes: true, Rand: func() uint64 { return 0 }})}
@@ -522,7 +600,9 @@ func FuzzMessage6(f *testing.F) {
 		{Opt6DNS, AppendAddrs6(nil, addr("2001:db8::53"))}, {Opt6DomainSearch, []byte("\x01a\x04test\x00")}, {Opt6NTP, Options6{{1, make([]byte, 16)}}.append(nil)},
 		{Opt6SolMaxRT, []byte{0, 0, 0, 60}}, {Opt6Preference, []byte{255}}, {Opt6RapidCommit, nil}, {Opt6Refresh, []byte{0, 0, 9, 9}}, {Opt6Status, []byte{0, 0, 'x'}}}}
 	f.Add(reply.Append(nil))
-	f.Add([]byte{12, 0, 0, 0})
+	for _, b := range limits6() {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := ParseMessage6(b)
 		if err != nil {

@@ -135,12 +135,12 @@ func ParseMessage4(b []byte) (*Message4, error) {
 	// options may be interpreted. The 'file' field MUST be interpreted next [...], followed by the 'sname' field."
 	file, sname := b[fileAt:fixedLen4], b[snameAt:fileAt]
 	if overload&overloadFile == 0 {
-		m.File = text(file)
+		m.File = text(file[:len(file)-1]) // the last byte is to be zero
 	} else if _, err := m.parseOptions(file); err != nil {
 		return nil, err
 	}
 	if overload&overloadSName == 0 {
-		m.SName = text(sname)
+		m.SName = text(sname[:len(sname)-1])
 	} else if _, err := m.parseOptions(sname); err != nil {
 		return nil, err
 	}

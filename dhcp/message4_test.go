@@ -239,7 +239,56 @@ func TestValuesOfOptions(t *testing.T) {
 	require.Equal(t, "message type 0", MessageType4(0).String())
 }
 
+// limits4 returns messages at the limits of each length field.
+func limits4() (all [][]byte) {
+	add := func(change func(b []byte), options ...byte) {
+		b := append(make([]byte, fixedLen4), cookie[:]...)
+		b[0], b[1], b[2] = BootReply, 1, 6
+		copy(b[16:], []byte{192, 0, 2, 7})
+		b = append(append(b, 53, 1, 5, 54, 4, 192, 0, 2, 1), options...)
+		if change != nil {
+			change(b)
+		}
+		all = append(all, b)
+	}
+	for _, n := range []byte{0, 1, 15, 16, 17, 255} { // the length of the link address
+		add(func(b []byte) { b[2] = n })
+	}
+	for _, n := range []int{0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 254, 255} { // the length of each known option, one byte more, and one less
+		for _, code := range []OptionCode4{OptSubnetMask, OptRouter, OptDNS, OptHostName, OptMTU, OptLeaseTime, OptMessageType, OptServerID, OptClientID,
+			OptRelayAgent, OptIPv6Only, OptDomainSearch, OptClasslessRoutes, optOverload, OptUnknown} {
+			option := append([]byte{byte(code), byte(n)}, bytes.Repeat([]byte{1}, n)...)
+			add(nil, option...)
+			add(nil, append(option, option...)...) // joined, to 510 bytes
+			add(nil, append(option, byte(code))...)
+			add(nil, option[:len(option)-1]...)
+		}
+	}
+	for _, n := range []int{62, 63, 64, 126, 127, 128} { // texts with and without a zero byte, and options in the fields
+		text := bytes.Repeat([]byte{'x'}, n)
+		field := append([]byte{byte(OptHostName), byte(n - 2)}, text[:n-2]...)
+		for _, at := range []int{snameAt, fileAt} {
+			end := map[int]int{snameAt: fileAt, fileAt: fixedLen4}[at]
+			add(func(b []byte) { copy(b[at:end], text) })
+			for o := byte(0); o <= 4; o++ {
+				add(func(b []byte) { copy(b[at:end], field) }, byte(optOverload), 1, o)
+			}
+		}
+	}
+	for bits := range byte(35) { // widths of destinations
+		add(nil, append([]byte{byte(OptClasslessRoutes), 9, bits}, 10, 1, 2, 3, 192, 0, 2, 1)...)
+	}
+	for _, n := range []byte{62, 63, 64, 0xbf, 0xc0, 0xff} { // lengths of labels, and pointers
+		name := append(append([]byte{n}, bytes.Repeat([]byte{'a'}, int(n&63))...), 0)
+		add(nil, append([]byte{byte(OptDomainSearch), byte(len(name))}, name...)...)
+	}
+	return all
+}
+
 func FuzzMessage4(f *testing.F) {
+	for _, b := range limits4() {
+		f.Add(b)
+	}
 	f.Add(mustSeed(&Message4{Op: 2, CHAddr: []byte{2, 0, 0, 0, 0, 1}, Options: Options4{{OptMessageType, []byte{5}}, {OptVendorInfo, make([]byte, 700)}}}, 0))
 	f.Add(mustSeed(&Message4{Op: 2, Options: Options4{{OptVendorInfo, make([]byte, 250)}, {OptDomainSearch, []byte("\x01a\x00\xc0\x00")}, {OptUnknown, make([]byte, 100)}}}, MinMessageSize4))
 	f.Add(mustSeed(&Message4{Op: 2, XID: 1, YIAddr: addr("192.0.2.7"), CHAddr: mac[:], Options: Options4{
