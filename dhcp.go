@@ -1,7 +1,6 @@
 package usernet
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -65,59 +63,32 @@ type DHCPInfo struct {
 	Refusal string
 }
 
-// dhcpClients are the DHCP clients of a host. They share one socket. No goroutine waits for messages
-// or deadlines. The timer of a client runs its steps: at the next deadline, or at once when a message
-// arrives.
-type dhcpClients struct {
-	mu        sync.Mutex
-	closed    chan struct{} // closed when close has ended the clients; nil: close has not been called
-	conn      *stack.UDP    // nil while there is no client
-	clients   []*dhcpClient
-	stopWatch func()
-}
-
 // A dhcpClient runs the DHCP client of one interface, and its link-local address.
 type dhcpClient struct {
-	h     *Host
-	all   *dhcpClients
-	conn  *stack.UDP
-	nic   string
-	index int
+	linkRunner
+	all   *linkSet[*dhcpClient]
 	cfg   DHCPConfig
 	alone bool // only a link-local address, without DHCP
 
-	// The following fields belong to the goroutine that has set turn.
+	// The following fields belong to the goroutine that has the turn.
 	machine *dhcp.Client4
 	mac     [6]byte
 	up      bool
 	links   uint32         // LinkChanges of the interface in the last look
 	probing *dhcp.Lease4   // the lease whose address is being probed; nil if there is none
-	until   time.Time      // until when giveBack may wait; zero: it was not called
 	seen    stack.AddrInfo // the address of the lease in the last look; zero if the host did not have it
 	refused time.Time      // time of the last log record about a refusal
 
 	linkLocal *dhcp.LinkLocal4 // nil unless cfg.LinkLocal is set
 	chosen    netip.Prefix     // the link-local address that is in use or being probed; invalid: none
 
-	mu        sync.Mutex
-	changed   sync.Cond
-	turn      bool              // set while a goroutine runs steps
-	todo      []func(time.Time) // queued steps
-	inbox     []*dhcp.Message4  // queued messages
-	releasing time.Time         // until when the queued call of giveBack may wait; zero: none is queued
-	timer     *time.Timer       // for the next step
-	info      DHCPInfo          // state of machine after the last step
-	applied   dhcpSettings      // what the client has added to the host
-	ended     bool              // set when no further step may start, and nothing more may be added to the host
+	// The following fields are guarded by mu.
+	info    DHCPInfo     // state of machine after the last step
+	applied dhcpSettings // what the client has added to the host
 }
 
 const (
 	maxDHCPInbox = 16
-	// dhcpSendTime limits the time for which a client waits for room in the transmit queue of its link.
-	dhcpSendTime = time.Second
-	// dhcpReleaseTime limits how long Close and StopDHCP wait. They wait for a running step, for room
-	// in the transmit queue, and for the link address of the next hop to the server.
-	dhcpReleaseTime = 200 * time.Millisecond
 	// dhcpRefusalTime is the minimum time between log records about refusals.
 	dhcpRefusalTime = 10 * time.Second
 )
@@ -152,47 +123,21 @@ func (h *Host) startClient(nicName string, cfg DHCPConfig, alone bool) error {
 	if err := checkEthernet(&info); err != nil {
 		return err
 	}
-	d := &dhcpClient{h: h, nic: info.Name, index: info.Index, cfg: cfg, alone: alone, info: DHCPInfo{NIC: info.Name}}
-	d.changed.L = &d.mu
-	d.timer = time.AfterFunc(time.Hour, func() { d.step(nil) })
-	d.timer.Stop() // until step or receive arms it
-	h.dhcp.CompareAndSwap(nil, new(dhcpClients))
-	d.all = h.dhcp.Load()
+	d := &dhcpClient{all: setOf(&h.dhcp), cfg: cfg, alone: alone, info: DHCPInfo{NIC: info.Name}}
+	d.init(h, &info, maxDHCPInbox, d.round)
+	d.last = d.giveBack
 	if err := d.all.add(d); err != nil {
 		return err
 	}
-	d.step(d.look)
+	if !alone {
+		d.conn.SetBroadcastWithoutSource()
+	}
+	d.do(nil)
 	return nil
 }
 
-// add adds a client. With the first client of DHCP it also opens the socket.
-func (ds *dhcpClients) add(d *dhcpClient) error {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if ds.closed != nil {
-		return net.ErrClosed
-	}
-	if slices.ContainsFunc(ds.clients, func(x *dhcpClient) bool { return x.index == d.index }) {
-		return fmt.Errorf("%s has a client already: %w", d.nic, syscall.EEXIST)
-	}
-	if ds.conn == nil && !d.alone {
-		conn, err := d.h.stack.OpenUDP(stack.Family4, netip.AddrPortFrom(netip.IPv4Unspecified(), dhcp.ClientPort4))
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("a socket of the host has UDP port %d, which the client needs: %w", dhcp.ClientPort4, err)
-		}
-		if err != nil {
-			return err
-		}
-		ds.conn = conn
-		conn.SetHandler(ds.receive)
-		conn.SetBroadcastWithoutSource()
-	}
-	if ds.stopWatch == nil {
-		ds.stopWatch = d.h.stack.OnChange(ds.look)
-	}
-	d.conn = ds.conn
-	ds.clients = append(ds.clients, d)
-	return nil
+func (d *dhcpClient) socket() (stack.Family, uint16, string, bool) {
+	return stack.Family4, dhcp.ClientPort4, "client", !d.alone
 }
 
 // StopDHCP ends the DHCP client of an interface. It removes the address and the other settings from
@@ -216,15 +161,11 @@ func (h *Host) stopClient(nicName string, alone bool) error {
 	if err != nil {
 		return err
 	}
-	ds := h.dhcp.Load()
-	clients := ds.list()
-	i := slices.IndexFunc(clients, func(d *dhcpClient) bool { return d.index == info.Index && d.alone == alone })
-	if i < 0 {
+	d, ok := h.dhcp.Load().on(info.Index)
+	if !ok || d.alone != alone {
 		return fmt.Errorf("%s has no client: %w", info.Name, syscall.ESRCH)
 	}
-	d := clients[i]
-	d.release(time.Now().Add(dhcpReleaseTime))
-	ds.remove(d)
+	d.stop(time.Now().Add(dhcpReleaseTime))
 	return nil
 }
 
@@ -262,218 +203,96 @@ func (h *Host) linkNamed(name string) (stack.InterfaceInfo, error) {
 	return infos[i], nil
 }
 
-// list returns the clients. ds is nil if the host has never had one.
-func (ds *dhcpClients) list() []*dhcpClient {
-	if ds == nil {
-		return nil
+// receive queues a message.
+func (d *dhcpClient) receive(b []byte, from netip.AddrPort, _ stack.Meta) {
+	if from.Port() != dhcp.ServerPort4 || d.alone || !d.room() {
+		return // do not parse a message that would be dropped
 	}
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	return slices.Clone(ds.clients)
-}
-
-// remove removes a client that has ended. With the last client of DHCP it closes the socket.
-func (ds *dhcpClients) remove(d *dhcpClient) {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	ds.clients = slices.DeleteFunc(ds.clients, func(x *dhcpClient) bool { return x == d })
-	if len(ds.clients) == 0 && ds.stopWatch != nil {
-		ds.stopWatch()
-		ds.stopWatch = nil
-	}
-	if ds.conn != nil && !slices.ContainsFunc(ds.clients, func(x *dhcpClient) bool { return !x.alone }) {
-		ds.conn.Close()
-		ds.conn = nil
-	}
-}
-
-// close ends all clients, within dhcpReleaseTime, and prevents further ones. If several goroutines call
-// close, each call returns when the clients have ended. The caller closes the stack afterwards.
-func (ds *dhcpClients) close() {
-	ds.mu.Lock()
-	if closed := ds.closed; closed != nil {
-		ds.mu.Unlock()
-		<-closed
+	m, err := dhcp.ParseMessage4(b)
+	if err != nil || m.Op != dhcp.BootReply {
 		return
 	}
-	ds.closed = make(chan struct{})
-	clients := slices.Clone(ds.clients)
-	ds.mu.Unlock()
-	end := time.Now().Add(dhcpReleaseTime)
-	for _, d := range clients {
-		d.release(end)
-		ds.remove(d)
-	}
-	close(ds.closed)
+	d.put(func(now time.Time) { d.machine.Receive(now, m) })
 }
 
-// receive queues a message for the client of the interface on which the message arrived. It is the
-// handler of the socket. It does not block, because it runs on the goroutine that received the
-// packet.
-func (ds *dhcpClients) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
-	if from.Port() != dhcp.ServerPort4 {
-		return
-	}
-	for _, d := range ds.list() {
-		if d.index != meta.NIC {
-			continue
-		}
-		d.mu.Lock()
-		room := len(d.inbox) < maxDHCPInbox && !d.ended
-		d.mu.Unlock()
-		if !room {
-			return // do not parse a message that would be dropped
-		}
-		m, err := dhcp.ParseMessage4(b)
-		if err != nil || m.Op != dhcp.BootReply {
-			return
-		}
-		d.mu.Lock()
-		if !d.ended {
-			d.inbox = append(d.inbox, m)
-			d.arm(time.Time{})
-		}
-		d.mu.Unlock()
-	}
-}
-
-// look makes all clients compare their interfaces with their state.
-func (ds *dhcpClients) look() {
-	for _, d := range ds.list() {
-		d.step(d.look)
-	}
-}
-
-// servers returns the name servers and search domains of the leases.
-func (ds *dhcpClients) servers() (servers []netip.AddrPort, search []string) {
-	for _, d := range ds.list() {
-		d.mu.Lock()
-		l := d.info.Lease
-		if d.info.State == dhcp.Stopped {
-			l = nil // the link is down
-		}
-		d.mu.Unlock()
-		if l == nil {
-			continue
-		}
-		for _, a := range l.DNS {
+// leasedDNS returns the name servers and search domains of the leases.
+func (h *Host) leasedDNS() (servers []netip.AddrPort, search []string) {
+	add := func(dns []netip.Addr, domains ...string) {
+		for _, a := range dns {
 			servers = append(servers, netip.AddrPortFrom(a, 53))
 		}
-		search = append(search, l.Search...)
+		search = append(search, domains...)
+	}
+	for _, d := range h.dhcp.Load().list() {
+		d.mu.Lock()
+		l, up := d.info.Lease, d.info.State != dhcp.Stopped // if it is stopped, the link is down
+		d.mu.Unlock()
+		if l == nil || !up {
+			continue
+		}
+		add(l.DNS, l.Search...)
 		if len(l.Search) == 0 && l.Domain != "" {
-			search = append(search, l.Domain)
+			add(nil, l.Domain)
+		}
+	}
+	for _, d := range h.dhcp6.Load().list() {
+		d.mu.Lock()
+		l, up := d.info.Lease, d.info.State != dhcp.Stopped6
+		d.mu.Unlock()
+		if l != nil && up {
+			add(l.DNS, l.Search...)
 		}
 	}
 	return servers, search
 }
 
 // unready returns the addresses that clients have added and whose leases are not in use yet: the addresses
-// that are being probed, and those whose other settings are not applied yet. ds may be nil.
-func (ds *dhcpClients) unready() (addrs []netip.Addr) {
-	for _, d := range ds.list() {
+// that are being probed, and those whose other settings are not applied yet.
+func (h *Host) unready() (addrs []netip.Addr) {
+	for _, d := range h.dhcp.Load().list() {
 		d.mu.Lock()
-		for _, a := range d.applied.addrs {
+		for _, a := range d.addrs {
 			if l := d.info.Lease; l == nil || l.Addr.Addr() != a {
 				addrs = append(addrs, a)
 			}
 		}
 		d.mu.Unlock()
 	}
+	for _, d := range h.dhcp6.Load().list() {
+		d.mu.Lock()
+		if d.info.Lease == nil {
+			addrs = append(addrs, d.addrs...)
+		}
+		d.mu.Unlock()
+	}
 	return addrs
 }
 
-// arm sets the timer; the zero time means now. d.mu is held.
-func (d *dhcpClient) arm(at time.Time) {
-	now := time.Now()
-	if at.Before(now) {
-		at = now
-	}
-	// Round the time up to a multiple of 64 ns, as the timers of the stack do (see timerSlots in
-	// package stack).
-	d.timer.Reset(at.Sub(now) + time.Duration(-at.UnixNano()&63))
-}
-
-// step runs f and everything that is due. If another goroutine is running steps, step only queues
-// f, and that goroutine runs it.
-func (d *dhcpClient) step(f func(now time.Time)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ended {
-		return
-	}
-	if f != nil {
-		d.todo = append(d.todo, f)
-	}
-	d.run()
-}
-
-// run runs everything that is due, unless another goroutine does. d.mu is held; run releases it
-// meanwhile.
-func (d *dhcpClient) run() {
-	if d.turn {
-		return
-	}
-	d.turn = true
-	// During each round, other goroutines may queue steps and messages. Repeat until there are none.
-	for due := true; due; due = !d.releasing.IsZero() || !d.ended && len(d.todo)+len(d.inbox) > 0 {
-		todo, inbox, releasing := d.todo, d.inbox, d.releasing
-		d.todo, d.inbox, d.releasing = nil, nil, time.Time{}
-		d.mu.Unlock()
-		d.round(todo, inbox)
-		if !releasing.IsZero() {
-			d.giveBack(releasing)
-		}
-		d.mu.Lock()
-		d.note()
-	}
-	d.turn = false
-	d.changed.Broadcast()
-	if at := d.deadline(); d.ended || at.IsZero() {
-		d.timer.Stop()
-	} else {
-		d.arm(at)
-	}
-}
-
-// round runs steps, passes messages to the machine, and runs what is due. It stops if the client ends.
-func (d *dhcpClient) round(todo []func(time.Time), inbox []*dhcp.Message4) {
-	for _, f := range todo {
+// round compares the interface with the state of the client, runs steps, and does what is due.
+func (d *dhcpClient) round(queue []func(time.Time)) (next time.Time) {
+	d.compareLink(time.Now())
+	d.flush()
+	for _, f := range queue {
 		if d.hasEnded() {
-			return
+			return next
 		}
 		f(time.Now())
 		d.flush()
 	}
-	if d.machine == nil {
-		return
-	}
-	for _, m := range inbox {
-		if d.hasEnded() {
-			return
-		}
-		d.machine.Receive(time.Now(), m)
+	if !d.hasEnded() {
+		d.machine.Tick(time.Now())
 		d.flush()
+		d.tendLinkLocal(time.Now())
+		next = d.deadline()
 	}
-	if d.hasEnded() {
-		return
-	}
-	d.machine.Tick(time.Now())
-	d.flush()
-	d.tendLinkLocal(time.Now())
-}
-
-func (d *dhcpClient) hasEnded() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.ended
+	d.note()
+	return next
 }
 
-// deadline returns the time of the machines' next Tick, or the zero time if there is none. d.mu is
-// held.
+// deadline returns the time of the machines' next Tick, or the zero time if there is none.
 func (d *dhcpClient) deadline() time.Time {
-	if d.machine == nil {
-		return time.Time{}
-	}
 	at := d.machine.Deadline()
 	if d.linkLocal != nil {
 		if next := d.linkLocal.Deadline(); at.IsZero() || !next.IsZero() && next.Before(at) {
@@ -483,20 +302,21 @@ func (d *dhcpClient) deadline() time.Time {
 	return at
 }
 
-// note updates d.info. The goroutine that runs steps calls it with d.mu held.
+// note updates d.info. The goroutine that has the turn calls it with d.mu held.
 func (d *dhcpClient) note() {
 	if d.machine != nil {
 		d.info.State, d.info.Tries, d.info.Lease = d.machine.State(), d.machine.Tries(), d.machine.Lease()
 	}
 }
 
-// look compares the interface with the state of the client and passes changes to the machine.
-func (d *dhcpClient) look(now time.Time) {
+// compareLink compares the interface with the state of the client and passes changes to the machine. If the
+// interface was removed, it ends the client.
+func (d *dhcpClient) compareLink(now time.Time) {
 	info := d.link()
 	if info == nil {
 		// RemoveNIC has already removed the addresses and routes. A new interface may have the name.
 		d.mu.Lock()
-		d.ended, d.applied = true, dhcpSettings{}
+		d.ended, d.addrs, d.applied = true, nil, dhcpSettings{}
 		d.mu.Unlock()
 		d.abandon("its interface was removed")
 		d.all.remove(d)
@@ -520,16 +340,6 @@ func (d *dhcpClient) look(now time.Time) {
 	}
 	d.lookAtAddr(info, now)
 	d.lookAtLinkLocal(info, now)
-}
-
-// link returns the interface, or nil if it was removed.
-func (d *dhcpClient) link() *stack.InterfaceInfo {
-	infos := d.h.stack.Interfaces()
-	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == d.index })
-	if i < 0 {
-		return nil
-	}
-	return &infos[i]
 }
 
 // begin makes a machine for an interface that is new or has a new MAC.
@@ -617,14 +427,10 @@ func (d *dhcpClient) abandon(reason string) {
 
 // send sends a message, unless the client has ended. If that fails, send only logs the error: the machine
 // treats the message as lost and retransmits it. If the transmit queue of the link is full, send waits
-// for room until d.until. If giveBack has not set d.until, send waits for at most dhcpSendTime.
+// for room until d.sendEnd.
 func (d *dhcpClient) send(s dhcp.Send4) {
 	if d.hasEnded() {
 		return
-	}
-	end := d.until
-	if end.IsZero() {
-		end = time.Now().Add(dhcpSendTime)
 	}
 	b, err := s.Message.Append(nil, dhcp.MinMessageSize4)
 	to := netip.AddrFrom4([4]byte{255, 255, 255, 255})
@@ -636,52 +442,23 @@ func (d *dhcpClient) send(s dhcp.Send4) {
 		src = netip.Addr{} // the lease was still being probed: its address is not a source address of the host
 	}
 	if err == nil {
-		_, err = d.conn.WriteToBefore(end, b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: src})
+		_, err = d.conn.WriteToBefore(d.sendEnd(), b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: src})
 	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		d.log(slog.LevelWarn, "DHCP message not sent", "type", s.Message.Type(), "to", to, "err", err)
 	}
 }
 
-func (d *dhcpClient) log(level slog.Level, text string, args ...any) {
-	d.h.logOn(d.nic, level, text, args...)
-}
-
-// logOn logs an event of an interface.
-func (h *Host) logOn(nic string, level slog.Level, text string, args ...any) {
-	if h.logger != nil {
-		h.logger.Log(context.Background(), level, text, append([]any{"nic", nic}, args...)...)
-	}
-}
-
-// release returns the lease to the server, removes the client's settings from the host, and ends the
-// client. It waits until time end at the latest. A step that is still running then, for example because
-// the link accepts no frames, changes nothing on the host any more.
-func (d *dhcpClient) release(end time.Time) {
-	late := time.AfterFunc(time.Until(end), func() {
-		d.mu.Lock()
-		d.ended = true
-		d.changed.Broadcast()
-		d.mu.Unlock()
-	})
-	defer late.Stop()
-	d.mu.Lock()
-	if !d.ended {
-		d.releasing = end
-		d.run()
-	}
-	for !d.ended || d.turn && time.Now().Before(end) {
-		d.changed.Wait()
-	}
-	d.mu.Unlock()
+// stop returns the lease to the server, removes the client's settings from the host, and ends the client.
+func (d *dhcpClient) stop(end time.Time) {
+	d.finish(end)
 	d.withdrawAll()
+	d.all.remove(d)
 }
 
-// giveBack returns the lease to the server and ends the client. It waits until time end at the latest.
-// If the client has ended already, because release did not wait longer, giveBack sends nothing and only
-// reports the end of the lease.
-func (d *dhcpClient) giveBack(end time.Time) {
-	d.until = end
+// giveBack returns the lease to the server. If the client has ended already, because finish did not wait
+// longer, giveBack sends nothing and only reports the end of the lease.
+func (d *dhcpClient) giveBack() {
 	if d.machine != nil {
 		d.stopProbing()
 		d.machine.Release()
@@ -689,8 +466,8 @@ func (d *dhcpClient) giveBack(end time.Time) {
 		d.stopLinkLocal()
 	}
 	d.mu.Lock()
-	d.ended = true
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	d.note()
 }
 
 // awaitNeighbor waits until the link address of the next hop to a server is known, or until

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -30,29 +29,19 @@ type DHCP6ServerConfig struct {
 // A DHCP6Server is a DHCPv6 server on an interface of a host: see Host.ServeDHCP6. Its methods may be called by
 // several goroutines at the same time.
 type DHCP6Server struct {
-	h     *Host
-	all   *dhcp6
-	conn  *stack.UDP
-	nic   string
-	index int
+	linkRunner
+	all   *linkSet[*DHCP6Server]
 	event func(dhcp.ServerEvent6)
-	timer *time.Timer // for the next step
 
-	stopWatch func() // guarded by all.mu
-
-	mu      sync.Mutex
-	changed sync.Cond
+	// The following fields are guarded by mu.
 	machine *dhcp.Server6
-	inbox   []dhcp6Query
-	turn    bool
-	ended   bool
-	dropped uint64
+	replies []dhcp6Reply
 }
 
-// A dhcp6Query is a message that a server has received.
-type dhcp6Query struct {
-	m    *dhcp.Message6
-	from netip.AddrPort
+// A dhcp6Reply is a message that a server sends.
+type dhcp6Reply struct {
+	m  *dhcp.Message6
+	to netip.AddrPort
 }
 
 // ServeDHCP6 starts a DHCPv6 server on an interface (RFC 8415). An empty nicName means the only link. The server
@@ -89,106 +78,74 @@ func (h *Host) serveDHCP6(nicName string, cfg DHCP6ServerConfig) (*DHCP6Server, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, syscall.EINVAL)
 	}
-	h.dhcp6.CompareAndSwap(nil, new(dhcp6))
-	d := &DHCP6Server{h: h, all: h.dhcp6.Load(), nic: info.Name, index: info.Index, event: cfg.OnEvent, machine: machine}
-	d.changed.L = &d.mu
-	d.timer = time.AfterFunc(time.Hour, d.step)
-	d.timer.Stop() // until step or receive sets it
-	d.all.mu.Lock()
-	defer d.all.mu.Unlock()
-	if d.all.closed {
-		return nil, net.ErrClosed
-	}
-	d.mu.Lock() // messages wait until the server is complete
-	d.conn, err = d.all.serverPort.open(h.stack, dhcp.ServerPort6, d.index, d.receive)
-	d.mu.Unlock() // Join sends, and this goroutine may then receive
-	if err != nil {
+	d := &DHCP6Server{all: setOf(&h.dhcp6Servers), event: cfg.OnEvent, machine: machine}
+	d.init(h, &info, maxDHCPQueries, d.round)
+	if err := d.all.add(d); err != nil {
 		return nil, err
 	}
 	if err := d.conn.Join(dhcp.AllServers6(), d.index); err != nil {
-		d.all.serverPort.close(d.index)
+		d.Close()
 		return nil, err
 	}
-	d.stopWatch = h.stack.OnChange(d.look)
-	d.all.servers = append(d.all.servers, d)
 	return d, nil
+}
+
+func (d *DHCP6Server) socket() (stack.Family, uint16, string, bool) {
+	return stack.Family6, dhcp.ServerPort6, "server", true
 }
 
 // look ends the server if its interface was removed.
 func (d *DHCP6Server) look() {
-	infos := d.h.stack.Interfaces()
-	if !slices.ContainsFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == d.index }) {
-		d.Close()
+	if d.link() == nil {
+		go d.Close() // Close waits for OnEvent
 	}
 }
 
-// receive queues a message. It does not block, because it runs on the goroutine that received the packet.
-func (d *DHCP6Server) receive(b []byte, from netip.AddrPort, dst netip.Addr) {
-	if !dst.IsMulticast() {
+// receive queues a message.
+func (d *DHCP6Server) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+	if !meta.Dst.IsMulticast() || !d.room() {
 		// RFC 8415 16: "A server MUST discard any Solicit, Confirm, Rebind, or Information-request messages
 		// it receives with a Layer 3 unicast destination address." The server offers no unicast option.
 		return
 	}
 	m, err := dhcp.ParseMessage6(b)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case d.ended || err != nil:
-	case len(d.inbox) == maxDHCPQueries:
-		d.dropped++
-	default:
-		d.inbox = append(d.inbox, dhcp6Query{m, from})
-		d.timer.Reset(0)
-	}
-}
-
-// step processes the received messages and does what is due, unless another goroutine is doing so: that one
-// looks again after it has sent the replies.
-func (d *DHCP6Server) step() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.turn {
+	if err != nil {
 		return
 	}
-	d.turn = true
-	for !d.ended {
-		now := time.Now()
-		inbox := d.inbox
-		d.inbox = nil
-		var replies []dhcp6Query
-		for _, q := range inbox {
-			if r := d.machine.Receive(now, q.m); r != nil {
-				replies = append(replies, dhcp6Query{r, q.from})
-			}
+	d.put(func(now time.Time) {
+		if r := d.machine.Receive(now, m); r != nil {
+			d.replies = append(d.replies, dhcp6Reply{r, from})
 		}
-		d.machine.Tick(now)
-		var events []dhcp.ServerEvent6
-		for e, ok := d.machine.NextEvent(); ok; e, ok = d.machine.NextEvent() {
-			events = append(events, e)
-		}
-		if len(inbox)+len(events) == 0 {
-			break
-		}
-		d.mu.Unlock()
-		end := now.Add(dhcpSendTime)
-		for _, r := range replies {
-			_, err := d.conn.WriteToBefore(end, r.m.Append(nil), r.from, stack.SendOptions{NIC: d.index})
-			if err != nil && !errors.Is(err, net.ErrClosed) {
-				d.log(slog.LevelDebug, "DHCPv6 reply not sent", "type", r.m.Type, "to", r.from, "err", err)
-			}
-		}
-		for _, e := range events {
-			d.report(e)
-		}
-		d.mu.Lock()
+	})
+}
+
+// round processes the received messages and does what is due.
+func (d *DHCP6Server) round(queue []func(time.Time)) (next time.Time) {
+	d.mu.Lock()
+	now := time.Now()
+	for _, f := range queue {
+		f(now)
 	}
-	d.turn = false
-	d.changed.Broadcast()
-	if at := d.machine.Deadline(); d.ended || at.IsZero() {
-		d.timer.Stop()
-	} else {
-		d.timer.Reset(max(0, time.Until(at)) + time.Duration(-at.UnixNano()&63)) // see dhcp6Client.arm
+	d.machine.Tick(now)
+	replies := d.replies
+	d.replies = nil
+	var events []dhcp.ServerEvent6
+	for e, ok := d.machine.NextEvent(); ok; e, ok = d.machine.NextEvent() {
+		events = append(events, e)
 	}
+	next = d.machine.Deadline()
+	d.mu.Unlock()
+	end := d.sendEnd()
+	for _, r := range replies {
+		_, err := d.conn.WriteToBefore(end, r.m.Append(nil), r.to, stack.SendOptions{NIC: d.index})
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			d.log(slog.LevelDebug, "DHCPv6 reply not sent", "type", r.m.Type, "to", r.to, "err", err)
+		}
+	}
+	for _, e := range events {
+		d.report(e)
+	}
+	return next
 }
 
 // report logs an event and calls OnEvent.
@@ -199,10 +156,6 @@ func (d *DHCP6Server) report(e dhcp.ServerEvent6) {
 	if d.event != nil {
 		d.event(e)
 	}
-}
-
-func (d *DHCP6Server) log(level slog.Level, text string, args ...any) {
-	d.h.logOn(d.nic, level, text, args...)
 }
 
 // Bindings returns the addresses that are assigned or in use by other nodes, in their order.
@@ -230,24 +183,13 @@ func (d *DHCP6Server) Stats() (stats dhcp.ServerStats6, dropped uint64) {
 // Close ends the server. It waits until a running call of OnEvent has returned. Clients keep their leases. A
 // second Close returns net.ErrClosed.
 func (d *DHCP6Server) Close() error {
-	d.mu.Lock()
-	if d.ended {
-		d.mu.Unlock()
+	if !d.end() {
 		return net.ErrClosed
 	}
-	d.ended = true
-	d.timer.Stop()
-	d.mu.Unlock()
-	d.all.mu.Lock()
-	d.stopWatch()
-	d.all.servers = slices.DeleteFunc(d.all.servers, func(x *DHCP6Server) bool { return x == d })
 	d.conn.Leave(dhcp.AllServers6(), d.index)
-	d.all.serverPort.close(d.index)
-	d.all.mu.Unlock()
-	d.mu.Lock()
-	for d.turn {
-		d.changed.Wait()
-	}
-	d.mu.Unlock()
+	d.all.remove(d) // closes the socket, so that a waiting send returns
+	d.wait()
 	return nil
 }
+
+func (d *DHCP6Server) stop(time.Time) { d.Close() }

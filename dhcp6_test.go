@@ -1,7 +1,9 @@
 package usernet_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,50 +20,6 @@ import (
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
 )
-
-// router6 makes a host that is a router with the address 2001:db8::1.
-func router6(t *testing.T, dev nic.Device) *usernet.Host {
-	h, err := usernet.New(usernet.Config{NIC: dev, Addrs: prefixes("2001:db8::1/64", "192.0.2.1/24")})
-	require.NoError(t, err)
-	return h
-}
-
-// advertise makes a router advertise its prefix, without addresses from it, and the flags M and O.
-func advertise(t *testing.T, h *usernet.Host, managed, other bool) {
-	require.NoError(t, h.Stack().Advertise("", &stack.RouterConfig{
-		Lifetime: 30 * time.Minute, Interval: 10 * time.Second, Managed: managed, Other: other,
-		Prefixes: []stack.RouterPrefix{{Prefix: netip.MustParsePrefix("2001:db8::/64"), NoAuto: true}},
-	}))
-}
-
-func pool6() usernet.DHCP6ServerConfig {
-	var cfg usernet.DHCP6ServerConfig
-	cfg.Server.Pools = []dhcp.Range6{{First: netip.MustParseAddr("2001:db8::1:0"), Last: netip.MustParseAddr("2001:db8::1:ff")}}
-	cfg.Server.DNS = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
-	cfg.Server.Search = []string{"b.test"}
-	return cfg
-}
-
-// global6 returns the addresses of a host in 2001:db8::/64.
-func global6(h *usernet.Host) (addrs []stack.AddrInfo) {
-	for _, a := range h.Interfaces()[1].AddrInfo {
-		if netip.MustParsePrefix("2001:db8::/64").Contains(a.Prefix.Addr()) {
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 600 {
-		if f() {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Fatal("not within a minute: " + what)
-}
 
 // The flags of a router decide whether a host asks a DHCPv6 server for an address, for settings, or for nothing.
 func TestAHostAsksByDHCPv6WhatItsRouterSays(t *testing.T) {
@@ -160,21 +118,48 @@ func TestADHCPv6LeaseEnds(t *testing.T) {
 	})
 }
 
+// The server assigns an address that the program has configured, before or after the lease begins. The address
+// stays as it is configured.
+func TestADHCPv6LeaseOfAStaticAddress(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			wireA, wireB := nic.Pipe(nic.PipeConfig{})
+			var first netip.Addr
+			_, d := serve6(t, wireA, func(c *usernet.DHCP6ServerConfig) {
+				first = c.Server.Pools[0].First
+				c.Server.Pools[0].Last = first
+			})
+			h, err := usernet.New(usernet.Config{NIC: wireB})
+			require.NoError(t, err)
+			defer h.Close()
+			static := netip.PrefixFrom(first, 128)
+			if before {
+				require.NoError(t, h.AddAddr("", static, stack.AddrOptions{}))
+			}
+			require.NoError(t, h.StartDHCP6("", usernet.DHCP6Config{}))
+			eventually(t, "a lease", func() bool { return h.DHCP6()[0].State == dhcp.Bound6 })
+			if !before {
+				require.Equal(t, stack.AddrDHCP, global6(h)[0].Origin)
+				require.NoError(t, h.AddAddr("", static, stack.AddrOptions{}))
+			}
+			time.Sleep(24 * time.Hour)
+			require.Equal(t, []stack.AddrInfo{{Prefix: static}}, global6(h))
+			require.Len(t, slices.Collect(d.Bindings()), 1)
+			require.NoError(t, h.StopDHCP6(""))
+			require.Equal(t, []stack.AddrInfo{{Prefix: static}}, global6(h))
+		})
+	}
+}
+
 func TestManyHostsAreServedByDHCPv6(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})
 		bad := nic.Impairment{Loss: 0.15, Duplicate: 0.05, Latency: time.Millisecond}
-		router := router6(t, sw.Port())
-		defer router.Close()
-		d, err := router.ServeDHCP6("", pool6())
-		require.NoError(t, err)
+		_, d := serve6(t, sw.Port())
 		var hosts []*usernet.Host
 		for i := range 30 {
-			h, err := usernet.New(usernet.Config{NIC: nic.Impair(sw.Port(), nic.ImpairConfig{In: bad, Out: bad, Seed: uint64(i + 1)})})
-			require.NoError(t, err)
-			defer h.Close()
-			require.NoError(t, h.StartDHCP6("", usernet.DHCP6Config{RapidCommit: true}))
-			hosts = append(hosts, h)
+			dev := nic.Impair(sw.Port(), nic.ImpairConfig{In: bad, Out: bad, Seed: uint64(i + 1)})
+			hosts = append(hosts, newDHCP6Host(t, dev, usernet.DHCP6Config{RapidCommit: true}))
 		}
 		time.Sleep(24 * time.Hour)
 		seen := make(map[netip.Prefix]bool)
@@ -184,6 +169,160 @@ func TestManyHostsAreServedByDHCPv6(t *testing.T) {
 		}
 		require.Len(t, seen, 30)
 		require.GreaterOrEqual(t, len(slices.Collect(d.Bindings())), 30)
+	})
+}
+
+// RFC 8415 16: "A server MUST discard any Solicit, Confirm, Rebind, or Information-request messages it receives
+// with a Layer 3 unicast destination address."
+func TestADHCPv6ServerDiscardsUnicast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		_, d := serve6(t, wireA)
+		h, err := usernet.New(usernet.Config{NIC: wireB, Addrs: prefixes("2001:db8::2/64")})
+		require.NoError(t, err)
+		defer h.Close()
+		pc, err := h.ListenPacket("udp6", ":546")
+		require.NoError(t, err)
+		m := &dhcp.Message6{Type: dhcp.InformationRequest6, XID: 7}
+		zone := h.Interfaces()[1].Name
+		for _, to := range []string{"[2001:db8::1]:547", "[ff02::1:2%" + zone + "]:547"} {
+			_, err = pc.WriteTo(m.Append(nil), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to)))
+			require.NoError(t, err)
+			time.Sleep(time.Minute)
+		}
+		stats, dropped := d.Stats()
+		require.EqualValues(t, 1, stats.Received[dhcp.InformationRequest6], "only the one by multicast")
+		require.EqualValues(t, 1, stats.Replies)
+		require.Zero(t, dropped)
+	})
+}
+
+// A sendHook is a device that calls a function before each Send.
+type sendHook struct {
+	nic.Device
+	before func(nic.Frame)
+}
+
+// Nonblocking makes the stack send in the goroutine that has something to send.
+func (d *sendHook) Nonblocking() nic.Device { return d }
+
+func (d *sendHook) Send(batch []nic.Frame) (int, error) {
+	for _, f := range batch {
+		d.before(f)
+	}
+	return d.Device.Send(batch)
+}
+
+// ServeDHCP6 and Close send reports of group membership. On a wire in memory, the goroutine that sends a report may
+// be the one that receives a message of a client.
+func TestADHCPv6ServerReceivesWhileItReports(t *testing.T) {
+	wireA, wireB := nic.Pipe(nic.PipeConfig{})
+	h, err := usernet.New(usernet.Config{NIC: wireB, Addrs: prefixes("2001:db8::2/64")})
+	require.NoError(t, err)
+	defer h.Close()
+	pc, err := h.ListenPacket("udp6", ":546")
+	require.NoError(t, err)
+	zone := h.Interfaces()[1].Name
+	reports := 0
+	router := router6(t, &sendHook{Device: wireA, before: func(f nic.Frame) {
+		// The record of a group has four bytes before the group (RFC 9777 5.2.5).
+		if g := dhcp.AllServers6().AsSlice(); bytes.Contains(slices.Concat(f.Head, f.Body), append([]byte{0, 0, 0}, g...)) {
+			reports++
+			m := &dhcp.Message6{Type: dhcp.InformationRequest6, XID: 7}
+			pc.WriteTo(m.Append(nil), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[ff02::1:2%"+zone+"]:547")))
+		}
+	}})
+	defer router.Close()
+	done := make(chan error)
+	go func() {
+		d, err := router.ServeDHCP6("", pool6())
+		if err == nil {
+			err = d.Close()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(time.Minute):
+		t.Fatal("ServeDHCP6 waits for itself")
+	}
+	require.Positive(t, reports)
+}
+
+// A server ends with its interface, and another one may then use the port.
+func TestADHCPv6ServerEndsWithItsInterface(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan, _ := nic.Pipe(nic.PipeConfig{})
+		wan, _ := nic.Pipe(nic.PipeConfig{})
+		h, err := usernet.New(usernet.Config{NICs: []stack.NIC{{Name: "lan", Device: lan}, {Name: "wan", Device: wan}}})
+		require.NoError(t, err)
+		defer h.Close()
+		d, err := h.ServeDHCP6("lan", usernet.DHCP6ServerConfig{})
+		require.NoError(t, err)
+		var events []string
+		require.NoError(t, h.StartDHCP6("lan", usernet.DHCP6Config{NoAddr: true}))
+		require.NoError(t, h.StartDHCP6("wan", usernet.DHCP6Config{OnEvent: func(e dhcp.Event6) { events = append(events, e.Kind.String()) }}))
+		require.NoError(t, h.Stack().RemoveNIC("lan"))
+		time.Sleep(time.Second)
+		require.ErrorIs(t, d.Close(), net.ErrClosed)
+		require.Len(t, h.DHCP6(), 1)
+		pc, err := h.ListenPacket("udp6", ":547")
+		require.NoError(t, err, "the port is free again")
+		require.NoError(t, pc.Close())
+	})
+}
+
+// OnEvent gets a Lost event for the lease of an interface that is removed.
+func TestADHCPv6LeaseEndsWithItsInterface(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		var log bytes.Buffer
+		var events []string
+		serve6(t, wireA)
+		h := newDHCP6Host(t, wireB, usernet.DHCP6Config{OnEvent: func(e dhcp.Event6) { events = append(events, e.Kind.String()) }},
+			func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		eventually(t, "a lease", func() bool { return h.DHCP6()[0].State == dhcp.Bound6 })
+		name := h.Interfaces()[1].Name
+		time.Sleep(time.Second)
+		require.NoError(t, h.Stack().RemoveNIC(name))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"acquired", "lost"}, events)
+		require.Empty(t, h.DHCP6())
+		require.Regexp(t, `level=INFO msg="DHCPv6 lease acquired" nic=`+name+` addrs=1 .*\n.*msg="DHCPv6 lease ended" nic=`+name+` reason="its interface was removed"`, log.String())
+	})
+}
+
+// The log of a host says what its server and its clients do, with the interface.
+func TestEventsOfDHCPAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		var logs [2]bytes.Buffer
+		logged := func(i int) *slog.Logger { return slog.New(slog.NewTextHandler(&logs[i], nil)) }
+		router, err := usernet.New(usernet.Config{NIC: wireA, Addrs: prefixes("2001:db8::1/64", "192.0.2.1/24"), Logger: logged(0)})
+		require.NoError(t, err)
+		defer router.Close()
+		advertise(t, router, true, true)
+		_, err = router.ServeDHCP6("", pool6())
+		require.NoError(t, err)
+		serve(t, router, pool("192.0.2.7", "192.0.2.7"))
+		h := newDHCPHost(t, wireB, func(c *usernet.Config) { c.Auto, c.Logger = true, logged(1) })
+		eventually(t, "both leases", func() bool { return len(global6(h)) == 1 && addr4(h).IsValid() })
+		time.Sleep(time.Second)
+		require.NoError(t, h.Close())
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for i, records := range [][]string{
+			{`INFO msg="DHCPv6 address assigned" nic=\S+ addr=2001:db8::1:\w+ duid=[0-9a-f]+ until=`, `INFO msg="DHCP address assigned" nic=\S+ addr=192.0.2.7 mac=..:`,
+				`INFO msg="DHCPv6 address returned" nic=\S+ addr=2001:db8::1:`, `INFO msg="DHCP lease of a client ended" nic=\S+ addr=192.0.2.7 .* reason=returned`},
+			{`INFO msg="DHCPv6 lease acquired" nic=\S+ addrs=1 prefixes=0 dns=\[2001:db8::1\] expires=`, `INFO msg="DHCP lease acquired" nic=\S+ addr=192.0.2.7/24 server=192.0.2.1 `,
+				`INFO msg="DHCPv6 lease ended" nic=\S+ reason="it was released"`, `INFO msg="DHCP lease ended" nic=\S+ addr=192.0.2.7/24 reason=`},
+		} {
+			for _, r := range records {
+				require.Regexp(t, r, logs[i].String())
+			}
+		}
 	})
 }
 
@@ -200,7 +339,7 @@ func TestErrorsOfDHCPv6(t *testing.T) {
 		require.ErrorIs(t, h.StopDHCP6("lan"), syscall.ESRCH)
 		pc, err := h.ListenPacket("udp6", ":546")
 		require.NoError(t, err)
-		require.EqualError(t, h.StartDHCP6("lan", usernet.DHCP6Config{}), "usernet: DHCPv6: UDP port 546: address already in use")
+		require.EqualError(t, h.StartDHCP6("lan", usernet.DHCP6Config{}), "usernet: DHCPv6: a socket of the host has UDP port 546, which the client needs: address already in use")
 		require.NoError(t, pc.Close())
 		require.NoError(t, h.StartDHCP6("lan", usernet.DHCP6Config{}))
 		require.ErrorIs(t, h.StartDHCP6("lan", usernet.DHCP6Config{}), syscall.EEXIST)

@@ -52,10 +52,9 @@ func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
 	return o
 }
 
-// dhcpSettings are the settings that a client has added to its host. The client removes these and no
-// others. dhcpClient.mu guards the settings of a client.
+// dhcpSettings are the settings that a client has added to its host, beside the addresses. The client
+// removes these and no others. The mu of the client guards them.
 type dhcpSettings struct {
-	addrs  []netip.Addr // added, or about to be added
 	routes []stack.Route
 	mtu    bool // the interface has the MTU of the lease
 }
@@ -141,11 +140,8 @@ func addrOf(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
 // foreign returns the address a of an interface if the program, and not the client, has added it. The
 // client neither changes nor removes such an address, even if a lease has it.
 func (d *dhcpClient) foreign(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
-	d.mu.Lock()
-	own := slices.Contains(d.applied.addrs, a)
-	d.mu.Unlock()
 	x, ok := addrOf(info, a)
-	return x, ok && !(own && isClientOrigin(x.Origin))
+	return x, ok && !(isClientOrigin(x.Origin) && d.hasAdded(a))
 }
 
 // isClientOrigin reports whether a client adds addresses with an origin.
@@ -181,12 +177,7 @@ func (d *dhcpClient) use(l *dhcp.Lease4) {
 	}
 	d.compare(info, l)
 	if _, ok := d.foreign(info, l.Addr.Addr()); !ok {
-		err := d.addAddr(l.Addr, d.options(l))
-		if errors.Is(err, syscall.EEXIST) {
-			d.withdraw(l) // the prefix length has changed
-			err = d.addAddr(l.Addr, d.options(l))
-		}
-		if err != nil {
+		if err := d.addAddr(l.Addr, d.options(l)); err != nil {
 			d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
 			return
 		}
@@ -198,53 +189,68 @@ func (d *dhcpClient) use(l *dhcp.Lease4) {
 	d.setMTU(l.MTU)
 }
 
-// addAddr adds an address to the host. If release ends the client at the same time, addAddr removes the
+// addAddr adds an address to the interface. If finish ends the runner at the same time, addAddr removes the
 // address again.
-func (d *dhcpClient) addAddr(p netip.Prefix, o stack.AddrOptions) error {
+func (r *linkRunner) addAddr(p netip.Prefix, o stack.AddrOptions) error {
 	a := p.Addr()
-	d.mu.Lock()
-	if d.ended {
-		d.mu.Unlock()
+	r.mu.Lock()
+	if r.ended {
+		r.mu.Unlock()
 		return net.ErrClosed
 	}
-	had := slices.Contains(d.applied.addrs, a)
+	had := slices.Contains(r.addrs, a)
 	if !had {
-		d.applied.addrs = append(d.applied.addrs, a) // first, so that WaitOnline does not return before use has
+		r.addrs = append(r.addrs, a) // first, so that WaitOnline does not return before the lease is applied
 	}
-	d.mu.Unlock()
-	err := d.h.stack.AddAddr(d.nic, p, o)
-	d.mu.Lock()
-	ended := d.ended
+	r.mu.Unlock()
+	err := r.h.stack.AddAddr(r.nic, p, o)
+	r.mu.Lock()
+	ended := r.ended
 	if err != nil && !had {
-		d.applied.addrs = slices.DeleteFunc(d.applied.addrs, func(x netip.Addr) bool { return x == a })
+		r.addrs = slices.DeleteFunc(r.addrs, func(x netip.Addr) bool { return x == a })
 	}
-	d.mu.Unlock()
+	r.mu.Unlock()
 	if err == nil && ended {
-		d.h.stack.RemoveAddr(d.nic, a)
+		r.dropAddr(a)
 	}
 	return err
 }
 
-// removeAddr removes an address that the client has added.
-func (d *dhcpClient) removeAddr(a netip.Addr) {
-	d.mu.Lock()
-	n := len(d.applied.addrs)
-	d.applied.addrs = slices.DeleteFunc(d.applied.addrs, func(x netip.Addr) bool { return x == a })
-	own := len(d.applied.addrs) < n
-	d.mu.Unlock()
+// hasAdded reports whether addAddr has added an address.
+func (r *linkRunner) hasAdded(a netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.addrs, a)
+}
+
+// removeAddr removes an address that addAddr has added.
+func (r *linkRunner) removeAddr(a netip.Addr) {
+	r.mu.Lock()
+	n := len(r.addrs)
+	r.addrs = slices.DeleteFunc(r.addrs, func(x netip.Addr) bool { return x == a })
+	own := len(r.addrs) < n
+	r.mu.Unlock()
 	if own {
-		d.dropAddr(a)
+		r.dropAddr(a)
 	}
 }
 
-// dropAddr removes an address from the host, unless the program has replaced it meanwhile.
-func (d *dhcpClient) dropAddr(a netip.Addr) {
-	info := d.link()
-	if info == nil {
-		return
+// removeAddrs removes the addresses that addAddr has added, except those in keep.
+func (r *linkRunner) removeAddrs(keep []netip.Addr) {
+	r.mu.Lock()
+	all := slices.Clone(r.addrs)
+	r.mu.Unlock()
+	for _, a := range all {
+		if !slices.Contains(keep, a) {
+			r.removeAddr(a)
+		}
 	}
-	if x, ok := addrOf(info, a); ok && isClientOrigin(x.Origin) {
-		d.h.stack.RemoveAddr(d.nic, a)
+}
+
+// dropAddr removes an address from the interface, unless the program has removed or replaced it meanwhile.
+func (r *linkRunner) dropAddr(a netip.Addr) {
+	if r.h.stack.RemoveAddrOf(r.nic, a, stack.AddrDHCP) != nil {
+		r.h.stack.RemoveAddrOf(r.nic, a, stack.AddrLinkLocal)
 	}
 }
 
@@ -281,7 +287,7 @@ func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 	}
 }
 
-// addRoute adds a route to the host. If release ends the client at the same time, addRoute removes the
+// addRoute adds a route to the host. If finish ends the client at the same time, addRoute removes the
 // route again.
 func (d *dhcpClient) addRoute(r stack.Route) error {
 	if d.hasEnded() {
@@ -317,7 +323,7 @@ func (d *dhcpClient) setMTU(mtu int) {
 	if err := d.h.stack.SetIPv4MTU(d.nic, mtu); err != nil {
 		d.log(slog.LevelWarn, "DHCP MTU cannot be used", "mtu", mtu, "err", err)
 	}
-	if mtu != 0 && d.hasEnded() { // release may have reset the MTU before this call set it
+	if mtu != 0 && d.hasEnded() { // stop may have reset the MTU before this call set it
 		d.h.stack.SetIPv4MTU(d.nic, 0)
 	}
 }
@@ -370,7 +376,5 @@ func (d *dhcpClient) withdrawAll() {
 	if all.mtu {
 		d.h.stack.SetIPv4MTU(d.nic, 0)
 	}
-	for _, a := range all.addrs {
-		d.dropAddr(a)
-	}
+	d.removeAddrs(nil)
 }

@@ -156,6 +156,22 @@ func TestALeaseOfAStaticAddress(t *testing.T) {
 	}
 }
 
+// A renewal changes the length of the prefix. The routes that the program has added remain.
+func TestALeaseWithANewPrefixKeepsRoutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, client := withClient(t, plain, usernet.DHCPConfig{})
+		own := stack.Route{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.1"), NIC: client.Interfaces()[1].Name}
+		require.NoError(t, client.AddRoute(own))
+		s.set(func() { s.options.Set(dhcp.OptSubnetMask, []byte{255, 255, 255, 128}) })
+		time.Sleep(45 * time.Minute)
+		require.Equal(t, prefixes("192.0.2.7/25"), client.Addrs())
+		require.Contains(t, client.Routes(), own)
+		require.Len(t, client.Routes(), 3)
+		require.NoError(t, client.StopDHCP(""))
+		require.Empty(t, client.Addrs())
+	})
+}
+
 // OnEvent gets a Lost event for each lease, also when the interface gets another MAC or is removed.
 func TestEachLeaseIsReportedLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

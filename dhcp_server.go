@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -42,31 +41,17 @@ type DHCPServerStats struct {
 // A DHCPServer is a DHCP server on an interface of a host: see Host.ServeDHCP. Its methods may be called by
 // several goroutines at the same time.
 type DHCPServer struct {
-	h     *Host
-	all   *dhcpServers
-	conn  *stack.UDP
+	linkRunner
+	all   *linkSet[*DHCPServer]
 	raw   *stack.Raw // for probes; nil: none
-	nic   string
-	index int
 	id    netip.Addr
 	echo  uint16 // identifier of the echo requests
 	event func(dhcp.ServerEvent4)
-	timer *time.Timer // for the next step
 
-	mu      sync.Mutex
-	changed sync.Cond
+	// The following fields are guarded by mu.
 	machine *dhcp.Server4
-	inbox   []dhcpQuery
 	probes  []dhcpProbe
-	turn    bool // a goroutine runs steps
-	ended   bool
 	stats   DHCPServerStats
-}
-
-// A dhcpQuery is a message that a server has received.
-type dhcpQuery struct {
-	m         *dhcp.Message4
-	broadcast bool
 }
 
 // A dhcpProbe is an address that a server probes.
@@ -74,15 +59,6 @@ type dhcpProbe struct {
 	addr     netip.Addr
 	began    time.Time
 	answered bool
-}
-
-// dhcpServers are the DHCP servers of a host. They share one socket.
-type dhcpServers struct {
-	mu        sync.Mutex
-	closed    bool
-	conn      *stack.UDP // nil while there is no server
-	servers   []*DHCPServer
-	stopWatch func()
 }
 
 const (
@@ -127,20 +103,26 @@ func (h *Host) serveDHCP(nicName string, cfg DHCPServerConfig) (*DHCPServer, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, syscall.EINVAL)
 	}
-	d := &DHCPServer{
-		h: h, nic: info.Name, index: info.Index, id: cfg.Server.ID, event: cfg.OnEvent, machine: machine,
-		echo: uint16(h.random()),
+	d := &DHCPServer{all: setOf(&h.dhcpServers), id: cfg.Server.ID, event: cfg.OnEvent, machine: machine, echo: uint16(h.random())}
+	d.init(h, &info, maxDHCPQueries, d.round)
+	if cfg.Server.Probe {
+		if d.raw, err = h.stack.OpenRaw(stack.Family4, uint16(wire.ProtoICMP), netip.Addr{}); err != nil {
+			return nil, err
+		}
+		d.raw.SetHandler(d.receiveEcho)
 	}
-	d.changed.L = &d.mu
-	d.timer = time.AfterFunc(time.Hour, d.step)
-	d.timer.Stop() // until step or receive arms it
-	h.dhcpServers.CompareAndSwap(nil, new(dhcpServers))
-	d.all = h.dhcpServers.Load()
-	if err := d.all.add(d, cfg.Server.Probe); err != nil {
+	if err := d.all.add(d); err != nil {
+		if d.raw != nil {
+			d.raw.Close()
+		}
 		return nil, err
 	}
-	d.step()
+	d.do(nil)
 	return d, nil
+}
+
+func (d *DHCPServer) socket() (stack.Family, uint16, string, bool) {
+	return stack.Family4, dhcp.ServerPort4, "server", true
 }
 
 // completeServer fills in what follows from the interface.
@@ -162,176 +144,60 @@ func completeServer(cfg *dhcp.ServerConfig4, info *stack.InterfaceInfo) error {
 	return nil
 }
 
-// add adds a server. With the first server it also opens the socket.
-func (ds *dhcpServers) add(d *DHCPServer, probe bool) error {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if ds.closed {
-		return net.ErrClosed
-	}
-	if slices.ContainsFunc(ds.servers, func(x *DHCPServer) bool { return x.index == d.index }) {
-		return fmt.Errorf("%s has a server already: %w", d.nic, syscall.EEXIST)
-	}
-	if probe {
-		raw, err := d.h.stack.OpenRaw(stack.Family4, uint16(wire.ProtoICMP), netip.Addr{})
-		if err != nil {
-			return err
-		}
-		d.raw = raw
-	}
-	if ds.conn == nil {
-		conn, err := d.h.stack.OpenUDP(stack.Family4, netip.AddrPortFrom(netip.IPv4Unspecified(), dhcp.ServerPort4))
-		if err != nil {
-			if d.raw != nil {
-				d.raw.Close()
-			}
-			if errors.Is(err, syscall.EADDRINUSE) {
-				err = fmt.Errorf("a socket of the host has UDP port %d, which the server needs: %w", dhcp.ServerPort4, err)
-			}
-			return err
-		}
-		ds.conn = conn
-		h := d.h
-		conn.SetHandler(func(b []byte, from netip.AddrPort, meta stack.Meta) { ds.receive(b, meta, !h.stack.IsLocal(meta.Dst)) })
-		ds.stopWatch = h.stack.OnChange(ds.look)
-	}
-	d.conn = ds.conn
-	if d.raw != nil {
-		d.raw.SetHandler(d.receiveEcho)
-	}
-	ds.servers = append(ds.servers, d)
-	return nil
-}
-
-// remove removes a server that has ended. With the last server it closes the socket.
-func (ds *dhcpServers) remove(d *DHCPServer) {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	ds.servers = slices.DeleteFunc(ds.servers, func(x *DHCPServer) bool { return x == d })
-	if len(ds.servers) == 0 && ds.conn != nil {
-		ds.stopWatch()
-		ds.conn.Close()
-		ds.conn = nil
+// look ends the server if its interface was removed.
+func (d *DHCPServer) look() {
+	if d.link() == nil {
+		go d.Close() // Close waits for OnEvent
 	}
 }
 
-// list returns the servers. ds is nil if the host has never had one.
-func (ds *dhcpServers) list() []*DHCPServer {
-	if ds == nil {
-		return nil
+// receive queues a message.
+func (d *DHCPServer) receive(b []byte, _ netip.AddrPort, meta stack.Meta) {
+	if !d.room() {
+		return // do not parse a message that would be dropped
 	}
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	return slices.Clone(ds.servers)
-}
-
-// close ends all servers. ds may be nil.
-func (ds *dhcpServers) close() {
-	if ds == nil {
+	m, err := dhcp.ParseMessage4(b)
+	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.stats.Malformed++
 		return
 	}
-	ds.mu.Lock()
-	ds.closed = true
-	ds.mu.Unlock()
-	for _, d := range ds.list() {
-		d.Close()
-	}
+	broadcast := !d.h.stack.IsLocal(meta.Dst)
+	d.put(func(now time.Time) { d.machine.Receive(now, m, broadcast) })
 }
 
-// look ends the servers whose interfaces were removed.
-func (ds *dhcpServers) look() {
-	for _, d := range ds.list() {
-		infos := d.h.stack.Interfaces()
-		if !slices.ContainsFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == d.index }) {
-			d.Close()
-		}
-	}
-}
-
-// receive queues a message for the server of the interface on which the message arrived. It is the handler
-// of the socket. It does not block, because it runs on the goroutine that received the packet.
-func (ds *dhcpServers) receive(b []byte, meta stack.Meta, broadcast bool) {
-	for _, d := range ds.list() {
-		if d.index != meta.NIC {
-			continue
-		}
-		d.mu.Lock()
-		room := len(d.inbox) < maxDHCPQueries
-		if !room {
-			d.stats.Dropped++
-		}
+// round processes the received messages and does what is due.
+func (d *DHCPServer) round(queue []func(time.Time)) (next time.Time) {
+	var neighbors []stack.Neighbor
+	d.mu.Lock()
+	if len(d.probes) > 0 {
 		d.mu.Unlock()
-		if !room {
-			return // do not parse a message that would be dropped
-		}
-		m, err := dhcp.ParseMessage4(b)
+		neighbors = d.h.stack.Neighbors()
 		d.mu.Lock()
-		switch {
-		case d.ended:
-		case err != nil:
-			d.stats.Malformed++
-		default:
-			d.inbox = append(d.inbox, dhcpQuery{m, broadcast})
-			d.timer.Reset(0)
-		}
-		d.mu.Unlock()
 	}
-}
-
-// step processes the received messages and does what is due, unless another goroutine is doing so: that one
-// looks again after it has sent the replies.
-func (d *DHCPServer) step() {
+	now := time.Now()
+	for _, f := range queue {
+		f(now)
+	}
+	d.endProbes(now, neighbors)
+	d.machine.Tick(now)
+	replies, events, probes := d.outputs(now)
+	next = d.machine.Deadline()
+	for _, p := range d.probes {
+		if end := p.began.Add(dhcpProbeTime); next.IsZero() || end.Before(next) {
+			next = end
+		}
+	}
+	d.mu.Unlock()
+	unsent := d.sendAll(replies, probes)
+	for _, e := range events {
+		d.report(e)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.turn {
-		return
-	}
-	d.turn = true
-	for !d.ended {
-		var neighbors []stack.Neighbor
-		if len(d.probes) > 0 {
-			d.mu.Unlock()
-			neighbors = d.h.stack.Neighbors()
-			d.mu.Lock()
-		}
-		now := time.Now()
-		for _, q := range d.inbox {
-			d.machine.Receive(now, q.m, q.broadcast)
-		}
-		d.inbox = nil
-		d.endProbes(now, neighbors)
-		d.machine.Tick(now)
-		replies, events, probes := d.outputs(now)
-		if len(replies)+len(events)+len(probes) == 0 && len(d.inbox) == 0 {
-			break
-		}
-		d.mu.Unlock()
-		unsent := d.sendAll(replies, probes)
-		for _, e := range events {
-			d.report(e)
-		}
-		d.mu.Lock()
-		d.stats.Unsent += uint64(unsent)
-	}
-	d.turn = false
-	d.changed.Broadcast()
-	at := d.machine.Deadline()
-	for _, p := range d.probes {
-		if end := p.began.Add(dhcpProbeTime); at.IsZero() || end.Before(at) {
-			at = end
-		}
-	}
-	if d.ended || at.IsZero() {
-		d.timer.Stop()
-		return
-	}
-	// Round the time up to a multiple of 64 ns, as the timers of the stack do (see timerSlots in package
-	// stack).
-	now := time.Now()
-	if at.Before(now) {
-		at = now
-	}
-	d.timer.Reset(at.Sub(now) + time.Duration(-at.UnixNano()&63))
+	d.stats.Unsent += uint64(unsent)
+	return next
 }
 
 // outputs takes the outputs of the machine. d.mu is held.
@@ -352,7 +218,7 @@ func (d *DHCPServer) outputs(now time.Time) (replies []dhcp.Reply4, events []dhc
 // sendAll sends replies and probes, and returns how many of the replies it could not send. If the transmit
 // queue of the link is full, sendAll waits for dhcpSendTime in all.
 func (d *DHCPServer) sendAll(replies []dhcp.Reply4, probes []netip.Addr) (unsent int) {
-	end := time.Now().Add(dhcpSendTime)
+	end := d.sendEnd()
 	for i := range replies {
 		r := &replies[i]
 		o := stack.SendOptions{NIC: d.index, Src: d.id}
@@ -390,7 +256,7 @@ func (d *DHCPServer) receiveEcho(b []byte, from netip.AddrPort, _ stack.Meta) {
 	for i := range d.probes {
 		if d.probes[i].addr == from.Addr() && !d.ended {
 			d.probes[i].answered = true
-			d.timer.Reset(0)
+			d.wake()
 		}
 	}
 }
@@ -434,10 +300,6 @@ func (d *DHCPServer) report(e dhcp.ServerEvent4) {
 	}
 }
 
-func (d *DHCPServer) log(level slog.Level, text string, args ...any) {
-	d.h.logOn(d.nic, level, text, args...)
-}
-
 // Bindings returns the addresses that are assigned, offered or in use by other machines, and those of which
 // the server knows the last client, in the order of the addresses.
 func (d *DHCPServer) Bindings() iter.Seq[dhcp.Binding4] {
@@ -458,29 +320,22 @@ func (d *DHCPServer) Stats() DHCPServerStats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	stats := d.stats
-	stats.ServerStats4 = d.machine.Stats()
+	stats.ServerStats4, stats.Dropped = d.machine.Stats(), d.dropped
 	return stats
 }
 
 // Close ends the server. It waits until a running call of OnEvent has returned. Clients keep their leases. A
 // second Close returns net.ErrClosed.
 func (d *DHCPServer) Close() error {
-	d.mu.Lock()
-	if d.ended {
-		d.mu.Unlock()
+	if !d.end() {
 		return net.ErrClosed
 	}
-	d.ended = true
-	d.timer.Stop()
-	d.mu.Unlock()
 	if d.raw != nil {
 		d.raw.Close()
 	}
 	d.all.remove(d) // closes the socket, so that a waiting send returns
-	d.mu.Lock()
-	for d.turn {
-		d.changed.Wait()
-	}
-	d.mu.Unlock()
+	d.wait()
 	return nil
 }
+
+func (d *DHCPServer) stop(time.Time) { d.Close() }

@@ -145,17 +145,20 @@ type Config struct {
 type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
-	lookup      lookupFunc                  // LookupNetIP of resolver, for Dial
-	https       bool                        // Config.Resolver.HTTPS
-	nat64       bool                        // Config.Resolver.NAT64
-	fill        func(p []byte)              // fills p with unpredictable bytes
-	copyBuffers copyBuffers                 // of ReadFrom and WriteTo
-	batches     sync.Pool                   // of *[]stack.Datagram
-	logger      *slog.Logger                // nil: no log
-	dhcp        atomic.Pointer[dhcpClients] // nil until first needed
-	mdns        atomic.Pointer[mdnsLinks]   // nil until first needed
-	dhcpServers atomic.Pointer[dhcpServers] // nil until first needed
-	dhcp6       atomic.Pointer[dhcp6]       // nil until first needed
+	lookup      lookupFunc                // LookupNetIP of resolver, for Dial
+	https       bool                      // Config.Resolver.HTTPS
+	nat64       bool                      // Config.Resolver.NAT64
+	fill        func(p []byte)            // fills p with unpredictable bytes
+	copyBuffers copyBuffers               // of ReadFrom and WriteTo
+	batches     sync.Pool                 // of *[]stack.Datagram
+	logger      *slog.Logger              // nil: no log
+	mdns        atomic.Pointer[mdnsLinks] // nil until first needed
+
+	// The following are nil until first needed.
+	dhcp         atomic.Pointer[linkSet[*dhcpClient]]
+	dhcpServers  atomic.Pointer[linkSet[*DHCPServer]]
+	dhcp6        atomic.Pointer[linkSet[*dhcp6Client]]
+	dhcp6Servers atomic.Pointer[linkSet[*DHCP6Server]]
 }
 
 // New makes a host, attaches its devices, and starts what cfg asks for: the detection of duplicate
@@ -227,9 +230,7 @@ func New(cfg Config) (*Host, error) {
 // learnedDNS returns the name servers and search domains that the network advertises. Those of DHCP
 // come before those of the routers, as RFC 8106 5.3.1 prefers.
 func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
-	servers, search = h.dhcp.Load().servers()
-	servers6, search6 := h.dhcp6.Load().settings()
-	servers, search = append(servers, servers6...), append(search, search6...)
+	servers, search = h.leasedDNS()
 	more, domains := h.stack.LearnedDNS()
 	return append(servers, more...), append(search, domains...)
 }
@@ -293,13 +294,12 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // and closes the devices. A second Close returns net.ErrClosed.
 func (h *Host) Close() error {
 	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
-	h.mdns.Load().close()                        // first, because its goodbyes need the addresses of the leases
-	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a start at the same time fails
-	h.dhcpServers.CompareAndSwap(nil, new(dhcpServers))
-	h.dhcp6.CompareAndSwap(nil, new(dhcp6))
-	h.dhcp.Load().close()
-	h.dhcpServers.Load().close()
-	h.dhcp6.Load().close()
+	h.mdns.Load().close() // first, because its goodbyes need the addresses of the leases
+	// A set is made if there is none, so that a start at the same time fails.
+	setOf(&h.dhcp).close()
+	setOf(&h.dhcpServers).close()
+	setOf(&h.dhcp6).close()
+	setOf(&h.dhcp6Servers).close()
 	return h.stack.Close()
 }
 

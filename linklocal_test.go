@@ -19,16 +19,6 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// linkLocal4 returns the link-local IPv4 address of a host; it is invalid if there is none.
-func linkLocal4(h *usernet.Host) netip.Addr {
-	for _, a := range h.Interfaces()[1].AddrInfo {
-		if a.Prefix.Addr().Is4() && a.Prefix.Addr().IsLinkLocalUnicast() && a.State != stack.AddrTentative {
-			return a.Prefix.Addr()
-		}
-	}
-	return netip.Addr{}
-}
-
 // Two hosts find no DHCP server and talk by link-local addresses. Then there is a server.
 func TestHostsTalkWithoutADHCPServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -67,9 +57,9 @@ func TestHostsTalkWithoutADHCPServer(t *testing.T) {
 		_, err = io.ReadFull(far, make([]byte, 1))
 		require.NoError(t, err, "a connection goes on for a while")
 		waitOnline(t, b)
-		x, err := a.Dial("tcp", net.JoinHostPort(addr4Of(b, "192.0.2.0/24").String(), "80"))
+		x, err := a.Dial("tcp", net.JoinHostPort(addrIn(b, "192.0.2.0/24").String(), "80"))
 		require.NoError(t, err)
-		require.Equal(t, addr4Of(a, "192.0.2.0/24").String(), x.LocalAddr().(*net.TCPAddr).IP.String())
+		require.Equal(t, addrIn(a, "192.0.2.0/24").String(), x.LocalAddr().(*net.TCPAddr).IP.String())
 		time.Sleep(2 * time.Minute)
 		require.False(t, linkLocal4(a).IsValid())
 		require.True(t, slices.ContainsFunc(a.Routes(), func(r stack.Route) bool { return r.Dst == netip.MustParsePrefix("169.254.0.0/16") }),
@@ -81,17 +71,6 @@ func TestHostsTalkWithoutADHCPServer(t *testing.T) {
 		require.Len(t, a.Addrs(), 1)
 		require.True(t, linkLocal4(a).IsValid())
 	})
-}
-
-// addr4Of returns the address of a host in a network.
-func addr4Of(h *usernet.Host, network string) netip.Addr {
-	p := netip.MustParsePrefix(network)
-	for _, a := range h.Addrs() {
-		if p.Contains(a.Addr()) {
-			return a.Addr()
-		}
-	}
-	return netip.Addr{}
 }
 
 // firstChoice returns the link-local address that a host with a MAC tries first.

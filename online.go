@@ -34,7 +34,7 @@ func (h *Host) WaitOnline(ctx context.Context) error {
 		}
 		// Read the interfaces before the DHCP clients: a client notes an address before it adds it.
 		infos, routes := h.stack.Interfaces()[1:], h.stack.Routes()
-		unready := h.dhcp.Load().unready()
+		unready := h.unready()
 		for i := range infos {
 			if isOnline(&infos[i], routes, unready) {
 				return nil
