@@ -66,6 +66,15 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	require.LessOrEqual(t, number("snd_wnd"), ours.RcvWnd)
 	require.Greater(t, number("snd_wnd"), ours.RcvWnd-1024, "to the unit of the window scale")
 	require.EqualValues(t, number("bytes_received"), ours.Delivered)
+	require.EqualValues(t, number("bytes_received"), ours.BytesAcked)
+	require.EqualValues(t, size, ours.BytesSent)
+	require.Zero(t, ours.BytesRetrans)
+	require.EqualValues(t, number("bytes_acked"), ours.BytesReceived+1, "the kernel counts its SYN")
+	require.EqualValues(t, number("data_segs_in"), ours.DataSegsOut)
+	require.EqualValues(t, number("data_segs_out"), ours.DataSegsIn)
+	require.InDelta(t, number("segs_in"), ours.SegsOut, 1, "the kernel may not count the SYN,ACK")
+	require.InDelta(t, number("segs_out"), ours.SegsIn, 1)
+	require.True(t, ours.Passive)
 	require.Zero(t, ours.InFlight+ours.Unacked+ours.NotSent+ours.Sacked+ours.Lost)
 	require.GreaterOrEqual(t, ours.SndWnd, number("rcv_ssthresh")-2048, "to the unit of the window scale")
 	require.GreaterOrEqual(t, time.Duration(ours.MinRTT), 2*slow.Latency)
@@ -75,4 +84,63 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	require.GreaterOrEqual(t, ours.SndCwnd, 10*ours.SndMSS)
 	require.Positive(t, ours.PacingRate)
 	require.True(t, ours.SACK && ours.Timestamps && ours.WScale)
+}
+
+// nstat returns the counters of the kernel in the namespace.
+func (ns *namespace) nstat(t *testing.T) map[string]int {
+	t.Helper()
+	counters := make(map[string]int)
+	for line := range strings.Lines(ns.run(t, "nstat", "-asz")) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] != "#kernel" {
+			n, err := strconv.Atoi(f[1])
+			require.NoError(t, err, line)
+			counters[f[0]] = n
+		}
+	}
+	return counters
+}
+
+// A transfer each way with loss: what the host counts agrees with what the kernel counts, and with the packets that
+// were dropped between them.
+func TestEventsAgreeWithNstat(t *testing.T) {
+	t.Parallel()
+	need(t, "socat", "nft", "nstat")
+	ns, tap := newTAP(t, true) // without offloads, the packets that nft drops are single segments
+	ns.drop(t)
+	h := newHost(t, tap)
+	const size = 8 << 20
+	l, err := h.Listen("tcp4", ":7777")
+	require.NoError(t, err)
+	cmd := ns.command(t.Context(), "sh", "-c", "head -c "+strconv.Itoa(size)+" /dev/zero | socat -t60 STDIO,ignoreeof TCP:"+ourAddr+":7777 >/dev/null")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.CopyN(conn, strings.NewReader(strings.Repeat("x", size)), size)
+	require.NoError(t, err)
+	_, err = io.CopyN(io.Discard, conn, size)
+	require.NoError(t, err)
+	var ours tcp.Info
+	var theirs map[string]int
+	// Wait until neither side sends any more.
+	require.Eventually(t, func() bool {
+		before := theirs
+		ours, theirs = conn.(*usernet.TCPConn).Info(), ns.nstat(t)
+		return ours.Unacked == 0 && before["TcpInSegs"] == theirs["TcpInSegs"] && before["TcpOutSegs"] == theirs["TcpOutSegs"]
+	}, patience, 500*time.Millisecond)
+	events := h.Stats().TCP.Events
+	in, out := ns.dropped(t)
+	t.Logf("ours %+v\n%v\ndropped %d and %d", ours, events, in, out)
+	require.EqualValues(t, theirs["TcpActiveOpens"], events[tcp.PassiveOpens])
+	require.EqualValues(t, size, ours.BytesAcked)
+	require.EqualValues(t, size, ours.BytesReceived)
+	require.LessOrEqual(t, theirs["TcpInSegs"], int(ours.SegsOut))
+	require.LessOrEqual(t, int(ours.SegsOut), theirs["TcpInSegs"]+in)
+	require.LessOrEqual(t, int(ours.SegsIn), theirs["TcpOutSegs"]+theirs["TcpRetransSegs"])
+	require.EqualValues(t, ours.Retrans, events[tcp.RetransSegs])
+	require.Positive(t, ours.Retrans)
+	require.Positive(t, theirs["TcpExtTCPOFOQueue"])
+	require.LessOrEqual(t, int(events[tcp.DSACKRecv]), theirs["TcpExtTCPDSACKOldSent"]+theirs["TcpExtTCPDSACKOfoSent"])
+	require.LessOrEqual(t, theirs["TcpExtTCPDSACKRecv"]+theirs["TcpExtTCPDSACKOfoRecv"], int(events[tcp.DSACKSent]))
 }
