@@ -151,6 +151,9 @@ type layer interface {
 	// judge judges an option of the peer. It returns configureAck, configureNak with the data of a value
 	// that would be accepted, or configureReject.
 	judge(o option) (verdict byte, data []byte)
+	// missing returns options that the peer should request and that its last Configure-Request has not. If
+	// the peer does not request them then, it is not asked again.
+	missing() []byte
 	// refused changes the options of the next request after a Configure-Nak or Configure-Reject. An error
 	// means that the layer cannot go on.
 	refused(rejected bool, o option) error
@@ -374,6 +377,11 @@ func (a *automaton) receiveRequest(now time.Time, p packet) {
 		case verdict == configureNak:
 			naks = option{o.kind, data}.append(naks)
 		}
+	}
+	// RFC 1661 5.3: if an option that is wanted "is not listed, then that option MAY be appended to the list of
+	// Nak'd Configuration Options, in order to prompt the peer to include that option".
+	if len(rejects) == 0 && a.failures < maxFailure {
+		naks = append(naks, a.layer.missing()...)
 	}
 	switch {
 	case len(rejects) > 0:

@@ -76,6 +76,7 @@ func (r *recorder) begin()                  {}
 func (r *recorder) judge(o option) (byte, []byte) {
 	return r.verdict, o.data
 }
+func (r *recorder) missing() []byte            { return nil }
 func (r *recorder) refused(bool, option) error { return nil }
 func (r *recorder) up(time.Time)               { r.note("tlu") }
 func (r *recorder) down(time.Time)             { r.note("tld") }

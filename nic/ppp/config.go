@@ -60,14 +60,17 @@ type Config struct {
 
 	// Local is our IPv4 address. If it is invalid, the peer has to assign one.
 	Local netip.Addr
-	// Remote is the IPv4 address of the peer. If it is invalid, the peer chooses its address itself.
+	// Remote is the IPv4 address of the peer. A peer that wants another address is told this one. If the
+	// peer names no address in the end, Remote counts as its address. If Remote is invalid, the peer
+	// chooses its address itself.
 	Remote netip.Addr
 	// DNS are up to two IPv4 name servers for a peer that asks for them.
 	DNS []netip.Addr
 	// IgnoreDNS makes the device not ask the peer for name servers.
 	IgnoreDNS bool
-	// InterfaceID and RemoteInterfaceID are the IPv6 interface identifiers of both ends. If they are 0, they
-	// are random.
+	// InterfaceID and RemoteInterfaceID are the IPv6 interface identifiers of both ends. A peer that wants
+	// another identifier is told RemoteInterfaceID. If InterfaceID is 0, it is random. If RemoteInterfaceID
+	// is 0, the peer chooses its identifier itself.
 	InterfaceID, RemoteInterfaceID uint64
 	// NoIPv4 and NoIPv6 make the device refuse a family. At least one family must remain.
 	NoIPv4, NoIPv6 bool

@@ -128,6 +128,8 @@ func (l *lcp) judge(o option) (verdict byte, data []byte) {
 	return configureAck, nil
 }
 
+func (l *lcp) missing() []byte { return nil }
+
 // judgeAuth judges how the peer wants us to authenticate ourselves.
 func (l *lcp) judgeAuth(data []byte) (verdict byte, better []byte) {
 	cfg := &l.m.cfg

@@ -367,8 +367,12 @@ func (m *machine) ncpUp(now time.Time, proto uint16) {
 // config4 returns the configuration that IPCP has negotiated.
 func (m *machine) config4() *nic.NetConfig {
 	c := &nic.NetConfig{Addrs: []netip.Prefix{netip.PrefixFrom(m.ipv4.ours, 32)}}
-	if m.ipv4.peer.IsValid() {
-		c.Routes = append(c.Routes, netip.PrefixFrom(m.ipv4.peer, 32))
+	peer := m.ipv4.peer
+	if !peer.IsValid() {
+		peer = m.cfg.Remote // the peer has not named its address
+	}
+	if peer.IsValid() {
+		c.Routes = append(c.Routes, netip.PrefixFrom(peer, 32))
 	}
 	if m.cfg.DefaultRoute {
 		c.Routes = append(c.Routes, netip.PrefixFrom(zero4, 0))

@@ -24,6 +24,8 @@ type ipcp struct {
 	ours   netip.Addr    // 0.0.0.0 asks the peer for an address
 	noAddr bool          // the peer rejects the option
 	peer   netip.Addr    // invalid if the peer has not named it
+	named  bool          // the peer's last request has the option
+	asked  bool          // missing has asked the peer for its address
 	dns    [2]netip.Addr // 0.0.0.0 asks the peer; invalid: not requested
 }
 
@@ -32,7 +34,7 @@ var zero4 = netip.IPv4Unspecified()
 // reset sets the options of the first Configure-Request.
 func (l *ipcp) reset() {
 	l.failures, l.refusals = 0, 0
-	l.ours, l.noAddr, l.peer, l.dns = zero4, false, netip.Addr{}, [2]netip.Addr{}
+	l.ours, l.noAddr, l.peer, l.asked, l.dns = zero4, false, netip.Addr{}, false, [2]netip.Addr{}
 	if l.m.cfg.Local.IsValid() {
 		l.ours = l.m.cfg.Local
 	} else if l.m.given.IsValid() {
@@ -55,7 +57,15 @@ func (l *ipcp) request(b []byte) []byte {
 	return b
 }
 
-func (l *ipcp) begin() { l.peer = netip.Addr{} }
+func (l *ipcp) begin() { l.peer, l.named = netip.Addr{}, false }
+
+func (l *ipcp) missing() []byte {
+	if !l.m.cfg.Remote.IsValid() || l.named || l.asked {
+		return nil
+	}
+	l.asked = true
+	return option{optAddress, l.m.cfg.Remote.AsSlice()}.append(nil)
+}
 
 func (l *ipcp) judge(o option) (verdict byte, data []byte) {
 	if len(o.data) != 4 {
@@ -65,7 +75,7 @@ func (l *ipcp) judge(o option) (verdict byte, data []byte) {
 	cfg := &l.m.cfg
 	switch o.kind {
 	case optAddress:
-		l.peer = a
+		l.peer, l.named = a, true
 		switch {
 		case cfg.Remote.IsValid() && a != cfg.Remote:
 			return configureNak, cfg.Remote.AsSlice()
@@ -105,10 +115,10 @@ func (l *ipcp) refused(rejected bool, o option) error {
 			return errors.New("the peer assigns no address")
 		case rejected:
 			l.noAddr = true
-		case l.m.cfg.Local.IsValid():
+		case l.m.cfg.Local.IsValid() && a != l.m.cfg.Local:
 			return fmt.Errorf("the peer refuses our address %v and proposes %v", l.m.cfg.Local, a)
 		case isHost4(a):
-			l.ours = a
+			l.ours, l.noAddr = a, false
 		default:
 			l.ours = zero4
 		}
@@ -152,12 +162,14 @@ type ipv6cp struct {
 	m        *machine
 	ours     uint64 // interface identifier
 	peer     uint64 // 0 if the peer has not named it
+	named    bool   // the peer's last request has the option
+	asked    bool   // missing has asked the peer for its identifier
 	noOption bool
 }
 
 func (l *ipv6cp) reset() {
 	l.failures, l.refusals = 0, 0
-	l.ours, l.peer, l.noOption = l.m.id, 0, false
+	l.ours, l.peer, l.asked, l.noOption = l.m.id, 0, false, false
 }
 
 func (l *ipv6cp) request(b []byte) []byte {
@@ -167,7 +179,15 @@ func (l *ipv6cp) request(b []byte) []byte {
 	return option{optInterfaceID, binary.BigEndian.AppendUint64(nil, l.ours)}.append(b)
 }
 
-func (l *ipv6cp) begin() { l.peer = 0 }
+func (l *ipv6cp) begin() { l.peer, l.named = 0, false }
+
+func (l *ipv6cp) missing() []byte {
+	if l.m.cfg.RemoteInterfaceID == 0 || l.named || l.asked {
+		return nil
+	}
+	l.asked = true
+	return option{optInterfaceID, binary.BigEndian.AppendUint64(nil, l.m.cfg.RemoteInterfaceID)}.append(nil)
+}
 
 // judge judges the peer's interface identifier.
 //
@@ -179,8 +199,9 @@ func (l *ipv6cp) judge(o option) (verdict byte, data []byte) {
 	if o.kind != optInterfaceID || len(o.data) != 8 {
 		return configureReject, nil
 	}
-	l.peer = binary.BigEndian.Uint64(o.data)
-	if l.peer == 0 || l.peer == l.ours {
+	l.peer, l.named = binary.BigEndian.Uint64(o.data), true
+	want := l.m.cfg.RemoteInterfaceID
+	if l.peer == 0 || l.peer == l.ours || want != 0 && want != l.ours && l.peer != want {
 		return configureNak, binary.BigEndian.AppendUint64(nil, l.m.randomID(l.ours))
 	}
 	return configureAck, nil
@@ -192,6 +213,7 @@ func (l *ipv6cp) refused(rejected bool, o option) error {
 	case rejected:
 		l.noOption = true
 	case len(o.data) == 8:
+		l.noOption = false
 		if id := binary.BigEndian.Uint64(o.data); id != 0 && id != l.peer {
 			l.ours = id
 		} else {
