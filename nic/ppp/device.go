@@ -12,7 +12,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// closeTime is how long Close waits until the peer has confirmed the end of the link.
+// closeTime is how long Close waits until the peer has confirmed the end of the link, and how long the end of
+// a device waits until the last control frames have been sent.
 const closeTime = 200 * time.Millisecond
 
 // A line is what is below a Device: a stream of octets or a PPPoE session.
@@ -56,7 +57,8 @@ type Device struct {
 	applying bool // a goroutine calls the functions below
 	sending  bool // a goroutine sends the frames in control
 	control  []controlFrame
-	ended    bool  // the machine has ended
+	ended    bool // the machine has ended
+	endedAt  time.Time
 	told     *view // what apply has told the user of the device
 	toldEnd  bool
 	toldDown atomic.Bool // onDown was called
@@ -217,21 +219,51 @@ func (d *Device) collect() {
 		d.control = append(d.control, m.out[:min(room, len(m.out))]...)
 	}
 	m.out = nil
-	if m.done {
-		d.ended = true
-		d.cond.Broadcast()
-	}
 	at := m.deadline()
 	if other := d.line.deadline(); at.IsZero() || !other.IsZero() && other.Before(at) {
 		at = other
 	}
-	if at.IsZero() || m.done {
+	if m.done {
+		d.ended, d.endedAt = true, time.Now()
+		d.cond.Broadcast()
+		at = d.endedAt.Add(closeTime) // see failed
+	}
+	if at.IsZero() || m.done && d.closed.Load() {
 		d.timer.Stop()
 	} else {
 		d.timer.Reset(max(time.Until(at), 0))
 	}
 	if v := *d.look(); v != *d.view.Load() {
 		d.view.Store(&v)
+	}
+}
+
+// idle reports whether all control frames have been sent. d.mu is held.
+func (d *Device) idle() bool { return !d.sending && len(d.control) == 0 }
+
+// failed reports whether the device has to fail now, because the machine has ended. The failure waits, for
+// closeTime at most, until the last control frames have been sent. d.mu is held.
+func (d *Device) failed() bool {
+	return d.ended && !d.toldEnd && !d.closed.Load() && (d.idle() || time.Since(d.endedAt) >= closeTime)
+}
+
+// drain waits until all control frames have been sent, or until the time end.
+func (d *Device) drain(end time.Time) { d.await(end, d.idle) }
+
+// await waits until cond holds, or until the time end. It calls cond with d.mu held.
+func (d *Device) await(end time.Time, cond func() bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	late := false
+	timer := time.AfterFunc(time.Until(end), func() {
+		d.mu.Lock()
+		late = true
+		d.cond.Broadcast()
+		d.mu.Unlock()
+	})
+	defer timer.Stop()
+	for !cond() && !late {
+		d.cond.Wait()
 	}
 }
 
@@ -246,7 +278,10 @@ func (d *Device) flush() {
 	d.sending = true
 	d.mu.Unlock()
 	if d.line.blocking() {
-		go d.sendControl()
+		go func() {
+			d.sendControl()
+			d.apply() // a failure may have waited
+		}()
 	} else {
 		d.sendControl()
 	}
@@ -284,7 +319,7 @@ func (d *Device) apply() {
 // applyOnce tells the changes so far, and reports whether there were any. d.mu is held.
 func (d *Device) applyOnce() bool {
 	notes, v, told := d.m.notes, d.view.Load(), d.told
-	failed := d.ended && !d.toldEnd && !d.closed.Load()
+	failed := d.failed()
 	if len(notes) == 0 && v == told && !failed {
 		return false
 	}
@@ -435,8 +470,8 @@ func (d *Device) countSent(f *nic.Frame) {
 	d.sentBytes.Add(uint64(f.Len()))
 }
 
-// Close terminates the link and closes the line. It waits for the peer's confirmation for 200 ms at most.
-// A second Close returns net.ErrClosed.
+// Close terminates the link and closes the line. It waits for the peer's confirmation for 200 ms at most, and
+// then for a line that is slow to take the last frames for 200 ms at most. A second Close returns net.ErrClosed.
 func (d *Device) Close() error {
 	if !d.closed.CompareAndSwap(false, true) {
 		return net.ErrClosed
@@ -444,20 +479,10 @@ func (d *Device) Close() error {
 	if d.dead.Load() != nil {
 		return nil // the line is closed
 	}
-	late := false
-	timer := time.AfterFunc(closeTime, func() {
-		d.mu.Lock()
-		late = true
-		d.cond.Broadcast()
-		d.mu.Unlock()
-	})
 	d.step(d.m.close)
-	d.mu.Lock()
-	for (!d.ended || d.sending) && !late {
-		d.cond.Wait()
-	}
-	d.mu.Unlock()
-	timer.Stop()
+	d.await(time.Now().Add(closeTime), func() bool { return d.ended && d.idle() })
 	d.step(func(time.Time) { d.m.end(net.ErrClosed) }) // if the peer has not confirmed
+	d.drain(time.Now().Add(closeTime))
+	d.timer.Stop()
 	return d.line.close()
 }

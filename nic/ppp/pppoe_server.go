@@ -10,7 +10,8 @@ import (
 
 // This file is the discovery of a PPPoE server, the access concentrator (RFC 2516 5).
 
-const cookieLen = 16
+// cookieLen is the length in bytes of an AC-Cookie: a number of 8 bytes and a hash.
+const cookieLen = 24
 
 // pppoeServer is the discovery of a server. It has no clock and does no I/O, and keeps nothing of a client
 // before it has a session.
@@ -21,6 +22,7 @@ type pppoeServer struct {
 	payload  int      // the largest packet, at least 1492
 	limit    int      // of sessions
 	secret   []byte   // of the cookies
+	offers   uint64   // PADOs sent
 
 	sessions map[uint16]*pppoeSession
 	lastID   uint16
@@ -32,7 +34,8 @@ type pppoeSession struct {
 	client  [6]byte
 	service string
 	mtu     int
-	uniq    []byte // Host-Uniq of the PADR
+	cookie  []byte // AC-Cookie of the PADR
+	uniq    []byte // Host-Uniq of the PADR; empty if there was none
 	pads    []byte // the answer to the PADR
 }
 
@@ -74,23 +77,27 @@ func (s *pppoeServer) receive(d *discovery) (reply []byte, begun, ended *pppoeSe
 			return s.offer(d, repeat), nil, nil
 		}
 	case codePADR:
-		if cookie, _ := d.find(tagACCookie); !hmac.Equal(cookie, s.cookie(d.src)) {
+		cookie, _ := d.find(tagACCookie)
+		if len(cookie) != cookieLen || !hmac.Equal(cookie, s.cookie(d.src, binary.BigEndian.Uint64(cookie))) {
 			return nil, nil, nil // not an answer to a PADO of ours
 		}
 		if !offered {
 			return s.answer(d, codePADS, 0, append([]tag{{tagServiceNameError, nil}}, repeat...)), nil, nil
 		}
-		reply, begun = s.confirm(d, string(service), repeat)
+		reply, begun = s.confirm(d, cookie, string(service), repeat)
 		return reply, begun, nil
 	}
 	return nil, nil, nil
 }
 
-// cookie returns the AC-Cookie of a client, by which it proves that it receives what is sent to its address.
-func (s *pppoeServer) cookie(client [6]byte) []byte {
+// cookie returns the AC-Cookie of the nth offer, to a client. With the cookie, a client proves that it receives
+// what is sent to its address. A PADR that is repeated has the same cookie again, and no other PADR has it.
+func (s *pppoeServer) cookie(client [6]byte, n uint64) []byte {
+	b := binary.BigEndian.AppendUint64(nil, n)
 	h := hmac.New(sha256.New, s.secret)
 	h.Write(client[:])
-	return h.Sum(nil)[:cookieLen]
+	h.Write(b)
+	return h.Sum(b)[:cookieLen]
 }
 
 func (s *pppoeServer) answer(d *discovery, code byte, session uint16, tags []tag) []byte {
@@ -110,7 +117,8 @@ func (s *pppoeServer) offer(d *discovery, repeat []tag) []byte {
 			tags = append(tags, tag{tagServiceName, []byte(name)})
 		}
 	}
-	tags = append(append(tags, tag{tagACCookie, s.cookie(d.src)}), repeat...)
+	s.offers++
+	tags = append(append(tags, tag{tagACCookie, s.cookie(d.src, s.offers)}), repeat...)
 	return s.answer(d, codePADO, 0, s.withPayload(d, tags))
 }
 
@@ -130,11 +138,12 @@ func (s *pppoeServer) agreed(d *discovery) int {
 	return pppoeMTU
 }
 
-// confirm handles a PADR. A repeated PADR gets the answer of the first again.
-func (s *pppoeServer) confirm(d *discovery, service string, repeat []tag) (reply []byte, begun *pppoeSession) {
+// confirm handles a PADR. A repeated PADR, which has the cookie and the Host-Uniq of the first, gets the answer
+// of the first again.
+func (s *pppoeServer) confirm(d *discovery, cookie []byte, service string, repeat []tag) (reply []byte, begun *pppoeSession) {
 	uniq, _ := d.find(tagHostUniq)
 	for _, x := range s.sessions {
-		if x.client == d.src && len(uniq) > 0 && bytes.Equal(x.uniq, uniq) {
+		if x.client == d.src && bytes.Equal(x.cookie, cookie) && bytes.Equal(x.uniq, uniq) {
 			return x.pads, nil
 		}
 	}
@@ -142,7 +151,9 @@ func (s *pppoeServer) confirm(d *discovery, service string, repeat []tag) (reply
 	if id == 0 {
 		return s.systemError(d, "no session is free"), nil
 	}
-	x := &pppoeSession{id: id, client: d.src, service: service, mtu: s.agreed(d), uniq: bytes.Clone(uniq)}
+	x := &pppoeSession{
+		id: id, client: d.src, service: service, mtu: s.agreed(d), cookie: bytes.Clone(cookie), uniq: bytes.Clone(uniq),
+	}
 	tags := append([]tag{{tagServiceName, []byte(service)}}, repeat...)
 	x.pads = s.answer(d, codePADS, id, s.withPayload(d, tags))
 	s.sessions[id] = x

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,13 +248,106 @@ func TestPPPoEEthernetFails(t *testing.T) {
 	})
 }
 
+// A slowEthernet is an Ethernet whose Send takes 20 ms. It records the frames that were sent before Close.
+type slowEthernet struct {
+	nic.Device
+	mu     sync.Mutex
+	sent   [][]byte
+	silent bool // nothing arrives at the other end
+	closed bool
+}
+
+func (e *slowEthernet) Send(batch []nic.Frame) (int, error) {
+	time.Sleep(20 * time.Millisecond)
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return 0, net.ErrClosed
+	}
+	for i := range batch {
+		e.sent = append(e.sent, batch[i].AppendTo(nil))
+	}
+	silent := e.silent
+	e.mu.Unlock()
+	if silent {
+		return len(batch), nil
+	}
+	return e.Device.Send(batch)
+}
+
+func (e *slowEthernet) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	return e.Device.Close()
+}
+
+// terminated returns how many PADTs were sent.
+func (e *slowEthernet) terminated() (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, b := range e.sent {
+		if h, ok := parsePPPoE(b); ok && h.code == codePADT {
+			n++
+		}
+	}
+	return n
+}
+
+// RFC 2516 5.5: the PADT "may be sent anytime after a session is established to indicate that a PPPoE session
+// has been terminated". The Ethernet is closed after the PADT was sent, however slow it is.
+func TestEthernetIsClosedAfterThePADT(t *testing.T) {
+	const secret = "secret"
+	for name, c := range map[string]struct {
+		password string
+		silent   bool
+		end      func(x, y *end, s *isp)
+		client   int // PADTs of the client
+		server   int
+	}{
+		"the client closes":                         {secret, false, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
+		"the client closes, and nobody answers":     {secret, true, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
+		"the client fails":                          {"wrong", false, func(_, y *end, _ *isp) { time.Sleep(10 * time.Second) }, 1, 0},
+		"the server closes":                         {secret, false, func(_, _ *end, s *isp) { s.Close() }, 0, 1},
+		"the server closes a session, then itself":  {secret, false, func(x, _ *end, s *isp) { x.Close(); s.Close() }, 0, 1},
+		"the server closes, and the client is gone": {secret, true, func(_, _ *end, s *isp) { s.Close() }, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, q := slowPipe(nic.PipeConfig{}, 0)
+				a, b := &slowEthernet{Device: p}, &slowEthernet{Device: q}
+				s := newISP(t, a, ServerConfig{Session: func(Session) (Config, error) {
+					return Config{Local: addrA, Remote: addrB, Authenticate: func(string) (string, bool) { return secret, true }}, nil
+				}})
+				y := subscribe(t, b, ClientConfig{Config: Config{User: "joe", Password: c.password}})
+				x := s.accept()
+				both(x, y, 2*time.Second)
+				require.Equal(t, c.password == secret, y.Link().Up)
+				for _, e := range []*slowEthernet{a, b} {
+					e.mu.Lock()
+					e.silent = c.silent
+					e.mu.Unlock()
+				}
+				c.end(x, y, s)
+				require.Equal(t, c.client, b.terminated(), "by the client")
+				if c.server > 0 {
+					require.Equal(t, c.server, a.terminated(), "by the server")
+				}
+				y.Close()
+				x.Close()
+				s.Close()
+			})
+		})
+	}
+}
+
 // The number of sessions is limited, and the tables hold no more.
 func TestPPPoESessionsAreLimited(t *testing.T) {
 	s := &pppoeServer{mac: [6]byte{2}, name: "ac", limit: 3, payload: 1492, secret: []byte("x"), sessions: make(map[uint16]*pppoeSession)}
 	begun := 0
 	for i := range 10 {
 		client := [6]byte{2, 1, byte(i)}
-		padr := &discovery{dst: s.mac, src: client, code: codePADR, tags: []tag{{tagServiceName, nil}, {tagACCookie, s.cookie(client)}, {tagHostUniq, []byte{1}}}}
+		padr := &discovery{dst: s.mac, src: client, code: codePADR, tags: []tag{{tagServiceName, nil}, {tagACCookie, s.cookie(client, 1)}, {tagHostUniq, []byte{1}}}}
 		reply, x, _ := s.receive(padr)
 		require.NotNil(t, reply)
 		d, ok := parseDiscovery(reply)
@@ -277,6 +371,29 @@ func TestPPPoESessionsAreLimited(t *testing.T) {
 	}
 	require.Equal(t, 3, begun)
 	require.Len(t, s.sessions, 3)
+}
+
+// RFC 2516 does not require a Host-Uniq. Without it, all copies of a PADR belong to one session, and a PADR
+// after another offer begins another session.
+func TestCopiesOfAPADRBeginOneSession(t *testing.T) {
+	s := &pppoeServer{mac: [6]byte{2}, name: "ac", limit: 9, payload: 1492, secret: []byte("x"), sessions: make(map[uint16]*pppoeSession)}
+	client := [6]byte{2, 1}
+	for n := range 3 {
+		pado, _, _ := s.receive(&discovery{dst: broadcastMAC, src: client, code: codePADI, tags: []tag{{tagServiceName, nil}}})
+		offer, ok := parseDiscovery(pado)
+		require.True(t, ok)
+		cookie, ok := offer.find(tagACCookie)
+		require.True(t, ok)
+		padr := &discovery{dst: s.mac, src: client, code: codePADR, tags: []tag{{tagServiceName, nil}, {tagACCookie, cookie}}}
+		first, begun, _ := s.receive(padr)
+		require.NotNil(t, begun)
+		for range 3 {
+			again, other, _ := s.receive(padr)
+			require.Equal(t, first, again)
+			require.Nil(t, other)
+		}
+		require.Len(t, s.sessions, n+1)
+	}
 }
 
 // FuzzDiscovery gives discovery frames to a client and to a server.
@@ -314,7 +431,7 @@ func FuzzDiscovery(f *testing.F) {
 				case mode&2 != 0 && d.tags[i].kind == tagHostUniq:
 					d.tags[i].value = c.uniq[:]
 				case mode&4 != 0 && d.tags[i].kind == tagACCookie:
-					d.tags[i].value = s.cookie(d.src)
+					d.tags[i].value = s.cookie(d.src, 1)
 				}
 			}
 			if mode&8 != 0 {

@@ -137,7 +137,8 @@ func (s *Server) Sessions() int {
 // Dropped returns the number of received session frames that belong to no session.
 func (s *Server) Dropped() uint64 { return s.dropped.Load() }
 
-// Close ends all sessions and closes the Ethernet. Their devices fail. A second Close returns net.ErrClosed.
+// Close ends all sessions and closes the Ethernet. Their devices fail. Close waits for 200 ms at most until the
+// clients have been told. A second Close returns net.ErrClosed.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -148,8 +149,12 @@ func (s *Server) Close() error {
 	s.cond.Broadcast()
 	lines := s.list()
 	s.mu.Unlock()
+	end := time.Now().Add(closeTime)
 	for _, l := range lines {
 		l.dev.step(func(time.Time) { l.dev.m.end(errServerClosed) })
+	}
+	for _, l := range lines {
+		l.dev.drain(end)
 	}
 	return s.dev.Close()
 }
@@ -233,8 +238,10 @@ func (s *Server) discover(d *discovery) {
 		return
 	}
 	reply, begun, ended := s.disc.receive(d)
+	var opened *pppoeLine
 	if begun != nil {
-		if err := s.open(begun); err != nil {
+		var err error
+		if opened, err = s.open(begun); err != nil {
 			delete(s.disc.sessions, begun.id)
 			reply = s.disc.systemError(d, clip([]byte(err.Error())))
 		}
@@ -251,17 +258,31 @@ func (s *Server) discover(d *discovery) {
 	if reply != nil {
 		s.dev.Send([]nic.Frame{{Head: reply}}) // if it is lost, the client asks again
 	}
+	if opened != nil {
+		s.offer(begun.id, opened)
+	}
 	if line != nil {
 		line.peer.Store(&errSessionEnded)
 		line.dev.lineFailed(errSessionEnded)
 	}
 }
 
+// offer passes a session to Accept, unless it has ended. The client has been told of the session before, so that
+// it receives the first frame of the negotiation.
+func (s *Server) offer(id uint16, l *pppoeLine) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lines[id] == l {
+		s.queue = append(s.queue, l.dev)
+		s.cond.Signal()
+	}
+}
+
 // open makes the device of a session. s.mu is held.
-func (s *Server) open(x *pppoeSession) error {
+func (s *Server) open(x *pppoeSession) (*pppoeLine, error) {
 	cfg, err := s.cfg.Session(Session{x.id, x.client, x.service})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if cfg.Name == "" {
 		cfg.Name = fmt.Sprintf("ppp%d", x.id)
@@ -271,7 +292,7 @@ func (s *Server) open(x *pppoeSession) error {
 		cfg.MTU = mtu
 	}
 	if cfg, err = cfg.check(mtu); err != nil {
-		return err
+		return nil, err
 	}
 	cfg.once = true
 	d := newDevice(cfg)
@@ -280,9 +301,7 @@ func (s *Server) open(x *pppoeSession) error {
 	l.ended = func() { s.forget(x.id, l) }
 	d.line = l
 	s.lines[x.id] = l
-	s.queue = append(s.queue, d)
-	s.cond.Signal()
-	return nil
+	return l, nil
 }
 
 // forget removes a session that has ended.
