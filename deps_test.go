@@ -46,6 +46,7 @@ var floors = map[string][]string{
 	"internal/accept":   {},
 	"internal/hosttest": {"", "nic", "internal/accept"},
 	"internal/nictest":  {"nic"},
+	"internal/leak":     {},
 	"internal/world":    {"", "internal/hosttest"},
 	"internal/contract": {},
 	"internal/netns":    {"golang.org/x/sys/unix"},

@@ -515,38 +515,6 @@ func TestCloseOfAStuckLine(t *testing.T) {
 	})
 }
 
-// A thousand times the link goes down and comes up again. Nothing is left behind: no goroutine, which the
-// bubble would report, no packet and no address.
-func TestThousandFlapsLeaveNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCable(0)
-		x, y := connect(t, c, serverConfig(), clientConfig())
-		time.Sleep(time.Second)
-		for n := range 1000 {
-			d := x
-			if n%2 == 0 {
-				d = y
-			}
-			d.step(func(now time.Time) {
-				d.m.lcp.fire(now, evDown)
-				d.m.start(now)
-			})
-			both(x, y, 30*time.Second)
-			require.True(t, x.Link().Up && y.Link().Up, "flap %d", n)
-		}
-		for _, d := range []*end{x, y} {
-			require.Len(t, d.negotiated().Addrs, 2)
-			d.Device.mu.Lock()
-			require.Empty(t, d.m.notes)
-			require.Empty(t, d.m.out)
-			require.Empty(t, d.Device.control)
-			d.Device.mu.Unlock()
-		}
-		x.Close()
-		y.Close()
-	})
-}
-
 func TestConfigErrors(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"MTU":            {MTU: 20},
