@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -139,7 +140,7 @@ func (tl *tcpListeners) remove(l *TCPListener) {
 	}
 }
 
-// all returns the listeners, ordered by local address and port.
+// all returns the listeners, ordered by local address, port and zone.
 func (tl *tcpListeners) all() []*TCPListener {
 	var all []*TCPListener
 	shards := tl.shards.Load()
@@ -154,6 +155,8 @@ func (tl *tcpListeners) all() []*TCPListener {
 		}
 		sh.mu.RUnlock()
 	}
-	slices.SortFunc(all, func(a, b *TCPListener) int { return a.local.Compare(b.local) })
+	slices.SortFunc(all, func(a, b *TCPListener) int {
+		return cmp.Or(a.local.Compare(b.local), cmp.Compare(a.at.zone, b.at.zone))
+	})
 	return all
 }

@@ -60,6 +60,19 @@ func TestListenCostsTheSameBesideOthers(t *testing.T) {
 	require.LessOrEqual(t, cost(), 2*alone)
 }
 
+// Listeners with the same link-local address and port on several interfaces have one order.
+func TestListenersAreOrderedByTheirZonesToo(t *testing.T) {
+	var tl tcpListeners
+	const zones = 20
+	for zone := zones; zone > 0; zone-- {
+		tl.add(&TCPListener{local: addrPort("[fe80::1]:80"), at: bound{addr: addr("fe80::1"), zone: zone}})
+	}
+	for i, l := range tl.all() {
+		require.Equal(t, i+1, l.at.zone)
+	}
+	require.Len(t, tl.all(), zones)
+}
+
 func TestAListenerIsFoundByItsAddressFirst(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	find := func(a string) *TCPListener { return s.tcp.listeners.find(addrPort(a), 0) }

@@ -218,18 +218,14 @@ func (p *parser) primitive() (c primitive, err error) {
 
 // checkKind returns an error if a protocol, which is written as name, has nothing of the kind.
 func (p *parser) checkKind(proto protocol, k kind, name string) error {
-	switch proto {
-	case anyProtocol:
+	hasAddrs := proto == protoIP || proto == protoIP6 || proto == protoARP
+	switch {
+	case proto == anyProtocol, k != kindPort && hasAddrs, k == kindPort && (proto == protoTCP || proto == protoUDP):
 		return nil
-	case protoIP, protoIP6, protoARP:
-		if k != kindPort {
-			return nil
-		}
+	case hasAddrs:
 		return p.wrong(fmt.Sprintf("%s has no port: allowed after it are host and net; before port, allowed are tcp and udp", name))
-	case protoTCP, protoUDP:
-		if k == kindPort {
-			return nil
-		}
+	case k == kindPort:
+		return p.wrong(fmt.Sprintf("%s has no port: before port, allowed are tcp and udp", name))
 	}
 	return p.wrong(fmt.Sprintf("%[1]s has no addresses: write %[1]s and ...; before host and net, allowed are ip, ip6 and arp", name))
 }
