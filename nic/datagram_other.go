@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"sync/atomic"
+	"syscall"
 )
 
 // datagramBuffer is the state of a datagramSocket that receives and sends one frame with each system
@@ -28,11 +29,11 @@ func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
 		s.io.buf = make([]byte, s.max+1)
 	}
 	n, from, err := s.conn.ReadFrom(s.io.buf)
-	if err != nil {
-		if errors.Is(err, net.ErrClosed) {
-			return nil, 0, err
-		}
-		return nil, 1, nil // such as a peer that does not exist
+	switch {
+	case err != nil && passes(err):
+		return nil, 1, nil
+	case err != nil:
+		return nil, 0, err
 	}
 	if s.learns() && from != nil && from.String() != "" {
 		s.io.peer.Store(&from)
@@ -48,6 +49,29 @@ func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
 	}
 	s.io.batch[0] = Frame{Head: s.io.buf[:n]}
 	return s.io.batch[:], 0, nil
+}
+
+// Errors of Windows' sockets, which package syscall does not have under the names of POSIX.
+const (
+	wsaMessageSize syscall.Errno = 10040 // the datagram is longer than the buffer
+	wsaNetReset    syscall.Errno = 10052 // the TTL of a datagram that was sent has expired
+	wsaConnReset   syscall.Errno = 10054 // the port of a datagram that was sent is not there
+	wsaNoBuffers   syscall.Errno = 10055
+)
+
+// passes reports whether the next read may succeed after an error: the error is about one datagram, or about a
+// peer that is not there.
+func passes(err error) bool {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR, syscall.EMSGSIZE,
+		wsaMessageSize, wsaNetReset, wsaConnReset, wsaNoBuffers:
+		return true
+	}
+	return false
 }
 
 // write sends the frames of a batch.

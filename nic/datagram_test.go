@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -52,16 +53,22 @@ func unixPair(t *testing.T) (a, b DatagramConfig) {
 	return a, DatagramConfig{Network: "unixgram", Local: a.Remote, Remote: a.Local}
 }
 
-// udpPair returns the configurations of two devices that are each other's peer.
+// udpPair returns the configurations of two devices that are each other's peer. Their ports were free. No
+// system gives such ports to a socket that asks for any port (those are above 32767 on Linux, and above 49151
+// elsewhere), so that another process does not take them before the test.
 func udpPair(t *testing.T, host string) (a, b DatagramConfig) {
 	t.Helper()
 	needSockets(t, "udp")
 	var addrs [2]string
 	for i := range addrs {
-		c, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
+		var c net.PacketConn
+		var err error
+		for try := 0; try == 0 || err != nil && try < 100; try++ { // a port may be in use
+			addrs[i] = net.JoinHostPort(host, strconv.Itoa(10000+rand.IntN(20000)))
+			c, err = net.ListenPacket("udp", addrs[i])
+		}
 		require.NoError(t, err)
 		defer c.Close()
-		addrs[i] = c.LocalAddr().String()
 	}
 	return DatagramConfig{Network: "udp", Local: addrs[0], Remote: addrs[1]}, DatagramConfig{Network: "udp", Local: addrs[1], Remote: addrs[0]}
 }
