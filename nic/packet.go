@@ -13,8 +13,10 @@ type PacketConfig struct {
 	// Promiscuous makes the interface receive all frames on its link, and the device pass all of
 	// them on. A bridge needs this.
 	Promiscuous bool
-	// Outgoing makes the device pass on the frames that the kernel and other programs send on the
-	// interface, too. A program that watches the interface needs this; a host must not have it.
+	// Outgoing makes the device also pass on the frames that the kernel and other programs send on the
+	// interface, but not those that the device itself sends. Without Promiscuous, only frames to MAC or to
+	// a group address are passed on in either direction, so a program that watches the interface needs
+	// both. A host must not have Outgoing: it would take what others send for frames of its link.
 	Outgoing bool
 }
 

@@ -156,6 +156,25 @@ func TestAPacketSocketReceivesWhatIsForItsAddress(t *testing.T) {
 	}
 }
 
+// A device with Outgoing receives what others send on its interface. Without Promiscuous it receives only what
+// is addressed to it or to a group.
+func TestAPacketSocketReceivesWhatOthersSend(t *testing.T) {
+	p0, p1 := packetPair(t, PacketConfig{MAC: macA}, PacketConfig{MAC: macB})
+	p0.Attach(func([]Frame) {})
+	p1.Attach(func([]Frame) {})
+	for promiscuous, want := range map[bool][]uint32{false: {3, 4}, true: {2, 3, 4}} {
+		w, err := OpenPacket(PacketConfig{Interface: "v0", MAC: macC, Promiscuous: promiscuous, Outgoing: true})
+		require.NoError(t, err)
+		var rec recorder
+		w.Attach(rec.recv)
+		w.Send(one(ether(bcst, macC, 1, 60))) // its own frame
+		p0.Send([]Frame{{Head: ether(macB, macA, 2, 60)}, {Head: ether(bcst, macA, 3, 60)}, {Head: ether(macC, macA, 4, 60)}})
+		eventually(t, "the last frame", func() bool { return slices.Contains(ours(rec.all()), 4) })
+		require.Equal(t, want, ours(rec.all()), "promiscuous: %v", promiscuous)
+		require.NoError(t, w.Close())
+	}
+}
+
 // The kernel removes the tag from a received frame, and the device puts it back.
 func TestAPacketSocketKeepsVLANTags(t *testing.T) {
 	p0, p1 := packetPair(t, PacketConfig{MAC: macA}, PacketConfig{MAC: macB})
