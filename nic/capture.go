@@ -19,13 +19,12 @@ type CaptureConfig struct {
 // (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
 type Captured struct {
 	dev     Device
-	w       io.Writer
-	snap    int
-	link    Link
+	link    pcap.LinkType
 	closed  atomic.Bool
 	err     atomic.Pointer[error]
 	writeMu condMutex
-	block   []byte // under writeMu
+	out     *pcap.Writer // under writeMu
+	join    []byte       // under writeMu: a frame that must not be written as it is
 }
 
 var _ Device = (*Captured)(nil)
@@ -42,8 +41,16 @@ var _ Device = (*Captured)(nil)
 //
 // Close does not close w.
 func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
-	c := &Captured{dev: dev, w: w, snap: max(cfg.SnapLen, 0), link: dev.Link()}
-	c.write(c.appendHeader(nil))
+	c := &Captured{dev: dev, link: pcap.LinkRaw}
+	link := dev.Link()
+	ifc := pcap.Interface{Name: link.Name, SnapLen: cfg.SnapLen}
+	if link.Medium == Ethernet {
+		c.link, ifc.MAC = pcap.LinkEthernet, link.MAC
+	}
+	ifc.Link = c.link
+	out, err := pcap.NewWriter(w, ifc)
+	c.out = out
+	c.failed(err)
 	return c
 }
 
@@ -111,6 +118,7 @@ func (c *Captured) Err() error {
 	return nil
 }
 
+// capture records the frames of a batch.
 func (c *Captured) capture(batch []Frame, direction pcap.Direction) {
 	if c.err.Load() != nil {
 		return
@@ -118,48 +126,29 @@ func (c *Captured) capture(batch []Frame, direction pcap.Direction) {
 	c.writeMu.lock()
 	defer c.writeMu.unlock()
 	for i := range batch {
-		c.block = c.appendPacket(c.block[:0], &batch[i], direction)
-		if !c.write(c.block) {
+		if c.err.Load() != nil {
 			return
 		}
+		c.failed(c.out.Write(c.packet(&batch[i], direction)))
 	}
 }
 
-// write writes a block, unless an earlier write has failed. It reports whether the block was
-// written.
-func (c *Captured) write(block []byte) bool {
-	if c.err.Load() != nil {
-		return false
-	}
-	n, err := c.w.Write(block)
-	if err == nil && n < len(block) {
-		err = io.ErrShortWrite
-	}
+// failed ends the capture if err is not nil.
+func (c *Captured) failed(err error) {
 	if err != nil {
 		c.err.Store(new(err)) // a copy: &err would be allocated for every frame
 	}
-	return err == nil
 }
 
-// appendHeader appends the beginning of the capture.
-func (c *Captured) appendHeader(b []byte) []byte {
-	ifc := pcap.Interface{Name: c.link.Name, Link: pcap.LinkRaw, SnapLen: c.snap}
-	if c.link.Medium == Ethernet {
-		ifc.Link, ifc.MAC = pcap.LinkEthernet, c.link.MAC
+// packet returns the record of a frame, whose bytes are valid until the next call.
+func (c *Captured) packet(f *Frame, direction pcap.Direction) pcap.Packet {
+	b := f.Head
+	if len(f.Body) > 0 || f.NeedsChecksum {
+		c.join = f.AppendTo(c.join[:0])
+		b = c.join
 	}
-	return pcap.AppendInterface(pcap.AppendSection(b), ifc)
-}
-
-// appendPacket appends the record of a frame.
-func (c *Captured) appendPacket(b []byte, f *Frame, direction pcap.Direction) []byte {
-	b = pcap.BeginPacket(b, 0, time.Now(), f.Len())
-	data := len(b)
-	b = f.AppendTo(b)
 	if f.NeedsChecksum {
-		completeChecksum(b[data:], int(f.ChecksumStart), int(f.ChecksumOffset))
+		completeChecksum(b, int(f.ChecksumStart), int(f.ChecksumOffset))
 	}
-	if c.snap > 0 && len(b)-data > c.snap {
-		b = b[:data+c.snap]
-	}
-	return pcap.EndPacket(b, data, direction)
+	return pcap.Packet{Data: b, Len: len(b), Time: time.Now(), Link: c.link, Direction: direction}
 }

@@ -15,8 +15,8 @@ type Interface struct {
 	SnapLen int // maximum number of bytes that are captured of a packet; 0 means no limit
 }
 
-// AppendSection appends the beginning of a pcapng file to b.
-func AppendSection(b []byte) []byte {
+// appendSection appends the beginning of a pcapng file to b.
+func appendSection(b []byte) []byte {
 	le := binary.LittleEndian
 	start := len(b)
 	b = le.AppendUint32(b, blockSection)
@@ -29,8 +29,8 @@ func AppendSection(b []byte) []byte {
 	return endBlock(b, start)
 }
 
-// AppendInterface appends the description of an interface, whose timestamps are nanoseconds.
-func AppendInterface(b []byte, ifc Interface) []byte {
+// appendInterface appends the description of an interface, whose timestamps are nanoseconds.
+func appendInterface(b []byte, ifc Interface) []byte {
 	le := binary.LittleEndian
 	start := len(b)
 	b = le.AppendUint32(b, blockInterface)
@@ -51,10 +51,10 @@ func AppendInterface(b []byte, ifc Interface) []byte {
 // packetHeader is the length in bytes of the part of a packet block before the packet.
 const packetHeader = 28
 
-// BeginPacket appends the beginning of a packet block. The caller then appends the bytes of the packet
-// and calls EndPacket. index is the number of the interface in the section, and length the packet's length
+// beginPacket appends the beginning of a packet block. The caller then appends the bytes of the packet
+// and calls endPacket. index is the number of the interface in the section, and length the packet's length
 // on the link.
-func BeginPacket(b []byte, index int, t time.Time, length int) []byte {
+func beginPacket(b []byte, index int, t time.Time, length int) []byte {
 	le := binary.LittleEndian
 	var ns uint64
 	if !t.IsZero() {
@@ -65,12 +65,12 @@ func BeginPacket(b []byte, index int, t time.Time, length int) []byte {
 	b = le.AppendUint32(b, uint32(index))
 	b = le.AppendUint32(b, uint32(ns>>32))
 	b = le.AppendUint32(b, uint32(ns))
-	b = le.AppendUint32(b, 0) // captured length, set by EndPacket
+	b = le.AppendUint32(b, 0) // captured length, set by endPacket
 	return le.AppendUint32(b, uint32(length))
 }
 
-// EndPacket ends the packet block whose packet begins at b[data].
-func EndPacket(b []byte, data int, dir Direction) []byte {
+// endPacket ends the packet block whose packet begins at b[data].
+func endPacket(b []byte, data int, dir Direction) []byte {
 	le := binary.LittleEndian
 	le.PutUint32(b[data-8:], uint32(len(b)-data))
 	b = pad(b, data)
@@ -121,7 +121,7 @@ type Writer struct {
 func NewWriter(w io.Writer, ifc Interface) (*Writer, error) {
 	p := &Writer{w: w, name: ifc.Name, snap: max(ifc.SnapLen, 0), links: []LinkType{ifc.Link}}
 	ifc.SnapLen = p.snap
-	return p, p.write(AppendInterface(AppendSection(nil), ifc))
+	return p, p.write(appendInterface(appendSection(nil), ifc))
 }
 
 // Write writes a packet, or as many of its bytes as SnapLen allows.
@@ -132,15 +132,15 @@ func (p *Writer) Write(pkt Packet) error {
 	}
 	b := p.block[:0]
 	if index == len(p.links) {
-		b = AppendInterface(b, Interface{Name: p.name, Link: pkt.Link, SnapLen: p.snap})
+		b = appendInterface(b, Interface{Name: p.name, Link: pkt.Link, SnapLen: p.snap})
 		p.links = append(p.links, pkt.Link)
 	}
-	b = BeginPacket(b, index, pkt.Time, max(pkt.Len, len(pkt.Data)))
+	b = beginPacket(b, index, pkt.Time, max(pkt.Len, len(pkt.Data)))
 	data := len(b)
 	if p.snap > 0 && len(pkt.Data) > p.snap {
 		pkt.Data = pkt.Data[:p.snap]
 	}
-	p.block = EndPacket(append(b, pkt.Data...), data, pkt.Direction)
+	p.block = endPacket(append(b, pkt.Data...), data, pkt.Direction)
 	return p.write(p.block)
 }
 
