@@ -68,16 +68,14 @@ func openStream(cfg StreamConfig) (*Stream, error) {
 	if err := checkMTU(link.MTU); err != nil {
 		return nil, err
 	}
-	p := newStreamPeer(link)
 	if cfg.Listen {
 		ln, err := listenStream(addr)
 		if err != nil {
 			return nil, err
 		}
-		p.listener = ln
-		p.next = func() (io.ReadWriteCloser, error) { return acceptStream(ln) }
-		return newStream(p, link), nil
+		return newListeningStream(ln, link), nil
 	}
+	p := newStreamPeer(link)
 	ctx, cancel := context.WithCancel(context.Background())
 	dial := func() (io.ReadWriteCloser, error) {
 		d := net.Dialer{Timeout: dialTime}
@@ -92,6 +90,14 @@ func openStream(cfg StreamConfig) (*Stream, error) {
 		p.next = func() (io.ReadWriteCloser, error) { return redial(ctx, cfg.Redial, dial) }
 	}
 	return newStream(p, link), nil
+}
+
+// newListeningStream returns a device whose peers are the connections of ln.
+func newListeningStream(ln net.Listener, link Link) *Stream {
+	p := newStreamPeer(link)
+	p.listener = ln
+	p.next = func() (io.ReadWriteCloser, error) { return acceptStream(ln) }
+	return newStream(p, link)
 }
 
 // FromStream returns a device over a connected stream. link describes the device; the offloads in it are

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,6 +206,48 @@ func TestAListeningStreamHasOnePeerAfterAnother(t *testing.T) {
 		require.NoError(t, server.Close())
 		await(t, "the client fails", func() bool { return client.Err() != nil })
 		require.ErrorIs(t, client.Err(), io.EOF)
+	})
+}
+
+// A lackingListener is a Listener whose first Accepts fail, as they do if the process has too many open files.
+type lackingListener struct {
+	failures int
+	conns    chan net.Conn // closed by Close
+}
+
+func (l *lackingListener) Accept() (net.Conn, error) {
+	if l.failures > 0 {
+		l.failures--
+		return nil, &net.OpError{Op: "accept", Net: "unix", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	c, ok := <-l.conns
+	if !ok {
+		return nil, &net.OpError{Op: "accept", Net: "unix", Err: net.ErrClosed}
+	}
+	return c, nil
+}
+
+func (l *lackingListener) Close() error {
+	close(l.conns)
+	return nil
+}
+
+func (l *lackingListener) Addr() net.Addr { return &net.UnixAddr{} }
+
+func TestAListeningStreamOutlivesFailedAccepts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := &lackingListener{failures: 5, conns: make(chan net.Conn, 1)}
+		s := newListeningStream(ln, Link{Name: "server", MTU: 1500, MAC: macA})
+		var r recorder
+		s.Attach(r.recv)
+		near, far := net.Pipe()
+		ln.conns <- near
+		far.Write(prefixed(ether(macA, macB, 1, 60)))
+		synctest.Wait()
+		require.Equal(t, []uint32{1}, tags(r.all()))
+		require.NoError(t, s.Err())
+		far.Close()
+		require.NoError(t, s.Close())
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -224,6 +225,28 @@ func TestTunnelReportsChangesOfTheLink(t *testing.T) {
 	require.Equal(t, 1280, tunnel.Link().MTU)
 	require.True(t, tunnel.Link().Up)
 	require.Equal(t, 2, changes)
+}
+
+// The program that carries the packets may use a tunnel while a host is being made of it. The race detector
+// checks the functions that the host registers.
+func TestTunnelIsUsedWhileAHostRegisters(t *testing.T) {
+	for range 20 {
+		tunnel := NewTunnel(TunnelConfig{})
+		var done sync.WaitGroup
+		for _, use := range []func(){
+			func() { tunnel.SetLink(1300, true) },
+			func() { tunnel.Write([][]byte{ipPacket(100)}, 0) },
+			func() { tunnel.Fail(io.EOF) },
+		} {
+			done.Go(use)
+		}
+		tunnel.NotifyDown(func(error) {})
+		tunnel.NotifyLink(func() {})
+		tunnel.MergeReceived()
+		tunnel.Attach(func([]Frame) {})
+		done.Wait()
+		require.NoError(t, tunnel.Close())
+	}
 }
 
 // ipPacket returns an IPv4 packet of n bytes without a payload that anybody reads.
