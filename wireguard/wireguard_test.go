@@ -22,6 +22,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn/bindtest"
 	"golang.zx2c4.com/wireguard/device"
 
+	"github.com/usernet/usernet/internal/leak"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -228,6 +229,22 @@ func TestTheHostLearnsThatTheTunnelEnded(t *testing.T) {
 	}
 	require.ErrorIs(t, a.Err(), os.ErrClosed)
 	require.NoError(t, a.Close())
+}
+
+// The interface goes down and comes up a thousand times. The tunnel works afterwards.
+func TestAnInterfaceFlapsAThousandTimes(t *testing.T) {
+	a, b := pair(t, 0)
+	serveEcho(t, a)
+	requireEcho(t, b.DialContext, addrs4[0], 1000)
+	goroutines, bytes := leak.Growth(1000, func() {
+		require.NoError(t, b.dev.Down())
+		require.NoError(t, b.dev.Up())
+	})
+	require.LessOrEqual(t, goroutines, 0)
+	require.Less(t, bytes, int64(1<<20), "bytes: a kilobyte for each flap would be more")
+	for _, addr := range []string{addrs4[0], addrs6[0]} {
+		requireEcho(t, b.DialContext, addr, 1<<20)
+	}
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
