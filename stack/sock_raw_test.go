@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -89,4 +90,34 @@ func TestACallersHeaderReachesTheHostItself(t *testing.T) {
 			require.Equal(t, []string{"in two fragments"}, texts(far), to)
 		}
 	}
+}
+
+// RFC 3542 3.1: "For ICMPv6 sockets [...] the kernel will verify the ICMPv6 checksum on input"; a socket with
+// IPV6_CHECKSUM has its checksum verified, too.
+func TestARawSocketOfIPv6VerifiesItsChecksum(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	received := s.counts.rawReceived.Load
+	for i, proto := range []wire.Proto{wire.ProtoICMPv6, 253} {
+		r, err := s.OpenRaw(Family6, uint16(proto), netip.Addr{})
+		require.NoError(t, err)
+		defer r.Close()
+		if proto == 253 {
+			require.NoError(t, r.SetChecksum(true, 2))
+		}
+		m := wire.ICMPv6{Type: wire.ICMPv6EchoReply, Rest: wire.EchoRest(1, 2)}
+		b := make([]byte, wire.ICMPLen+4)
+		m.Put(addr("2001:db8::2"), addr("2001:db8::1"), b, []byte("data"))
+		if proto == 253 {
+			b[2], b[3] = 0, 0
+			sum := ^wire.Fold(wire.Sum(b, wire.PseudoSum(addr("2001:db8::2"), addr("2001:db8::1"), uint8(proto), len(b))))
+			binary.BigEndian.PutUint16(b[2:], sum)
+		}
+		p.send(ip6Packet(wire.IPv6{Next: proto}, b))
+		require.EqualValues(t, i+1, received(), "%v", proto)
+		b[9] ^= 1
+		p.send(ip6Packet(wire.IPv6{Next: proto}, b))
+		require.EqualValues(t, i+1, received(), "%v", proto)
+	}
+	require.Equal(t, 1, dropped(s, wire.BadICMPv6Checksum))
+	require.Equal(t, 1, dropped(s, dropRawChecksum))
 }
