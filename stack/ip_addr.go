@@ -274,13 +274,21 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 	return infos
 }
 
+// malformed says what is wrong with a prefix that is not valid.
+func malformed(p netip.Prefix) string {
+	if a := p.Addr(); a.IsValid() {
+		return fmt.Sprintf("the prefix is malformed: the length after %v has to be from 0 to %d", a.WithZone(""), a.BitLen())
+	}
+	return "the prefix is malformed: it has no address"
+}
+
 // checkAddr returns an error if an interface cannot have the address and the prefix length of p.
 func checkAddr(p netip.Prefix) error {
 	a := p.Addr()
 	bad := func(text string) error { return fmt.Errorf("%s: %w", text, syscall.EINVAL) }
 	switch {
 	case !p.IsValid():
-		return bad("the prefix is malformed")
+		return bad(malformed(p))
 	case a.Is4In6():
 		return bad("an IPv4 address is to be written as one")
 	case a.Is6() && a.IsLoopback():

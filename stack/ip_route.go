@@ -734,7 +734,7 @@ func (s *Stack) delGateway(r Route) bool {
 // route. s.mu is held, or the caller is New.
 func (s *Stack) checkRoute(r Route) (Route, error) {
 	if !r.Dst.IsValid() {
-		return r, fmt.Errorf("the prefix is malformed: %w", syscall.EINVAL)
+		return r, fmt.Errorf("%s: %w", malformed(r.Dst), syscall.EINVAL)
 	}
 	r.Dst = r.Dst.Masked()
 	if r.Dst.Addr().Is4In6() {

@@ -196,10 +196,12 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 			Prefix: p.Prefix.Masked(), OnLink: !p.OffLink, Auto: !p.NoAuto,
 			Valid: seconds(p.Valid, 30*24*time.Hour), Preferred: seconds(p.Preferred, 7*24*time.Hour),
 		}
-		if !p.Prefix.IsValid() || !p.Prefix.Addr().Is6() || !isRoutable6(i.Prefix) {
+		switch {
+		case !p.Prefix.IsValid():
+			return bad("%s", malformed(p.Prefix))
+		case !p.Prefix.Addr().Is6(), !isRoutable6(i.Prefix):
 			return bad("%v is no prefix of an IPv6 network", p.Prefix)
-		}
-		if i.Preferred > i.Valid {
+		case i.Preferred > i.Valid:
 			return bad("%v is preferred for longer than it is valid", p.Prefix)
 		}
 		adv.Options = i.Append(adv.Options)
