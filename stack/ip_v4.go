@@ -1,7 +1,9 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
@@ -130,9 +132,29 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	if p.dst == limitedBroadcast() || t.isBroadcastOn(p.dst, ifc) || p.dst.IsUnspecified() && p.src.IsUnspecified() {
 		return wire.OK
 	}
+	if !linkGroup && ifc.isOffer(p) {
+		return wire.OK
+	}
 	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram that is not destined for the
 	// host." The stack does not forward.
 	return dropNotLocal
+}
+
+// isOffer reports whether a datagram is for a DHCP client, on an interface without an IPv4 address. Link-local
+// addresses do not count. Some servers, for example passt, send to the address that they offer, although the
+// client asks them to broadcast.
+//
+// RFC 2131 section 2: "the TCP/IP software SHOULD accept and forward to the IP layer any IP packets delivered to
+// the client's hardware address before the IP address is configured".
+func (ifc *iface) isOffer(p *packet) bool {
+	const clientPort, fragment = 68, 0x3fff // MF and the offset
+	if p.proto != wire.ProtoUDP || len(p.payload) < wire.UDPLen || binary.BigEndian.Uint16(p.payload[2:]) != clientPort ||
+		binary.BigEndian.Uint16(p.header[6:])&fragment != 0 {
+		return false
+	}
+	return !slices.ContainsFunc(ifc.s.table.Load().routes, func(r route) bool {
+		return r.ifc == ifc && r.dst.Addr().Is4() && !r.dst.Addr().IsLinkLocalUnicast()
+	})
 }
 
 // filterGroup is filter for a datagram to a multicast group.
