@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/usernet/usernet"
@@ -68,7 +69,7 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	defer cancel()
 	for {
 		changed := n.host.Changed()
-		if n.chooseAddrs(); n.addr.Is4() {
+		if n.chooseAddrs(); n.addr.Is4() && n.isConfigured() {
 			break
 		}
 		select {
@@ -80,6 +81,15 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	}
 	n.report()
 	return ctx.Err()
+}
+
+// isConfigured reports whether a DHCP client of the host has the lease of n.addr. The host adds the address before
+// the routes of the lease, and notes the lease after both. A host without a DHCP client is configured.
+func (n *network) isConfigured() bool {
+	clients := n.host.DHCP()
+	return len(clients) == 0 || slices.ContainsFunc(clients, func(d usernet.DHCPInfo) bool {
+		return d.Lease != nil && d.Lease.Addr.Addr() == n.addr
+	})
 }
 
 // chooseAddrs sets n.addr and n.six, the addresses that are shown to the user. If the host has no IPv4

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -566,6 +567,25 @@ func TestASmallMTULeavesIPv4Only(t *testing.T) {
 		require.Equal(t, auto, h.Interfaces()[1].Auto != nil, mtu)
 		require.Equal(t, []netip.Prefix{ours.four}, slices.DeleteFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() || p.Addr().IsLoopback() }))
 	}
+}
+
+// With -auto, a command starts when the host has the routes of its lease, and not only the address.
+func TestAutoWaitsForTheWholeLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := nic.Pipe(nic.PipeConfig{})
+		far.Attach(func([]nic.Frame) {})
+		h, err := usernet.New(usernet.Config{NIC: near, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::2/64")}, DHCP: true})
+		require.NoError(t, err)
+		defer h.Close()
+		n := newNetwork(plans{}, "link", slog.New(slog.DiscardHandler))
+		n.host = h
+		// The client has added the address, and not yet its routes.
+		require.NoError(t, h.AddAddr("", netip.MustParsePrefix("192.0.2.2/24"), usernet.AddrOptions{}))
+		start := time.Now()
+		require.NoError(t, n.awaitAddrs(t.Context(), &linkFlags{auto: true}))
+		require.GreaterOrEqual(t, time.Since(start), secondTime)
+		require.Equal(t, "192.0.2.2", n.addr.String())
+	})
 }
 
 func TestIPv6AndItsRoutersCanBeTurnedOff(t *testing.T) {
