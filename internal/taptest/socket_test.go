@@ -298,6 +298,27 @@ func TestServeCommandServesAsTheGuestOfPasst(t *testing.T) {
 	require.Equal(t, "hello\n", out)
 }
 
+// usernet serve -auto gets its addresses from passt, by DHCP, DHCPv6 and a router advertisement, and serves curl over
+// both families. passt forwards no multicasts from outside, so no other machine can ask for the guest's name.
+func TestServeAutoAsTheGuestOfPasst(t *testing.T) {
+	t.Parallel()
+	need(t, "curl", "passt")
+	exe := build(t)
+	ns, socket := startPasst(t)
+	p, line := ns.start(t, exe, "serve", "-auto", "-stream", "unix:"+socket)
+	require.Regexp(t, `^serving on http://192\.0\.2\.2/ and http://\[2001:db8::[0-9a-f:]+\]/ \(Ctrl-C ends\)$`, line)
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "-g", "--retry", "20", "--retry-all-errors", "http://"+host+":8080/"), "Hello from", host)
+	}
+	errs := p.interrupt()
+	require.Contains(t, errs, "DHCP lease acquired")
+
+	ns.startHelper(t, "ready", "http", ":8000")
+	for _, url := range []string{"http://192.168.69.1:8000/", "http://[2001:db8:69::1]:8000/"} {
+		require.Equal(t, "hello\n", ns.run(t, exe, "get", "-auto", "-stream", "unix:"+socket, url))
+	}
+}
+
 // TestServeCommandServesAVirtualMachine has a second usernet host in place of QEMU. The server stays when
 // the machine is started again.
 func TestServeCommandServesAVirtualMachine(t *testing.T) {
