@@ -19,7 +19,7 @@ import (
 type DHCP6ServerConfig struct {
 	// Server has the pools, reservations and options. If Server.DUID is nil, it is made from the MAC. If
 	// Server.Prefix is invalid, it is the network of the first IPv6 address of the interface that is not
-	// link-local. Without Pools and Reservations, the server is stateless.
+	// link-local. Without Pools, Reservations, Delegated and Relayed, the server is stateless.
 	Server dhcp.ServerConfig6
 	// OnEvent, if not nil, is called for each new, extended and ended lease, one after the other. It may
 	// call the methods of the DHCP6Server except Close.
@@ -32,22 +32,24 @@ type DHCP6Server struct {
 	linkRunner
 	all   *linkSet[*DHCP6Server]
 	event func(dhcp.ServerEvent6)
+	// relayed is set if the server serves relay agents.
+	relayed bool
 
 	// The following fields are guarded by mu.
 	machine *dhcp.Server6
 	replies []dhcp6Reply
 }
 
-// A dhcp6Reply is a message that a server sends.
+// A dhcp6Reply is an encoded message that a server sends.
 type dhcp6Reply struct {
-	m  *dhcp.Message6
+	b  []byte
 	to netip.AddrPort
 }
 
 // ServeDHCP6 starts a DHCPv6 server on an interface (RFC 8415). An empty nicName means the only link. The server
 // assigns addresses, or without pools only gives the other settings, until the server, the host or the interface
-// is closed. Clients ask it if a router advertises the flags M or O: see stack.RouterConfig. The server does not
-// delegate prefixes and does not serve relay agents.
+// is closed. Clients ask it if a router advertises the flags M or O: see stack.RouterConfig. It delegates prefixes from
+// the pools in cfg.Server.Delegated, and answers relay agents only for the links in cfg.Server.Relayed.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet or cfg cannot
 // work, EAFNOSUPPORT without IPv6, EEXIST if the interface already has a server, EADDRINUSE if a socket of the
@@ -78,7 +80,7 @@ func (h *Host) serveDHCP6(nicName string, cfg DHCP6ServerConfig) (*DHCP6Server, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, syscall.EINVAL)
 	}
-	d := &DHCP6Server{all: setOf(&h.dhcp6Servers), event: cfg.OnEvent, machine: machine}
+	d := &DHCP6Server{all: setOf(&h.dhcp6Servers), event: cfg.OnEvent, relayed: len(cfg.Server.Relayed) > 0, machine: machine}
 	d.init(h, &info, maxDHCPQueries, d.round)
 	if err := d.all.add(d); err != nil {
 		return nil, err
@@ -103,6 +105,10 @@ func (d *DHCP6Server) look() {
 
 // receive queues a message.
 func (d *DHCP6Server) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+	if dhcp.IsRelayed6(b) {
+		d.receiveRelayed(b, from)
+		return
+	}
 	if !meta.Dst.IsMulticast() || !d.room() {
 		// RFC 8415 16: "A server MUST discard any Solicit, Confirm, Rebind, or Information-request messages
 		// it receives with a Layer 3 unicast destination address." The server offers no unicast option.
@@ -114,7 +120,26 @@ func (d *DHCP6Server) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	}
 	d.put(func(now time.Time) {
 		if r := d.machine.Receive(now, m); r != nil {
-			d.replies = append(d.replies, dhcp6Reply{r, from})
+			d.replies = append(d.replies, dhcp6Reply{r.Append(nil), from})
+		}
+	})
+}
+
+// receiveRelayed queues a message of a relay agent, which may have sent it by unicast.
+//
+// RFC 8415 19.3: the server sends the Relay-reply to the address from which the Relay-forward came. Relay agents use
+// port 547 (7.2).
+func (d *DHCP6Server) receiveRelayed(b []byte, from netip.AddrPort) {
+	if !d.relayed || !d.room() {
+		return
+	}
+	m, err := dhcp.ParseRelay6(b)
+	if err != nil {
+		return
+	}
+	d.put(func(now time.Time) {
+		if r := d.machine.ReceiveRelayed(now, m); r != nil {
+			d.replies = append(d.replies, dhcp6Reply{r.Append(nil), netip.AddrPortFrom(from.Addr(), dhcp.ServerPort6)})
 		}
 	})
 }
@@ -137,9 +162,9 @@ func (d *DHCP6Server) round(queue []func(time.Time)) (next time.Time) {
 	d.mu.Unlock()
 	end := d.sendEnd()
 	for _, r := range replies {
-		_, err := d.conn.WriteToBefore(end, r.m.Append(nil), r.to, stack.SendOptions{NIC: d.index})
+		_, err := d.conn.WriteToBefore(end, r.b, r.to, stack.SendOptions{NIC: d.index})
 		if err != nil && !errors.Is(err, net.ErrClosed) {
-			d.log(slog.LevelDebug, "DHCPv6 reply not sent", "type", r.m.Type, "to", r.to, "err", err)
+			d.log(slog.LevelDebug, "DHCPv6 reply not sent", "to", r.to, "err", err)
 		}
 	}
 	for _, e := range events {
@@ -151,7 +176,11 @@ func (d *DHCP6Server) round(queue []func(time.Time)) (next time.Time) {
 // report logs an event and calls OnEvent.
 func (d *DHCP6Server) report(e dhcp.ServerEvent6) {
 	if e.Kind != dhcp.Extended {
-		d.log(slog.LevelInfo, "DHCPv6 address "+e.Kind.String(), "addr", e.Binding.Addr, "duid", fmt.Sprintf("%x", e.Binding.DUID), "until", e.Binding.Until)
+		what, addr := "address", e.Binding.Addr.String()
+		if e.Binding.Bits > 0 {
+			what, addr = "prefix", netip.PrefixFrom(e.Binding.Addr, e.Binding.Bits).String()
+		}
+		d.log(slog.LevelInfo, "DHCPv6 "+what+" "+e.Kind.String(), "addr", addr, "duid", fmt.Sprintf("%x", e.Binding.DUID), "until", e.Binding.Until)
 	}
 	if d.event != nil {
 		d.event(e)

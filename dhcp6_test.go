@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -367,5 +368,75 @@ func TestErrorsOfDHCPv6(t *testing.T) {
 			require.ErrorIs(t, only4.StartDHCP6("", usernet.DHCP6Config{}), syscall.EAFNOSUPPORT)
 			only4.Close()
 		}
+	})
+}
+
+// A server answers a relay agent on another link, which sends by unicast, and only if it has links for relay agents.
+func TestADHCPv6ServerAnswersARelayAgent(t *testing.T) {
+	for _, relayed := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			wireA, wireB := nic.Pipe(nic.PipeConfig{})
+			_, d := serve6(t, wireA, func(c *usernet.DHCP6ServerConfig) {
+				if relayed {
+					c.Server.Relayed = []dhcp.Link6{{
+						Prefix: netip.MustParsePrefix("2001:db8:2::/64"),
+						Pools:  []dhcp.Range6{{First: netip.MustParseAddr("2001:db8:2::7"), Last: netip.MustParseAddr("2001:db8:2::7")}},
+					}}
+				}
+			})
+			h, err := usernet.New(usernet.Config{NIC: wireB, Addrs: prefixes("2001:db8::2/64")})
+			require.NoError(t, err)
+			defer h.Close()
+			pc, err := h.ListenPacket("udp6", ":547")
+			require.NoError(t, err)
+			m := &dhcp.Message6{Type: dhcp.Solicit6, XID: 7}
+			m.Options.Add(dhcp.Opt6ClientID, dhcp.DUIDFromUUID([16]byte{1}))
+			m.Options.Add(dhcp.Opt6IANA, make([]byte, 12))
+			r := &dhcp.Relay6{Type: dhcp.RelayForward6, Link: netip.MustParseAddr("2001:db8:2::1"), Peer: netip.MustParseAddr("fe80::7")}
+			r.Options.Add(dhcp.Opt6RelayMessage, m.Append(nil))
+			_, err = pc.WriteTo(r.Append(nil), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[2001:db8::1]:547")))
+			require.NoError(t, err)
+			buf := make([]byte, 1500)
+			require.NoError(t, pc.SetReadDeadline(time.Now().Add(time.Minute)))
+			n, from, err := pc.ReadFrom(buf)
+			stats, _ := d.Stats()
+			if !relayed {
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				require.Zero(t, stats.Relayed)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, "[2001:db8::1]:547", from.String())
+			reply, err := dhcp.ParseRelay6(buf[:n])
+			require.NoError(t, err)
+			require.Equal(t, dhcp.RelayReply6, reply.Type)
+			b, _ := reply.Options.Get(dhcp.Opt6RelayMessage)
+			answer, err := dhcp.ParseMessage6(b)
+			require.NoError(t, err)
+			require.Equal(t, dhcp.Advertise6, answer.Type)
+			require.EqualValues(t, 1, stats.Relayed)
+		})
+	}
+}
+
+// A host serves another one with an address and a prefix, for a month.
+func TestAHostDelegatesAPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		_, d := serve6(t, wireA, func(c *usernet.DHCP6ServerConfig) {
+			c.Server.Delegated = []dhcp.PrefixPool6{{Prefix: netip.MustParsePrefix("2001:db8:100::/40"), Bits: 56}}
+		})
+		h := newDHCP6Host(t, wireB, usernet.DHCP6Config{Prefix: true})
+		eventually(t, "a lease", func() bool { return h.DHCP6()[0].State == dhcp.Bound6 })
+		p := h.DHCP6()[0].Lease.Prefixes[0].Prefix
+		require.Equal(t, 56, p.Bits())
+		time.Sleep(30 * 24 * time.Hour)
+		require.Equal(t, p, h.DHCP6()[0].Lease.Prefixes[0].Prefix)
+		bound := slices.Collect(d.Bindings())
+		require.Len(t, bound, 2)
+		require.Equal(t, []any{p.Addr(), 56}, []any{bound[1].Addr, bound[1].Bits})
+		require.NoError(t, h.StopDHCP6(""))
+		synctest.Wait()
+		require.Empty(t, slices.Collect(d.Bindings()))
 	})
 }

@@ -220,7 +220,7 @@ func TestAStatelessClient(t *testing.T) {
 	require.Equal(t, "the network has changed how it configures hosts", l.event(Lost).Reason)
 	require.Equal(t, Soliciting6, l.c.State())
 	l.next()
-	require.Empty(t, l.s.cfg.Pools)
+	require.Empty(t, l.s.links[0].Pools)
 	require.Equal(t, Soliciting6, l.c.State(), "a stateless server does not answer a Solicit")
 }
 
@@ -294,7 +294,7 @@ func TestAClientConfirmsItsAddress(t *testing.T) {
 
 	// Another network.
 	l.dead = false
-	l.s.cfg.Prefix = netip.MustParsePrefix("2001:db8:9::/64")
+	l.s.links[0].Prefix = netip.MustParsePrefix("2001:db8:9::/64")
 	l.c.Down()
 	l.c.Up(l.now)
 	l.next()
@@ -603,7 +603,21 @@ func FuzzMessage6(f *testing.F) {
 	for _, b := range limits6() {
 		f.Add(b)
 	}
+	solicit := &Message6{Type: Solicit6, Options: Options6{{Opt6ClientID, DUIDFromMAC(mac)}, (&ia6{id: 1}).option(Opt6IANA), (&ia6{id: 1}).option(Opt6IAPD)}}
+	for n := range maxRelays6 + 1 {
+		f.Add(behind(solicit, slices.Repeat([]string{"2001:db8:2::1"}, n+1)...).Append(nil))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if r, err := ParseRelay6(b); err == nil {
+			require.Equal(t, b, r.Append(nil))
+			l := newLink6(t, func(_ *ClientConfig6, s *ServerConfig6) { s.Relayed, s.MaxBindings = relayedLinks(), 4 })
+			if reply := l.s.ReceiveRelayed(l.now, r); reply != nil {
+				again, err := ParseRelay6(reply.Append(nil))
+				require.NoError(t, err)
+				require.Equal(t, r.Link, again.Link)
+			}
+			require.LessOrEqual(t, len(l.s.byAddr), 4)
+		}
 		m, err := ParseMessage6(b)
 		if err != nil {
 			require.ErrorIs(t, err, ErrMalformed)

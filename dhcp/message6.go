@@ -60,8 +60,10 @@ const (
 	Opt6Request      OptionCode6 = 6 // option request
 	Opt6Preference   OptionCode6 = 7
 	Opt6ElapsedTime  OptionCode6 = 8
+	Opt6RelayMessage OptionCode6 = 9
 	Opt6Status       OptionCode6 = 13
 	Opt6RapidCommit  OptionCode6 = 14
+	Opt6InterfaceID  OptionCode6 = 18
 	Opt6DNS          OptionCode6 = 23 // RFC 3646
 	Opt6DomainSearch OptionCode6 = 24 // RFC 3646
 	Opt6IAPD         OptionCode6 = 25
@@ -127,7 +129,7 @@ func (o *Options6) Add(code OptionCode6, data []byte) { *o = append(*o, Option6{
 const maxOptions6 = 256
 
 // ParseMessage6 parses a message. It keeps no reference to b. The error matches ErrMalformed. Messages of relay
-// agents are refused with that error too.
+// agents are refused with that error too: see ParseRelay6.
 func ParseMessage6(b []byte) (*Message6, error) {
 	if len(b) < 4 {
 		return nil, malformed("%d bytes, shorter than the minimum of 4", len(b))

@@ -20,16 +20,37 @@ type Reservation6 struct {
 	Addr netip.Addr
 }
 
+// A PrefixPool6 has the prefixes of Bits bits in Prefix, which a server delegates to routers. Bits is at most 64.
+type PrefixPool6 struct {
+	Prefix netip.Prefix
+	Bits   int
+}
+
+// A Link6 is a link whose clients a server serves.
+type Link6 struct {
+	// Prefix is the network of the link. Pools and Reservations have addresses of it. Without both, the server
+	// assigns no addresses.
+	Prefix       netip.Prefix
+	Pools        []Range6
+	Reservations []Reservation6
+	// Delegated are pools of prefixes for the clients that ask for one (RFC 8415 6.3). The routers of the link
+	// need a route to each delegated prefix; the server does not add it.
+	Delegated []PrefixPool6
+}
+
 // ServerConfig6 configures a Server6.
 type ServerConfig6 struct {
 	// DUID identifies the server, 3 to 130 bytes.
 	DUID []byte
-	// Prefix is the network of the link. Pools and Reservations have addresses of it. Without both, the server
-	// is stateless: it only answers Information-requests (RFC 8415 6.1).
+	// Prefix, Pools, Reservations and Delegated describe the link on which the server receives multicasts, as in
+	// Link6. Without the last three, the server is stateless: it only answers Information-requests (RFC 8415 6.1).
 	Prefix       netip.Prefix
 	Pools        []Range6
 	Reservations []Reservation6
-	// Preferred and Valid are the lifetimes of the addresses; half of Valid, and two hours, if zero.
+	Delegated    []PrefixPool6
+	// Relayed are links behind relay agents. If there are none, the server ignores messages of relay agents.
+	Relayed []Link6
+	// Preferred and Valid are the lifetimes of the addresses and prefixes; half of Valid, and two hours, if zero.
 	// The unit on the wire is the second.
 	Preferred, Valid time.Duration
 	// DNS and NTP are the addresses of servers, and Search are search domains.
@@ -46,21 +67,39 @@ type ServerConfig6 struct {
 	Options Options6
 	// DeclineTime is how long an address that is in use by another node is not assigned; ten minutes if zero.
 	DeclineTime time.Duration
-	// MaxBindings limits the number of assigned addresses; 65536 if zero.
+	// MaxBindings limits the number of assigned addresses and prefixes; 65536 if zero.
 	MaxBindings int
 	// Bindings are those of an earlier server, as Server6.Bindings returned them.
 	Bindings []Binding6
 }
 
-// A Binding6 is an address of a server.
+// A Binding6 is an address or a prefix of a server.
 type Binding6 struct {
+	// Addr is the address, or the first address of the prefix. Bits is the length of the prefix; 0 for an address.
 	Addr  netip.Addr
+	Bits  int
 	State BindingState4 // Leased or Declined
 	// DUID and IAID identify the client and its interface.
 	DUID []byte
 	IAID uint32
 	// Until is when the state ends.
 	Until time.Time
+}
+
+// prefix returns the prefix, which has 128 bits for an address.
+func (b *Binding6) prefix() netip.Prefix {
+	if b.Bits == 0 {
+		return netip.PrefixFrom(b.Addr, 128)
+	}
+	return netip.PrefixFrom(b.Addr, b.Bits)
+}
+
+// code returns the code of the identity association in which the binding is sent.
+func (b *Binding6) code() OptionCode6 {
+	if b.Bits == 0 {
+		return Opt6IANA
+	}
+	return Opt6IAPD
 }
 
 // A ServerEvent6 is a change of a binding.
@@ -73,19 +112,21 @@ type ServerEvent6 struct {
 type ServerStats6 struct {
 	Received [RelayForward6]uint64 // messages by type; index 0: other types
 	Replies  uint64
-	// Invalid counts messages without a required identifier or with a forbidden one, Foreign those for another
-	// server, and Full the clients for which there was no address.
-	Invalid, Foreign, Full uint64
+	// Invalid counts messages without a required identifier or with a forbidden one, and Foreign those for another
+	// server or from a link that is not served. Full counts the associations for which there was no address or
+	// prefix, and Relayed the messages of relay agents.
+	Invalid, Foreign, Full, Relayed uint64
 }
 
-// A Server6 is a server of DHCPv6 on one link (RFC 8415 18.3). It is not safe for concurrent use. It does not
-// delegate prefixes, and serves no relay agents.
+// A Server6 is a server of DHCPv6 on one link (RFC 8415 18.3), and on further links behind relay agents. It is not
+// safe for concurrent use.
 //
 // An Advertise takes no memory: the server finds the address for a client from its DUID, so the client gets
 // the same address later.
 type Server6 struct {
 	cfg      ServerConfig6
-	byAddr   map[netip.Addr]*Binding6
+	links    []*Link6 // that of the server, and those behind relay agents
+	byAddr   map[netip.Prefix]*Binding6
 	byClient map[string]*Binding6
 	reserved map[netip.Addr]string // the DUID
 	next     time.Time             // when the first binding ends; zero: unknown or never
@@ -99,10 +140,6 @@ func NewServer6(cfg ServerConfig6, now time.Time) (*Server6, error) {
 	if !isDUID(cfg.DUID) {
 		return nil, fmt.Errorf("dhcp: the DUID of the server has %d bytes, not 3 to 130", len(cfg.DUID))
 	}
-	stateful := len(cfg.Pools)+len(cfg.Reservations) > 0
-	if stateful && (!cfg.Prefix.IsValid() || !cfg.Prefix.Addr().Is6()) {
-		return nil, fmt.Errorf("dhcp: the network %v is not an IPv6 prefix", cfg.Prefix)
-	}
 	if cfg.Valid <= 0 {
 		cfg.Valid = 2 * time.Hour
 	}
@@ -115,17 +152,15 @@ func NewServer6(cfg ServerConfig6, now time.Time) (*Server6, error) {
 	if cfg.MaxBindings <= 0 {
 		cfg.MaxBindings = defaultMaxBindings
 	}
-	s := &Server6{cfg: cfg, byAddr: make(map[netip.Addr]*Binding6), byClient: make(map[string]*Binding6), reserved: make(map[netip.Addr]string)}
-	for _, p := range cfg.Pools {
-		if !cfg.Prefix.Contains(p.First) || !cfg.Prefix.Contains(p.Last) || p.Last.Less(p.First) {
-			return nil, fmt.Errorf("dhcp: the pool from %v to %v is not a range of %v", p.First, p.Last, cfg.Prefix)
-		}
+	s := &Server6{cfg: cfg, byAddr: make(map[netip.Prefix]*Binding6), byClient: make(map[string]*Binding6), reserved: make(map[netip.Addr]string)}
+	s.links = []*Link6{{cfg.Prefix, cfg.Pools, cfg.Reservations, cfg.Delegated}}
+	for i := range s.cfg.Relayed {
+		s.links = append(s.links, &s.cfg.Relayed[i])
 	}
-	for _, r := range cfg.Reservations {
-		if !cfg.Prefix.Contains(r.Addr) || !isDUID(r.DUID) || s.reserved[r.Addr] != "" {
-			return nil, fmt.Errorf("dhcp: the reservation of %v is outside of %v, has no DUID, or is there twice", r.Addr, cfg.Prefix)
+	for i, l := range s.links {
+		if err := s.check(l, i > 0); err != nil {
+			return nil, err
 		}
-		s.reserved[r.Addr] = string(r.DUID)
 	}
 	search, err := AppendNames(nil, cfg.Search)
 	if err != nil {
@@ -141,7 +176,8 @@ func NewServer6(cfg ServerConfig6, now time.Time) (*Server6, error) {
 	s.put(Opt6SNTP, AppendAddrs6(nil, cfg.NTP...))
 	s.options = append(s.options, cfg.Options...)
 	for _, b := range cfg.Bindings {
-		if stateful && cfg.Prefix.Contains(b.Addr) && now.Before(b.Until) && (b.State == Leased || b.State == Declined) && s.byAddr[b.Addr] == nil {
+		known := slices.ContainsFunc(s.links, func(l *Link6) bool { return l.fits(b.code(), b.prefix()) })
+		if known && now.Before(b.Until) && (b.State == Leased || b.State == Declined) && s.byAddr[b.prefix()] == nil {
 			s.store(&b)
 		}
 	}
@@ -149,21 +185,56 @@ func NewServer6(cfg ServerConfig6, now time.Time) (*Server6, error) {
 	return s, nil
 }
 
+// check returns an error if the configuration of a link is wrong, and records its reservations.
+func (s *Server6) check(l *Link6, relayed bool) error {
+	if addrs := len(l.Pools)+len(l.Reservations) > 0; (addrs || relayed) && (!l.Prefix.IsValid() || !l.Prefix.Addr().Is6()) {
+		return fmt.Errorf("dhcp: the network %v is not an IPv6 prefix", l.Prefix)
+	}
+	for _, p := range l.Pools {
+		if !l.Prefix.Contains(p.First) || !l.Prefix.Contains(p.Last) || p.Last.Less(p.First) {
+			return fmt.Errorf("dhcp: the pool from %v to %v is not a range of %v", p.First, p.Last, l.Prefix)
+		}
+	}
+	for _, r := range l.Reservations {
+		if !l.Prefix.Contains(r.Addr) || !isDUID(r.DUID) || s.reserved[r.Addr] != "" {
+			return fmt.Errorf("dhcp: the reservation of %v is outside of %v, has no DUID, or is there twice", r.Addr, l.Prefix)
+		}
+		s.reserved[r.Addr] = string(r.DUID)
+	}
+	for _, p := range l.Delegated {
+		if !p.Prefix.IsValid() || !p.Prefix.Addr().Is6() || p.Prefix.Bits() > p.Bits || p.Bits < 1 || p.Bits > 64 {
+			return fmt.Errorf("dhcp: the pool %v of prefixes does not have prefixes of %d bits, at most 64", p.Prefix, p.Bits)
+		}
+	}
+	return nil
+}
+
+// fits reports whether an address or a prefix is right for a client on the link.
+func (l *Link6) fits(code OptionCode6, p netip.Prefix) bool {
+	if code == Opt6IANA {
+		return l.assigns() && l.Prefix.Contains(p.Addr())
+	}
+	return slices.ContainsFunc(l.Delegated, func(pool PrefixPool6) bool { return pool.contains(p) })
+}
+
+// assigns reports whether clients on the link may get addresses.
+func (l *Link6) assigns() bool { return len(l.Pools)+len(l.Reservations) > 0 }
+
 func (s *Server6) put(code OptionCode6, data []byte) {
 	if len(data) > 0 {
 		s.options.Add(code, data)
 	}
 }
 
-func clientKey6(duid []byte, iaid uint32) string {
-	return string(binary.BigEndian.AppendUint32(nil, iaid)) + string(duid)
+func clientKey6(code OptionCode6, duid []byte, iaid uint32) string {
+	return string(binary.BigEndian.AppendUint32([]byte{byte(code)}, iaid)) + string(duid)
 }
 
 // store adds a binding.
 func (s *Server6) store(b *Binding6) {
-	s.byAddr[b.Addr] = b
+	s.byAddr[b.prefix()] = b
 	if b.State == Leased {
-		s.byClient[clientKey6(b.DUID, b.IAID)] = b
+		s.byClient[clientKey6(b.code(), b.DUID, b.IAID)] = b
 	}
 	if s.next.IsZero() || b.Until.Before(s.next) {
 		s.next = b.Until
@@ -172,8 +243,8 @@ func (s *Server6) store(b *Binding6) {
 
 // drop removes a binding.
 func (s *Server6) drop(b *Binding6) {
-	delete(s.byAddr, b.Addr)
-	if key := clientKey6(b.DUID, b.IAID); s.byClient[key] == b {
+	delete(s.byAddr, b.prefix())
+	if key := clientKey6(b.code(), b.DUID, b.IAID); s.byClient[key] == b {
 		delete(s.byClient, key)
 	}
 }
@@ -201,7 +272,7 @@ func (s *Server6) Bindings() iter.Seq[Binding6] {
 		for _, b := range s.byAddr {
 			all = append(all, *b)
 		}
-		slices.SortFunc(all, func(a, b Binding6) int { return a.Addr.Compare(b.Addr) })
+		slices.SortFunc(all, func(a, b Binding6) int { return a.prefix().Compare(b.prefix()) })
 		for _, b := range all {
 			if !yield(b) {
 				return
@@ -228,7 +299,7 @@ func (s *Server6) Tick(now time.Time) {
 			s.next = b.Until
 		}
 	}
-	slices.SortFunc(ended, func(a, b *Binding6) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(ended, func(a, b *Binding6) int { return a.prefix().Compare(b.prefix()) })
 	for _, b := range ended {
 		s.drop(b)
 		if b.State == Leased {
@@ -248,7 +319,10 @@ func later(a, b time.Time) time.Time {
 }
 
 // Receive processes a message that arrived on port 547 by multicast, and returns the reply to its sender, or nil.
-func (s *Server6) Receive(now time.Time, m *Message6) *Message6 {
+func (s *Server6) Receive(now time.Time, m *Message6) *Message6 { return s.receive(now, m, s.links[0]) }
+
+// receive processes a message of a client on a link.
+func (s *Server6) receive(now time.Time, m *Message6, link *Link6) *Message6 {
 	if m.Type < RelayForward6 {
 		s.stats.Received[m.Type]++
 	} else {
@@ -282,7 +356,7 @@ func (s *Server6) Receive(now time.Time, m *Message6) *Message6 {
 	if hasClient {
 		r.Options.Add(Opt6ClientID, client)
 	}
-	if !s.answer(now, m, r, client) {
+	if !s.answer(now, m, r, client, link) {
 		return nil
 	}
 	s.stats.Replies++
@@ -290,8 +364,7 @@ func (s *Server6) Receive(now time.Time, m *Message6) *Message6 {
 }
 
 // answer completes the reply to a message. It reports false if there is none.
-func (s *Server6) answer(now time.Time, m, r *Message6, client []byte) bool {
-	stateful := len(s.cfg.Pools)+len(s.cfg.Reservations) > 0
+func (s *Server6) answer(now time.Time, m, r *Message6, client []byte, link *Link6) bool {
 	switch m.Type {
 	case InformationRequest6:
 		refresh := cmpOr(s.cfg.Refresh, 86400*time.Second)
@@ -299,12 +372,12 @@ func (s *Server6) answer(now time.Time, m, r *Message6, client []byte) bool {
 		s.parameters(m, r)
 		return true
 	case Confirm6:
-		return s.confirm(m, r)
+		return s.confirm(m, r, link)
 	case Release6, Decline6:
 		s.giveBack(now, m, r, client)
 		return true
 	}
-	if !stateful {
+	if !link.assigns() && len(link.Delegated) == 0 {
 		return false
 	}
 	_, rapid := m.Options.Get(Opt6RapidCommit)
@@ -322,17 +395,19 @@ func (s *Server6) answer(now time.Time, m, r *Message6, client []byte) bool {
 	any, served := false, 0
 	for _, o := range m.Options {
 		switch ia, ok := parseIA(o.Code, o.Data); {
-		case o.Code == Opt6IANA && ok && served == maxItems6: // ignored, because each needs a search
-		case o.Code == Opt6IANA && ok:
+		case !ok || o.Code != Opt6IANA && o.Code != Opt6IAPD:
+		case o.Code == Opt6IAPD && len(link.Delegated) == 0:
+			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoPrefixAvail6, text: "no prefixes are delegated"}).option(Opt6IAPD))
+		case o.Code == Opt6IANA && !link.assigns():
+			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoAddrsAvail6, text: "no addresses are assigned"}).option(Opt6IANA))
+		case served == maxItems6: // ignored, because each needs a search
+		default:
 			served++
-			full := s.assign(now, m.Type, &ia, client, commit)
-			if full {
+			if full := s.assign(now, m.Type, o.Code, &ia, client, commit, link); full {
 				s.stats.Full++
 			}
 			any = true
-			r.Options = append(r.Options, ia.option(Opt6IANA))
-		case o.Code == Opt6IAPD && ok:
-			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoPrefixAvail6, text: "no prefixes are delegated"}).option(Opt6IAPD))
+			r.Options = append(r.Options, ia.option(o.Code))
 		}
 	}
 	s.parameters(m, r)
@@ -363,54 +438,64 @@ func (s *Server6) parameters(m, r *Message6) {
 	}
 }
 
-// assign fills an identity association of a client with an address. If commit is set, the client gets the
-// address. full reports whether there was none.
-func (s *Server6) assign(now time.Time, t MessageType6, ia *ia6, client []byte, commit bool) (full bool) {
+// assign fills an identity association of a client with an address or a prefix. If commit is set, the client gets
+// it. full reports whether there was none.
+func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia6, client []byte, commit bool, link *Link6) (full bool) {
 	asked := ia.items
 	*ia = ia6{id: ia.id}
-	key := clientKey6(client, ia.id)
-	b := s.byClient[key]
+	b := s.byClient[clientKey6(code, client, ia.id)]
 	if b == nil && t == Renew6 && len(asked) == 0 {
 		ia.status, ia.text = NoBinding6, "there is no binding" // RFC 8415 18.3.4
 		return false
 	}
-	var a netip.Addr
-	switch {
-	case b != nil:
-		a = b.Addr
-	default:
+	moved := b != nil && !link.fits(code, b.prefix()) // to another link
+	var p netip.Prefix
+	if b != nil && !moved {
+		p = b.prefix()
+	} else {
 		for _, item := range asked { // a server that was started again gives the client what it has
-			if x := item.prefix.Addr(); s.available(x, client) {
-				a = x
+			if s.available(code, item.prefix, client, link) {
+				p = item.prefix
 				break
 			}
 		}
-		if !a.IsValid() {
-			a = s.choose(client, ia.id)
+		if !p.IsValid() {
+			p = s.choose(code, client, ia.id, link)
 		}
 	}
-	// RFC 8415 18.3.4: addresses that are not right for the client get lifetimes of 0.
+	// RFC 8415 18.3.4: addresses and prefixes that are not right for the client get lifetimes of 0.
 	if t != Solicit6 {
 		for _, item := range asked {
-			if item.prefix.Addr() != a {
+			if item.prefix != p {
 				ia.items = append(ia.items, iaItem6{prefix: item.prefix})
 			}
 		}
 	}
-	if !a.IsValid() {
+	if !p.IsValid() {
 		ia.status, ia.text = NoAddrsAvail6, "there is no free address"
+		if code == Opt6IAPD {
+			ia.status, ia.text = NoPrefixAvail6, "there is no free prefix"
+		}
 		return true
 	}
 	preferred, valid := s.cfg.Preferred/time.Second, s.cfg.Valid/time.Second
-	ia.items = append(ia.items, iaItem6{netip.PrefixFrom(a, 128), uint32(min(preferred, infinity)), uint32(min(valid, infinity))})
+	ia.items = append(ia.items, iaItem6{p, uint32(min(preferred, infinity)), uint32(min(valid, infinity))})
 	ia.t1, ia.t2 = uint32(min(preferred/2, infinity)), uint32(min(preferred*4/5, infinity))
 	if !commit {
 		return false
 	}
+	if moved {
+		s.drop(b)
+		s.event(Ended, b)
+		b = nil
+	}
 	kind := Extended
 	if b == nil {
 		kind = Assigned
-		b = &Binding6{Addr: a, State: Leased, DUID: bytes.Clone(client), IAID: ia.id}
+		b = &Binding6{Addr: p.Addr(), State: Leased, DUID: bytes.Clone(client), IAID: ia.id}
+		if code == Opt6IAPD {
+			b.Bits = p.Bits()
+		}
 	}
 	b.Until = now.Add(s.cfg.Valid)
 	s.store(b)
@@ -418,48 +503,65 @@ func (s *Server6) assign(now time.Time, t MessageType6, ia *ia6, client []byte, 
 	return false
 }
 
-// available reports whether an address may be assigned to a client that does not have it.
-func (s *Server6) available(a netip.Addr, client []byte) bool {
-	if s.byAddr[a] != nil || len(s.byAddr) >= s.cfg.MaxBindings {
+// available reports whether an address or a prefix may be assigned to a client that does not have it.
+func (s *Server6) available(code OptionCode6, p netip.Prefix, client []byte, link *Link6) bool {
+	if s.byAddr[p] != nil || len(s.byAddr) >= s.cfg.MaxBindings || !link.fits(code, p) {
 		return false
 	}
+	if code == Opt6IAPD {
+		return true
+	}
+	a := p.Addr()
 	if owner, ok := s.reserved[a]; ok {
 		return owner == string(client)
 	}
-	return slices.ContainsFunc(s.cfg.Pools, func(p Range6) bool { return !a.Less(p.First) && !p.Last.Less(a) })
+	return slices.ContainsFunc(link.Pools, func(p Range6) bool { return !a.Less(p.First) && !p.Last.Less(a) })
 }
 
 // maxSearch6 limits the number of addresses that choose looks at.
 const maxSearch6 = 4096
 
-// choose chooses a free address for a client: its reserved one, or else one at a place in the pools that the
-// client's identity determines. It is invalid if there is none.
-func (s *Server6) choose(client []byte, iaid uint32) netip.Addr {
-	for _, r := range s.cfg.Reservations {
-		if bytes.Equal(r.DUID, client) && s.available(r.Addr, client) {
-			return r.Addr
-		}
-	}
-	if len(s.byAddr) >= s.cfg.MaxBindings {
-		return netip.Addr{}
-	}
-	// FNV-1a spreads the clients over the pools.
-	hash := uint64(14695981039346656037)
-	for _, c := range []byte(clientKey6(client, iaid)) {
-		hash = (hash ^ uint64(c)) * 1099511628211
-	}
-	hash ^= hash >> 32
-	for i := range s.cfg.Pools {
-		p := s.cfg.Pools[(i+int(hash%uint64(len(s.cfg.Pools))))%len(s.cfg.Pools)]
-		size := poolSize(p)
-		first := hash % size
-		for n := range min(size, maxSearch6) {
-			if a := addTo(p.First, (first+n)%size); s.available(a, client) {
-				return a
+// choose chooses a free address or prefix for a client: its reserved one, or else one at a place in the pools that
+// the client's identity determines. It is invalid if there is none.
+func (s *Server6) choose(code OptionCode6, client []byte, iaid uint32, link *Link6) netip.Prefix {
+	if code == Opt6IANA {
+		for _, r := range link.Reservations {
+			if p := netip.PrefixFrom(r.Addr, 128); bytes.Equal(r.DUID, client) && s.available(code, p, client, link) {
+				return p
 			}
 		}
 	}
-	return netip.Addr{}
+	if len(s.byAddr) >= s.cfg.MaxBindings {
+		return netip.Prefix{}
+	}
+	// FNV-1a spreads the clients over the pools.
+	hash := uint64(14695981039346656037)
+	for _, c := range []byte(clientKey6(code, client, iaid)) {
+		hash = (hash ^ uint64(c)) * 1099511628211
+	}
+	hash ^= hash >> 32
+	pools := len(link.Pools)
+	if code == Opt6IAPD {
+		pools = len(link.Delegated)
+	}
+	for i := range pools {
+		i = (i + int(hash%uint64(pools))) % pools
+		var size uint64
+		var at func(n uint64) netip.Prefix
+		if code == Opt6IAPD {
+			size, at = prefixes6(link.Delegated[i]), link.Delegated[i].prefixAt
+		} else {
+			size = poolSize(link.Pools[i])
+			at = func(n uint64) netip.Prefix { return netip.PrefixFrom(addTo(link.Pools[i].First, n), 128) }
+		}
+		first := hash % size
+		for n := range min(size, maxSearch6) {
+			if p := at((first + n) % size); s.available(code, p, client, link) {
+				return p
+			}
+		}
+	}
+	return netip.Prefix{}
 }
 
 // poolSize returns the number of addresses of a pool, at most 2^62.
@@ -485,7 +587,7 @@ func addTo(a netip.Addr, n uint64) netip.Addr {
 
 // confirm answers a Confirm. RFC 8415 18.3.3: the server answers whether all addresses are right for the link. It
 // does not answer without addresses, or if it cannot know.
-func (s *Server6) confirm(m, r *Message6) bool {
+func (s *Server6) confirm(m, r *Message6, link *Link6) bool {
 	n, status, text := 0, Success6, "all addresses are on the link"
 	for _, o := range m.Options {
 		ia, ok := parseIA(o.Code, o.Data)
@@ -494,28 +596,28 @@ func (s *Server6) confirm(m, r *Message6) bool {
 		}
 		for _, item := range ia.items {
 			n++
-			if !s.cfg.Prefix.Contains(item.prefix.Addr()) {
+			if !link.Prefix.Contains(item.prefix.Addr()) {
 				status, text = NotOnLink6, "an address is not on the link"
 			}
 		}
 	}
 	r.Options.Add(Opt6Status, AppendStatus(nil, status, text))
-	return n > 0 && s.cfg.Prefix.IsValid()
+	return n > 0 && link.Prefix.IsValid()
 }
 
 // giveBack processes a Release or a Decline (RFC 8415 18.3.7 and 18.3.8).
 func (s *Server6) giveBack(now time.Time, m, r *Message6, client []byte) {
 	for _, o := range m.Options {
 		ia, ok := parseIA(o.Code, o.Data)
-		if o.Code != Opt6IANA || !ok {
+		if !ok || o.Code != Opt6IANA && (o.Code != Opt6IAPD || m.Type != Release6) {
 			continue
 		}
-		b := s.byClient[clientKey6(client, ia.id)]
+		b := s.byClient[clientKey6(o.Code, client, ia.id)]
 		if b == nil {
-			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoBinding6, text: "there is no binding"}).option(Opt6IANA))
+			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoBinding6, text: "there is no binding"}).option(o.Code))
 			continue
 		}
-		if !slices.ContainsFunc(ia.items, func(x iaItem6) bool { return x.prefix.Addr() == b.Addr }) {
+		if !slices.ContainsFunc(ia.items, func(x iaItem6) bool { return x.prefix == b.prefix() }) {
 			continue
 		}
 		s.drop(b)

@@ -126,7 +126,7 @@ func TestDHCPv6ServersConfigureAHost(t *testing.T) {
 	}
 }
 
-// dhclient and dhcpcd get addresses from the host and renew them, and dhclient releases its address. The link loses
+// dhclient and dhcpcd get addresses and prefixes from the host and renew them, and dhclient releases both. The link loses
 // frames.
 func TestDHCPv6ClientsAreConfiguredByAHost(t *testing.T) {
 	t.Parallel()
@@ -155,6 +155,7 @@ func TestDHCPv6ClientsAreConfiguredByAHost(t *testing.T) {
 				events[e.Kind.String()]++
 			}
 			cfg.Server.Pools = []dhcp.Range6{{First: netip.MustParseAddr("2001:db8:1::1:0"), Last: netip.MustParseAddr("2001:db8:1::1:ff")}}
+			cfg.Server.Delegated = []dhcp.PrefixPool6{{Prefix: netip.MustParsePrefix("2001:db8:100::/40"), Bits: 56}}
 			cfg.Server.Valid, cfg.Server.Preferred = 40*time.Second, 20*time.Second
 			cfg.Server.DNS, cfg.Server.Search = []netip.Addr{netip.MustParseAddr("2001:db8:1::1")}, []string{"dhcp.test"}
 			d, err := h.ServeDHCP6("", cfg)
@@ -164,37 +165,100 @@ func TestDHCPv6ClientsAreConfiguredByAHost(t *testing.T) {
 				defer mu.Unlock()
 				return events[kind]
 			}
-			args := []string{"-6", "-lf", dir + "/leases", "-pf", dir + "/pid", "-sf", dir + "/script", tapName}
+			args := []string{"-6", "-N", "-P", "-lf", dir + "/leases", "-pf", dir + "/pid", "-sf", dir + "/script", tapName}
 			if name == "dhclient" {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "script"), []byte(`#!/bin/sh
 case "$reason" in
-BOUND6|RENEW6|REBIND6) ip -6 addr replace "$new_ip6_address/128" dev `+tapName+` preferred_lft "$new_preferred_life" valid_lft "$new_max_life" ;;
-EXPIRE6|RELEASE6|STOP6) ip -6 addr del "$old_ip6_address/128" dev `+tapName+` ;;
+BOUND6|RENEW6|REBIND6)
+	[ -z "$new_ip6_prefix" ] || echo "$new_ip6_prefix" >`+dir+`/prefix
+	[ -z "$new_ip6_address" ] || ip -6 addr replace "$new_ip6_address/128" dev `+tapName+` preferred_lft "$new_preferred_life" valid_lft "$new_max_life" ;;
+EXPIRE6|RELEASE6|STOP6) [ -z "$old_ip6_address" ] || ip -6 addr del "$old_ip6_address/128" dev `+tapName+` ;;
 esac
 exit 0
 `), 0o755))
 				ns.daemon(t, append([]string{"dhclient", "-d"}, args...)...)
 			} else {
 				conf := filepath.Join(dir, "dhcpcd.conf")
-				require.NoError(t, os.WriteFile(conf, []byte("duid\nnohook resolv.conf, hostname, yp, ntp\nnoipv6rs\noption domain_name_servers, domain_search\ninterface "+tapName+"\nia_na\n"), 0o644))
+				require.NoError(t, os.WriteFile(conf, []byte("duid\nnohook resolv.conf, hostname, yp, ntp\nnoipv6rs\noption domain_name_servers, domain_search\ninterface "+tapName+"\nia_na\nia_pd 2 -\n"), 0o644))
 				ns.daemon(t, "unshare", "-m", "--propagation", "private", "sh", "-c",
 					"mount -t tmpfs none /run && mount -t tmpfs none /var/lib/dhcpcd && exec dhcpcd -6 -B -d -f "+conf+" "+tapName)
 			}
-			var a string
+			var a, prefix string
 			require.Eventually(t, func() bool {
 				for b := range d.Bindings() {
-					a = b.Addr.String()
+					if b.Bits == 0 {
+						a = b.Addr.String()
+					} else {
+						prefix = netip.PrefixFrom(b.Addr, b.Bits).String()
+					}
 				}
-				return a != "" && strings.Contains(ns.run(t, "ip", "-6", "-o", "addr", "show", "dev", tapName), a)
+				return a != "" && prefix != "" && strings.Contains(ns.run(t, "ip", "-6", "-o", "addr", "show", "dev", tapName), a)
 			}, patience, 50*time.Millisecond)
 			require.Eventually(t, func() bool { return count("extended") >= 1 }, patience, 50*time.Millisecond, "it renews")
 			if name == "dhclient" { // dhcpcd 9.4.1 ends without a Release
+				b, err := os.ReadFile(filepath.Join(dir, "prefix"))
+				require.NoError(t, err)
+				require.Equal(t, prefix, strings.TrimSpace(string(b)))
 				ns.run(t, append([]string{"dhclient", "-r"}, args...)...)
-				require.Eventually(t, func() bool { return count("returned") >= 1 }, patience, 50*time.Millisecond, "it releases")
+				require.Eventually(t, func() bool { return count("returned") >= 2 }, patience, 50*time.Millisecond, "it releases")
 			}
 			require.NoError(t, h.Close())
 			show := captureOf(t, capture.Name())
 			require.Empty(t, show("-Y", "dhcpv6 && (_ws.malformed || _ws.expert.severity >= warning)"))
 		})
 	}
+}
+
+// A host serves another one through ISC's relay agent, and delegates a prefix to it.
+func TestADHCPv6RelayAgentServesAnotherLink(t *testing.T) {
+	t.Parallel()
+	need(t, "dhcrelay", "tshark")
+	ns, tap := newTAP6(t)
+	capture, err := os.Create(filepath.Join(t.TempDir(), "capture.pcapng"))
+	require.NoError(t, err)
+	defer capture.Close()
+	server, err := usernet.New(usernet.Config{
+		NIC: nic.Capture(tap, capture, nic.CaptureConfig{}), Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::2/64")}, Gateway6: netip.MustParseAddr("2001:db8:1::1"),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { server.Close() })
+	var cfg usernet.DHCP6ServerConfig
+	cfg.Server.Relayed = []dhcp.Link6{{
+		Prefix:    netip.MustParsePrefix("2001:db8:2::/64"),
+		Pools:     []dhcp.Range6{{First: netip.MustParseAddr("2001:db8:2::100"), Last: netip.MustParseAddr("2001:db8:2::1ff")}},
+		Delegated: []dhcp.PrefixPool6{{Prefix: netip.MustParsePrefix("2001:db8:100::/40"), Bits: 56}},
+	}}
+	cfg.Server.Valid, cfg.Server.Preferred = 40*time.Second, 10*time.Second
+	d, err := server.ServeDHCP6("", cfg)
+	require.NoError(t, err)
+	var lower *nic.TAP
+	require.NoError(t, ns.inside(func() (err error) {
+		lower, err = nic.OpenTAP(nic.TAPConfig{Name: "lower"})
+		return err
+	}))
+	ns.run(t, "ip", "link", "set", "lower", "up")
+	ns.run(t, "ip", "-6", "addr", "add", "2001:db8:2::1/64", "dev", "lower", "nodad")
+	h, err := usernet.New(usernet.Config{NIC: lower})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.Close() })
+	dir := t.TempDir()
+	ns.daemon(t, "dhcrelay", "-6", "-d", "-I", "-pf", filepath.Join(dir, "pid"), "-l", "2001:db8:2::1%lower", "-u", "2001:db8:1::2%"+tapName)
+	require.NoError(t, h.StartDHCP6("", usernet.DHCP6Config{Prefix: true}))
+	lease := func() *dhcp.Lease6 { return h.DHCP6()[0].Lease }
+	require.Eventually(t, func() bool { return lease() != nil }, patience, 50*time.Millisecond)
+	l := lease()
+	require.Len(t, l.Addrs, 1)
+	require.True(t, netip.MustParsePrefix("2001:db8:2::100/120").Contains(l.Addrs[0].Prefix.Addr()))
+	require.Len(t, l.Prefixes, 1)
+	require.True(t, netip.MustParsePrefix("2001:db8:100::/40").Contains(l.Prefixes[0].Prefix.Addr()))
+	require.Eventually(t, func() bool { return lease() != nil && lease().Obtained.After(l.Obtained) }, patience, 50*time.Millisecond, "it renews")
+	require.Len(t, slices.Collect(d.Bindings()), 2)
+	require.NoError(t, h.StopDHCP6(""))
+	require.Eventually(t, func() bool { return len(slices.Collect(d.Bindings())) == 0 }, patience, 50*time.Millisecond, "both are released")
+	require.NoError(t, server.Close())
+	show := captureOf(t, capture.Name())
+	require.Empty(t, show("-Y", "dhcpv6 && (_ws.malformed || _ws.expert.severity >= warning)"))
+	types := show("-Y", "dhcpv6", "-T", "fields", "-e", "dhcpv6.msgtype")
+	require.Contains(t, types, "12,")
+	require.Contains(t, types, "13,")
 }
