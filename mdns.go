@@ -99,7 +99,7 @@ const (
 )
 
 // mdnsDropText has the names of the reasons in Host.Stats.
-var mdnsDropText = [numMDNSDrops]string{
+var mdnsDropText = [numMDNSDrops]stack.DropReason{
 	mdnsDropInterface: "mDNS message on an interface without mDNS",
 	mdnsDropOffLink:   "mDNS message from off the link",
 	mdnsDropInbox:     "mDNS receive queue full",
@@ -113,7 +113,7 @@ var mdnsDropText = [numMDNSDrops]string{
 func (ls *mdnsLinks) drop(reason int) { ls.drops[reason].Add(1) }
 
 // addDrops adds the counts of dropped messages to the counts of the stack. ls may be nil.
-func (ls *mdnsLinks) addDrops(drops map[string]uint64) {
+func (ls *mdnsLinks) addDrops(drops map[stack.DropReason]uint64) {
 	for i := 0; ls != nil && i < numMDNSDrops; i++ {
 		if n := ls.drops[i].Load(); n > 0 {
 			drops[mdnsDropText[i]] = n

@@ -32,9 +32,9 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 		require.NoError(t, other.AddAddr("", netip.MustParsePrefix("198.51.100.2/24"), AddrOptions{}))
 		stranger := newHost(t, beyond, "203.0.113.2")
 		time.Sleep(10 * time.Second)
-		drops := func() map[string]uint64 {
+		drops := func() map[stack.DropReason]uint64 {
 			all := h.Stats().Drops
-			maps.DeleteFunc(all, func(reason string, _ uint64) bool { return !strings.Contains(reason, "mDNS") })
+			maps.DeleteFunc(all, func(reason stack.DropReason, _ uint64) bool { return !strings.Contains(string(reason), "mDNS") })
 			return all
 		}
 		require.Empty(t, drops())
@@ -62,7 +62,7 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 		send(other, addrB+":4000", group, response, 1)
 		send(other, "198.51.100.2:5353", addrA, query, 1)
 		send(stranger, "203.0.113.2:5353", "203.0.113.1", query, 1)
-		require.Equal(t, map[string]uint64{
+		require.Equal(t, map[stack.DropReason]uint64{
 			"malformed mDNS message": 2, "mDNS message with an opcode or a response code": 1, "mDNS response from another port": 1,
 			"mDNS message from off the link": 1, "mDNS message on an interface without mDNS": 1,
 		}, drops())

@@ -29,7 +29,7 @@ type flood6 struct {
 }
 
 // drops returns a function for flood6.count, which returns the number of packets dropped for a reason.
-func drops(reason string) func(*Stats) uint64 {
+func drops(reason DropReason) func(*Stats) uint64 {
 	return func(s *Stats) uint64 { return s.Drops[reason] }
 }
 

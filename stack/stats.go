@@ -7,129 +7,6 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Reasons for which the stack drops a packet; reasonText explains each. Their numbers follow those of the
-// reasons of package wire, which are about packets that wire cannot parse.
-const (
-	dropOtherMAC = wire.NumReasons + iota
-	dropMulticastMAC
-	dropEtherType
-	dropVLAN
-	dropBadARPSender
-	dropAddressConflict
-	dropGroupSource
-	dropNoSource
-	dropLoopbackOutside
-	dropOwnSource
-	dropUnicastInBroadcast
-	dropNotJoined
-	dropSourceFilter
-	dropNotLocal
-	dropSourceRoute
-	dropProtocol
-	dropBadFragment
-	dropFirstChain
-	dropDuplicateFragment
-	dropOverlap
-	dropFragmentECN
-	dropReassemblyFull
-	dropReassemblyTimeout
-	dropICMPType
-	dropBadICMPError
-	dropICMPRate
-	dropEchoBroadcast
-	dropNoReply
-	dropNoRoute
-	dropNeighborTable
-	dropNeighborQueue
-	dropUnreachableNeighbor
-	dropLinkDown
-	dropUDPNoSocket
-	dropUDPQueue
-	dropRawQueue
-	dropRawChecksum
-	dropTCPBroadcast
-	dropAcceptQueue
-	dropICMPSequence
-	dropTCPMemory
-	dropTCPListen
-	dropIGMP
-	dropMLD
-	dropLoopQueue
-	dropMapped
-	dropNDHopLimit
-	dropNDFragment
-	dropNDTarget
-	dropBadNDSender
-	dropOffLinkND
-	dropTentative
-	dropRedirect
-	dropRA
-	numReasons
-)
-
-// reasonText returns the name of a reason in Stats.Drops.
-func reasonText(r wire.Reason) string {
-	if r < wire.NumReasons {
-		return r.String()
-	}
-	return [...]string{
-		dropOtherMAC - wire.NumReasons:            "frame for another station",
-		dropMulticastMAC - wire.NumReasons:        "frame from a group address",
-		dropEtherType - wire.NumReasons:           "unknown EtherType",
-		dropVLAN - wire.NumReasons:                "frame of a VLAN without an interface",
-		dropBadARPSender - wire.NumReasons:        "invalid ARP sender",
-		dropAddressConflict - wire.NumReasons:     "address of this host used by another station",
-		dropGroupSource - wire.NumReasons:         "source is a broadcast or multicast address",
-		dropNoSource - wire.NumReasons:            "source is the unspecified address",
-		dropLoopbackOutside - wire.NumReasons:     "loopback address on the wire",
-		dropOwnSource - wire.NumReasons:           "source is an address of this host",
-		dropUnicastInBroadcast - wire.NumReasons:  "unicast datagram in a broadcast frame",
-		dropNotJoined - wire.NumReasons:           "multicast group not joined",
-		dropSourceFilter - wire.NumReasons:        "source that no member of the group accepts",
-		dropNotLocal - wire.NumReasons:            "destination is not this host",
-		dropSourceRoute - wire.NumReasons:         "source route",
-		dropProtocol - wire.NumReasons:            "unknown IP protocol",
-		dropBadFragment - wire.NumReasons:         "invalid fragment",
-		dropFirstChain - wire.NumReasons:          "first fragment without all headers",
-		dropDuplicateFragment - wire.NumReasons:   "fragment seen before",
-		dropOverlap - wire.NumReasons:             "overlapping fragment",
-		dropFragmentECN - wire.NumReasons:         "fragments with inconsistent ECN fields",
-		dropReassemblyFull - wire.NumReasons:      "reassembly evicted",
-		dropReassemblyTimeout - wire.NumReasons:   "reassembly timed out",
-		dropICMPType - wire.NumReasons:            "ICMP type not handled",
-		dropBadICMPError - wire.NumReasons:        "ICMP error about a packet of another host",
-		dropICMPRate - wire.NumReasons:            "ICMP error over the rate limit",
-		dropEchoBroadcast - wire.NumReasons:       "echo request to a group",
-		dropNoReply - wire.NumReasons:             "reply that could not be sent",
-		dropNoRoute - wire.NumReasons:             "route is gone",
-		dropNeighborTable - wire.NumReasons:       "neighbor evicted",
-		dropNeighborQueue - wire.NumReasons:       "neighbor queue overflow",
-		dropUnreachableNeighbor - wire.NumReasons: "neighbor did not answer",
-		dropLinkDown - wire.NumReasons:            "link down",
-		dropUDPNoSocket - wire.NumReasons:         "UDP port without a socket",
-		dropUDPQueue - wire.NumReasons:            "UDP receive queue full",
-		dropRawQueue - wire.NumReasons:            "raw receive queue full",
-		dropRawChecksum - wire.NumReasons:         "bad checksum of a raw datagram",
-		dropTCPBroadcast - wire.NumReasons:        "TCP segment to a group",
-		dropAcceptQueue - wire.NumReasons:         "accept queue full",
-		dropTCPMemory - wire.NumReasons:           "SYN over the memory budget",
-		dropTCPListen - wire.NumReasons:           "TCP segment for a listener without SYN, ACK or RST",
-		dropMLD - wire.NumReasons:                 "invalid MLD message, or for routers",
-		dropIGMP - wire.NumReasons:                "invalid IGMP message, or for routers",
-		dropLoopQueue - wire.NumReasons:           "loopback queue for datagrams to groups full",
-		dropMapped - wire.NumReasons:              "invalid IPv6 address on a link",
-		dropNDHopLimit - wire.NumReasons:          "neighbor discovery from off the link",
-		dropNDFragment - wire.NumReasons:          "neighbor discovery in fragments",
-		dropNDTarget - wire.NumReasons:            "neighbor solicitation for another host",
-		dropBadNDSender - wire.NumReasons:         "invalid link address in neighbor discovery",
-		dropOffLinkND - wire.NumReasons:           "solicitation of an off-link sender",
-		dropTentative - wire.NumReasons:           "solicitation of a tentative address",
-		dropRedirect - wire.NumReasons:            "invalid or unwanted redirect",
-		dropRA - wire.NumReasons:                  "invalid or unwanted router advertisement",
-		dropICMPSequence - wire.NumReasons:        "ICMP error about a TCP segment not in flight",
-	}[r-wire.NumReasons]
-}
-
 // counters are the counters of a stack. Each interface also has its own counters, in ifaceStats.
 type counters struct {
 	drops [numReasons]atomic.Uint64
@@ -168,7 +45,7 @@ type Stats struct {
 	Raw   DatagramStats
 	TCP   TCPStats
 	// Drops counts the dropped packets by reason. It has only reasons that have occurred.
-	Drops map[string]uint64
+	Drops map[DropReason]uint64
 }
 
 // NICStats counts the frames of an interface. A super-frame counts as one frame.
@@ -286,7 +163,7 @@ func (s *Stack) Stats() Stats {
 			Orphans:          s.tcp.orphans.stats(),
 			OrphansReset:     c.orphansReset.Load(),
 		},
-		Drops: make(map[string]uint64),
+		Drops: make(map[DropReason]uint64),
 	}
 	if all := s.tcp.events.Load(); all != nil {
 		for k := range all {

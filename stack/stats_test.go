@@ -14,10 +14,10 @@ import (
 )
 
 func TestEveryDropReasonHasItsOwnName(t *testing.T) {
-	seen := make(map[string]wire.Reason)
+	seen := make(map[DropReason]wire.Reason)
 	for r := wire.OK; r < numReasons; r++ {
 		text := reasonText(r)
-		require.False(t, strings.HasPrefix(text, "reason "), "%d", r)
+		require.False(t, strings.HasPrefix(string(text), "reason "), "%d", r)
 		require.NotContains(t, seen, text)
 		seen[text] = r
 	}
@@ -40,7 +40,7 @@ func TestStatsCountFramesDatagramsAndDrops(t *testing.T) {
 	require.EqualValues(t, 2, after.IP.FragmentsSent)
 	require.EqualValues(t, 1, after.UDP.Received)
 	require.EqualValues(t, 1, after.UDP.Sent)
-	require.Equal(t, map[string]uint64{"frame for another station": 1}, after.Drops)
+	require.Equal(t, map[DropReason]uint64{"frame for another station": 1}, after.Drops)
 }
 
 func TestConcurrentUseOfAHost(t *testing.T) {
@@ -115,4 +115,15 @@ func TestPacketsOfARemovedNICStayCounted(t *testing.T) {
 	require.NotZero(t, s.ifaceNamed("eth0").stats.TxDirect.Frames())
 	require.NoError(t, s.RemoveNIC("eth0"))
 	require.GreaterOrEqual(t, s.Stats().IP.Sent, sent)
+}
+
+func TestDropReasonsHaveTheirRules(t *testing.T) {
+	require.Contains(t, DropReason("bad TCP checksum").Rule(), "MUST-3")
+	require.Contains(t, DropReason("destination is not this host").Rule(), "RFC 1122 3.2.1.3")
+	require.Empty(t, DropReason("accept queue full").Rule(), "no rule, but a limit")
+	require.Empty(t, DropReason("no such reason").Rule())
+	for r := wire.OK + 1; r < numReasons; r++ {
+		rule := reasonText(r).Rule()
+		require.True(t, rule == "" || strings.HasPrefix(rule, "RFC ") || strings.HasPrefix(rule, "IEEE "), "%s: %s", reasonText(r), rule)
+	}
 }

@@ -204,10 +204,10 @@ func connGroup(c *usernet.TCPConn) Group {
 	}}
 }
 
-func dropGroup(drops map[string]uint64) Group {
+func dropGroup(drops map[stack.DropReason]uint64) Group {
 	g := Group{Name: "Dropped packets, by reason"}
 	for why, n := range drops {
-		g.Facts = append(g.Facts, Fact{why, count(n)})
+		g.Facts = append(g.Facts, Fact{string(why), count(n)})
 	}
 	slices.SortFunc(g.Facts, func(a, b Fact) int { return strings.Compare(a.Name, b.Name) })
 	return g

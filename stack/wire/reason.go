@@ -111,6 +111,37 @@ var reasonNames = [NumReasons]string{
 	BadTCPChecksum:    "bad TCP checksum",
 }
 
+// The rule that a packet has broken. A packet that is only too short for its header has broken none in particular.
+var reasonRules = [NumReasons]string{
+	ShortIPv4:         `RFC 1812 5.2.2: the packet "must be large enough to hold the minimum length legal IP datagram (20 bytes)"`,
+	BadIPv4Version:    `RFC 1122 3.2.1.1: "A datagram whose version number is not 4 MUST be silently discarded."`,
+	BadIPv4HeaderLen:  `RFC 1812 5.2.2: "The IP header length field must be large enough to hold the minimum length legal IP datagram (20 bytes = 5 words)."`,
+	BadIPv4TotalLen:   `RFC 1812 5.2.2: "The IP total length field must be large enough to hold the IP datagram header, whose length is specified in the IP header length field."`,
+	BadIPv4Checksum:   `RFC 1122 3.2.1.2: "A host MUST verify the IP header checksum on every received datagram and silently discard every datagram that has a bad checksum."`,
+	BadIPv6Version:    `RFC 8200 3: Version is the "4-bit Internet Protocol version number = 6."`,
+	BadIPv6Ext:        `RFC 8200 4.1: Hop-by-Hop Options are "restricted to appear immediately after an IPv6 header only".`,
+	BadIPv6Option:     `RFC 8200 4.2: the highest two bits of an unknown option say whether to "skip over this option" or to "discard the packet".`,
+	BadIPv6Routing:    `RFC 8200 4.4: "If Segments Left is non-zero, the node must discard the packet". RFC 5095 3 says the same of Type 0.`,
+	BadIPv6Fragment:   `RFC 8200 4.5: a fragment whose length is not a multiple of 8, or that ends beyond 65,535, "must be discarded".`,
+	LongIPv6Chain:     `RFC 8504 5.3: a host may limit the number of extension headers and options.`,
+	BadICMPChecksum:   `RFC 792: the checksum is "the 16-bit ones's complement of the one's complement sum of the ICMP message".`,
+	ShortQuoted:       `RFC 1122 3.2.2: "Every ICMP error message includes the Internet header and at least the first 8 data octets of the datagram that triggered the error".`,
+	BadQuoted:         `RFC 1122 3.2.2: "Every ICMP error message includes the Internet header and at least the first 8 data octets of the datagram that triggered the error".`,
+	BadICMPv6Checksum: `RFC 4443 2.3: the checksum covers "the entire ICMPv6 message" and a pseudo-header.`,
+	ShortQuoted6:      `RFC 4443 2.4 (c): an error message "MUST include as much of the IPv6 offending (invoking) packet [...] as possible".`,
+	BadQuoted6:        `RFC 4443 2.4 (c): an error message "MUST include as much of the IPv6 offending (invoking) packet [...] as possible".`,
+	ShortND:           `RFC 4861 7.1.1: "ICMP length (derived from the IP length) is 24 or more octets."`,
+	BadNDOption:       `RFC 4861 4.6: "Nodes MUST silently discard an ND packet that contains an option with length zero."`,
+	BadND:             `RFC 4861 7.1.1: "Target Address is not a multicast address."`,
+	BadMLDLength:      `RFC 9777 8.1: queries of a length that fits no version "MUST be silently ignored".`,
+	BadIGMPLength:     `RFC 3376 7.1: "Query messages that do not match any of the above conditions [...] MUST be silently ignored."`,
+	BadIGMPChecksum:   `RFC 3376 4.1.2: "When receiving packets, the checksum MUST be verified before processing a packet."`,
+	BadUDPLength:      `RFC 768: the "minimum value of the length is eight".`,
+	BadUDPChecksum:    `RFC 1122 4.1.3.4: "If a UDP datagram is received with a checksum that is non-zero and invalid, UDP MUST silently discard the datagram."`,
+	BadTCPOffset:      `RFC 9293 3.1: Data Offset is the "number of 32-bit words in the TCP header".`,
+	BadTCPChecksum:    `RFC 9293 3.1 MUST-3: "the receiver MUST check it".`,
+}
+
 // String returns the reason in a few words, such as "bad IPv4 checksum".
 func (r Reason) String() string {
 	if r < NumReasons {
@@ -121,3 +152,12 @@ func (r Reason) String() string {
 
 // Error returns the same as String.
 func (r Reason) Error() string { return r.String() }
+
+// Rule returns the sentence of the RFC because of which packets are dropped for the reason, with its section,
+// or an empty string if there is none.
+func (r Reason) Rule() string {
+	if r < NumReasons {
+		return reasonRules[r]
+	}
+	return ""
+}
