@@ -209,7 +209,7 @@ var icmpErrors = []struct {
 	{wire.ICMPUnreachable, wire.UnreachFragNeeded, syscall.EMSGSIZE, nil},
 	{wire.ICMPUnreachable, wire.UnreachSourceRoute, nil, syscall.EOPNOTSUPP},
 	{wire.ICMPUnreachable, wire.UnreachNetUnknown, syscall.ENETUNREACH, syscall.ENETUNREACH},
-	{wire.ICMPUnreachable, wire.UnreachHostUnknown, syscall.EHOSTDOWN, syscall.EHOSTDOWN},
+	{wire.ICMPUnreachable, wire.UnreachHostUnknown, errHostDown, errHostDown},
 	{wire.ICMPUnreachable, wire.UnreachHostIsolated, errHostIsolated, errHostIsolated}, // ENONET
 	{wire.ICMPUnreachable, wire.UnreachNetProhibited, syscall.ENETUNREACH, syscall.ENETUNREACH},
 	{wire.ICMPUnreachable, wire.UnreachHostProhibited, syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},

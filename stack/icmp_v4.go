@@ -193,7 +193,7 @@ var unreachableErrnos = [...]struct {
 	wire.UnreachFragNeeded:      {syscall.EMSGSIZE, true},
 	wire.UnreachSourceRoute:     {syscall.EOPNOTSUPP, false},
 	wire.UnreachNetUnknown:      {syscall.ENETUNREACH, true},
-	wire.UnreachHostUnknown:     {syscall.EHOSTDOWN, true},
+	wire.UnreachHostUnknown:     {errHostDown, true},
 	wire.UnreachHostIsolated:    {errHostIsolated, true},
 	wire.UnreachNetProhibited:   {syscall.ENETUNREACH, true},
 	wire.UnreachHostProhibited:  {syscall.EHOSTUNREACH, true},

@@ -328,7 +328,7 @@ func errnoOf(e tcp.Err) error {
 	case tcp.ErrPipe:
 		return syscall.EPIPE
 	case tcp.ErrHostDown:
-		return syscall.EHOSTDOWN
+		return errHostDown
 	case tcp.ErrIsolated:
 		return errHostIsolated
 	case tcp.ErrSourceRoute:
@@ -351,7 +351,7 @@ func tcpErrOf(errno syscall.Errno) tcp.Err {
 		return tcp.ErrNetUnreachable
 	case syscall.ENOPROTOOPT:
 		return tcp.ErrProtocol
-	case syscall.EHOSTDOWN:
+	case errHostDown:
 		return tcp.ErrHostDown
 	case errHostIsolated:
 		return tcp.ErrIsolated
