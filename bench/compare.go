@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -49,6 +50,12 @@ func (c *build) checkout(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, err := command(ctx, c.root, "git", "worktree", "add", "--detach", c.tree(), c.commit); err != nil {
+		return err
+	}
+	// The harness imports this package, which older commits do not have.
+	helper := filepath.Join("internal", "netns")
+	err := os.CopyFS(filepath.Join(c.tree(), helper), os.DirFS(filepath.Join(c.root, helper)))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	harness := filepath.Join(c.tree(), "bench-compare")

@@ -38,7 +38,7 @@ type options struct {
 	stacks          string
 	probe           bool
 	compare         string
-	families        bool
+	families, links bool
 	task            string
 }
 
@@ -60,6 +60,7 @@ func parse(args []string) (o options, err error) {
 	fs.BoolVar(&o.probe, "probe", true, "first find each stack's best settings; if false, use the default ones")
 	fs.StringVar(&o.compare, "compare", "", "compare this tree with the `commit`, interleaved, in every workload")
 	fs.BoolVar(&o.families, "families", false, "compare IPv6 with IPv4, interleaved (a full run writes FAMILIES.md)")
+	fs.BoolVar(&o.links, "links", false, "compare TUN with TAP, VLAN tags with none, and WireGuard with the netstack of wireguard-go (a full run writes LINKS.md)")
 	fs.StringVar(&o.task, "task", "", "internal: the task of a process that the harness starts")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -90,11 +91,17 @@ func parse(args []string) (o options, err error) {
 		}
 		text = "FAMILIES.md"
 	}
+	if o.links {
+		if o.growth || o.compare != "" || o.families || o.stacks != allStacks {
+			return o, errors.New("-links excludes -growth, -compare, -families and -stacks")
+		}
+		text = "LINKS.md"
+	}
 	full := !o.quick && o.only == "" && o.compare == ""
 	if full && o.markdown == "" {
 		o.markdown = text
 	}
-	if full && o.svg == "" && !o.families {
+	if full && o.svg == "" && !o.families && !o.links {
 		o.svg = filepath.Join("..", "docs", picture)
 	}
 	if o.quick {
@@ -148,6 +155,9 @@ func run(args []string) error {
 	}
 	if o.families {
 		return b.families()
+	}
+	if o.links {
+		return b.links()
 	}
 	b.all()
 	return b.write()
@@ -254,6 +264,10 @@ func (b *bench) all() {
 	b.measureCosts()
 }
 
+// followers are the forms of usernet that have the same settings as usernet itself, so that they can be compared
+// with it: another tree, another family, other links.
+var followers = []stackName{before, usern6, usernTUN, usernBridge, usernVLAN}
+
 // measure runs a workload on each stack in turn, o.runs times, unless the budget ends earlier.
 func (b *bench) measure(w *workload) *row {
 	r := &row{workload: w, figures: map[stackName]*figure{}}
@@ -261,15 +275,18 @@ func (b *bench) measure(w *workload) *row {
 		if s == netPipe && (w.Place != onPipe || w.Kind != pingpong) || s == lnetoS && b.lnetoFailed >= lnetoPatience {
 			continue
 		}
+		if s.bridged() && (w.Kind == wrkHTTP || w.Client) {
+			continue // wrk uses the kernel's TCP, and both sides are the same
+		}
 		f := &figure{setup: b.defaults(w, s)}
-		if b.o.probe && s != before && s != usern6 { // these two get the settings of usernet below
+		if b.o.probe && !slices.Contains(followers, s) {
 			f.setup = b.probe(w, s, f.setup)
 		}
 		r.figures[s] = f
 	}
-	for _, s := range []stackName{before, usern6} {
+	for _, s := range followers {
 		if f := r.figures[s]; f != nil && r.figures[usern] != nil {
-			f.setup = r.figures[usern].setup // the same settings for both trees and both families
+			f.setup = r.figures[usern].setup
 		}
 	}
 	for n := range b.o.runs {
@@ -393,7 +410,7 @@ func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 		}
 		return list
 	}
-	tcp := w.Place == onTAP || s == kernel
+	tcp := w.Place != onPipe || s == kernel
 	if tcp && w.Kind.bulk() && b.lab.cc() != "bbr" && slices.Contains(b.lab.ccs, "bbr") {
 		list = append(list, func(c *setup) { c.CC = "bbr" })
 	}

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/netns"
 )
 
 // A lab holds the network namespaces in which everything runs. The harness touches nothing outside
@@ -20,6 +23,7 @@ import (
 type lab struct {
 	tap         namespace
 	veth, noGSO [2]namespace // near and far
+	bridge      namespace    // with the bridge br0; only for -links
 	made        []namespace
 	// ccs are the congestion controls that the kernel's sockets may have. The first one is the
 	// default of the namespaces.
@@ -35,8 +39,8 @@ func (l *lab) cc() string {
 	return l.ccs[0]
 }
 
-// A namespace is the name of a network namespace.
-type namespace string
+// A namespace is a network namespace.
+type namespace struct{ netns.Namespace }
 
 const labPrefix = "usernet-bench-"
 
@@ -68,7 +72,7 @@ func (l *lab) build() (err error) {
 	if err := join(l.noGSO, false); err != nil {
 		return err
 	}
-	return l.tap.inside(func() (err error) {
+	return l.tap.Do(func() (err error) {
 		l.ccs, err = settableCCs()
 		return err
 	})
@@ -86,15 +90,13 @@ var sysctls = map[string]string{
 }
 
 func (l *lab) namespace(name string) (namespace, error) {
-	ns := namespace(fmt.Sprintf("%s%d-%s", labPrefix, os.Getpid(), name))
-	if err := ip("netns", "add", string(ns)); err != nil {
-		return "", err
+	made, err := netns.Make(fmt.Sprintf("%s%d-%s", labPrefix, os.Getpid(), name))
+	if err != nil {
+		return namespace{}, err
 	}
+	ns := namespace{made}
 	l.made = append(l.made, ns)
-	if err := ip("-n", string(ns), "link", "set", "lo", "up"); err != nil {
-		return "", err
-	}
-	return ns, ns.inside(func() error {
+	return ns, ns.Do(func() error {
 		for key, value := range sysctls {
 			path := "/proc/sys/" + key
 			if _, err := os.Stat(path); err != nil {
@@ -110,7 +112,7 @@ func (l *lab) namespace(name string) (namespace, error) {
 
 // join connects two namespaces with a veth pair, with offloads if gso is set.
 func join(ns [2]namespace, gso bool) error {
-	near, far := string(ns[0]), string(ns[1])
+	near, far := string(ns[0].Namespace), string(ns[1].Namespace)
 	steps := [][]string{
 		{"-n", near, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", far},
 		{"-n", near, "addr", "add", nearAddr + prefixed, "dev", "veth0"},
@@ -127,7 +129,7 @@ func join(ns [2]namespace, gso bool) error {
 		return nil
 	}
 	for _, n := range ns {
-		if err := n.inside(func() error { return offloadsOff("veth0") }); err != nil {
+		if err := n.Do(func() error { return offloadsOff("veth0") }); err != nil {
 			return err
 		}
 	}
@@ -158,10 +160,26 @@ func offloadsOff(ifc string) error {
 	return nil
 }
 
+// makeBridge makes the namespace bridge.
+func (l *lab) makeBridge() (err error) {
+	if l.bridge, err = l.namespace("bridge"); err != nil {
+		return err
+	}
+	// The hooks of iptables see frames of a bridge by default, but not those with tags.
+	err = l.bridge.Do(func() error { return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := ip("-n", string(l.bridge.Namespace), "link", "add", bridgeName, "type", "bridge", "mcast_snooping", "0"); err != nil {
+		return err
+	}
+	return ip("-n", string(l.bridge.Namespace), "link", "set", bridgeName, "up")
+}
+
 // close removes the namespaces.
 func (l *lab) close() {
 	for _, ns := range l.made {
-		ip("netns", "del", string(ns))
+		ns.Remove()
 	}
 	l.made = nil
 }
@@ -174,7 +192,7 @@ func sweep() {
 		pid, _, _ := strings.Cut(strings.TrimPrefix(name, labPrefix), "-")
 		n, err := strconv.Atoi(pid)
 		if err == nil && unix.Kill(n, 0) == unix.ESRCH {
-			ip("netns", "del", name)
+			netns.Namespace(name).Remove()
 		}
 	}
 }
@@ -187,36 +205,10 @@ func ip(args ...string) error {
 	return nil
 }
 
-// inside calls f in a thread that is in the namespace ns during the call. A process that f starts
-// stays in the namespace.
-func (ns namespace) inside(f func() error) error {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(home)
-	there, err := unix.Open("/run/netns/"+string(ns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(there)
-	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	err = f()
-	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		// The thread stays locked, because nothing else may run in it.
-		return fmt.Errorf("return to the original namespace: %w", err)
-	}
-	runtime.UnlockOSThread()
-	return err
-}
-
 // start starts the command in the namespace, on the given core. If core is negative, the command may
 // use all cores of this process.
 func (ns namespace) start(cmd *exec.Cmd, core int) error {
-	return ns.inside(func() error {
+	return ns.Do(func() error {
 		if core < 0 {
 			return cmd.Start()
 		}

@@ -98,7 +98,7 @@ func (r *row) note(s stackName) string {
 		return ""
 	}
 	var words []string
-	if r.Place == onTAP && r.Kind.bulk() || s == kernel {
+	if r.Place != onPipe && r.Kind.bulk() || s == kernel {
 		words = append(words, f.setup.CC)
 	}
 	if f.setup.Chunk > 0 {

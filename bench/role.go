@@ -61,11 +61,18 @@ func runTask(arg string) error {
 
 // openNetwork opens a stack for one side of a workload.
 func openNetwork(t *task) (*network, error) {
+	if t.Place == onWG {
+		return wireGuardOnVeth(t)
+	}
 	switch t.Stack {
 	case kernel:
 		return kernelNetwork(t.Setup.CC), nil
 	case usern, usern6:
 		return usernetOnTAP(t.Setup, t.V6)
+	case usernTUN:
+		return usernetOnTUN(t.Setup)
+	case usernBridge, usernVLAN:
+		return usernetOnBridge(t)
 	case gvisor:
 		return gvisorOnTAP(t.Setup)
 	case lnetoS:

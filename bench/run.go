@@ -104,10 +104,15 @@ func (r *runner) task(w *workload, s stackName, c setup) task {
 
 // profile returns the name of the file for a profile of usernet's process.
 func (r *runner) profile(w *workload, s stackName) string {
-	if r.profiles == "" || s != usern {
+	switch {
+	case r.profiles == "":
 		return ""
+	case s == usern:
+		return filepath.Join(r.profiles, w.ID+".pprof")
+	case s == usernTUN || s.bridged():
+		return filepath.Join(r.profiles, w.ID+"-"+string(s)+".pprof")
 	}
-	return filepath.Join(r.profiles, w.ID+".pprof")
+	return ""
 }
 
 // cores returns the core of each side of a workload, or -1 if the scheduler decides.
@@ -142,16 +147,23 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 // sides during the workload. The second result is all the CPU time of both processes.
 func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	near, far := r.lab.tap, r.lab.tap // the kernel's side, the stack's side
-	if s == kernel {
+	nearStack, nearSetup := kernel, setup{CC: c.CC, Chunk: c.Chunk}
+	switch {
+	case s.bridged():
+		near, far = r.lab.bridge, r.lab.bridge
+		nearStack, nearSetup = s, c
+	case s == kernel && w.Plain:
+		near, far = r.lab.noGSO[0], r.lab.noGSO[1]
+	case s == kernel || w.Place == onWG:
 		near, far = r.lab.veth[0], r.lab.veth[1]
-		if w.Plain {
-			near, far = r.lab.noGSO[0], r.lab.noGSO[1]
-		}
 	}
-	nearTask, farTask := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
-	nearTask.V6 = farTask.V6
+	nearTask, farTask := r.task(w, nearStack, nearSetup), r.task(w, s, c)
+	nearTask.Near, nearTask.V6 = true, farTask.V6
 	farTask.Profile = r.profile(w, s)
 	nearHost, farHost, _ := addrs(farTask.V6)
+	if w.Place == onWG {
+		nearHost, farHost = wgAddrs[0], wgAddrs[1]
+	}
 	client, server := &nearTask, &farTask
 	clientNS, serverNS := near, far
 	client.Addr = farHost

@@ -28,7 +28,49 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := usernetHost(tap, far+length)
+	h, err := usernetHost(tap, far+length, 0)
+	if err != nil {
+		tap.Close()
+		return nil, err
+	}
+	return ofHost(h), nil
+}
+
+// usernetOnTUN makes a TUN device and a host on it.
+func usernetOnTUN(s setup) (*network, error) {
+	if err := kernelIPv6(false); err != nil {
+		return nil, err
+	}
+	tun, err := nic.OpenTUN(nic.TUNConfig{Name: "tun0", Addr: netip.MustParsePrefix(nearAddr + prefixed), NoOffload: s.Plain})
+	if err != nil {
+		return nil, err
+	}
+	h, err := usernetHost(tun, farAddr+prefixed, 0)
+	if err != nil {
+		tun.Close()
+		return nil, err
+	}
+	return ofHost(h), nil
+}
+
+// usernetOnBridge makes a TAP device that is a port of the bridge, and a host on it.
+func usernetOnBridge(t *task) (*network, error) {
+	name, addr := "tap-far", farAddr
+	if t.Near {
+		name, addr = "tap-near", nearAddr
+	}
+	tap, err := nic.OpenTAP(nic.TAPConfig{Name: name, NoOffload: t.Setup.Plain})
+	if err != nil {
+		return nil, err
+	}
+	vlan := 0
+	if t.Stack == usernVLAN {
+		vlan = vlanID
+	}
+	var h *usernet.Host
+	if err = ip("link", "set", name, "master", bridgeName, "up"); err == nil {
+		h, err = usernetHost(tap, addr+prefixed, vlan)
+	}
 	if err != nil {
 		tap.Close()
 		return nil, err
@@ -40,11 +82,11 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 func usernetPipe(v6 bool, latency time.Duration, loss float64) (near, far *network, err error) {
 	addr1, addr2, length := addrs(v6)
 	a, b := wire(latency, loss)
-	h1, err := usernetHost(a, addr1+length)
+	h1, err := usernetHost(a, addr1+length, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	h2, err := usernetHost(b, addr2+length)
+	h2, err := usernetHost(b, addr2+length, 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,12 +124,14 @@ func kernelIPv6(on bool) error {
 	return nil
 }
 
-func usernetHost(dev nic.Device, prefix string) (*usernet.Host, error) {
+// usernetHost makes a host with an address. If vlan is not 0, its frames have tags of that VLAN.
+func usernetHost(dev nic.Device, prefix string, vlan int) (*usernet.Host, error) {
 	// As on the kernel's side, there is no Duplicate Address Detection. With it, the host would send
 	// solicitations without a link-layer address during the detection (RFC 4429 3.2), and Linux does
 	// not answer these.
 	return usernet.New(usernet.Config{NICs: []stack.NIC{{
 		Device:       dev,
+		VLAN:         vlan,
 		Addrs:        []netip.Prefix{netip.MustParsePrefix(prefix)},
 		DADTransmits: -1,
 	}}})
@@ -107,11 +151,11 @@ func ofHost(h *usernet.Host) *network {
 // within a second, so settle is longer.
 func usernetIdle() (*idlePair, error) {
 	a, b := wire(0, 0)
-	near, err := usernetHost(a, nearAddr+prefixed)
+	near, err := usernetHost(a, nearAddr+prefixed, 0)
 	if err != nil {
 		return nil, err
 	}
-	far, err := usernetHost(b, farAddr+prefixed)
+	far, err := usernetHost(b, farAddr+prefixed, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -27,8 +27,9 @@ func (k kind) bulk() bool { return k == send || k == recv || k == flow }
 type place string
 
 const (
-	onTAP  place = "tap"  // the other side is the kernel
-	onPipe place = "pipe" // both sides are in one process
+	onTAP  place = "tap"       // the other side is the kernel
+	onPipe place = "pipe"      // both sides are in one process
+	onWG   place = "wireguard" // the other side is the kernel behind wireguard-go, at the other end of a tunnel
 )
 
 // A pin is how processes are placed on cores.
@@ -108,6 +109,16 @@ var workloads = []workload{
 	{ID: "P8big", Name: "UDP echo 1400 B, 32 in flight", Place: onPipe, Kind: udpEcho, N: 32, Size: 1400, Pin: free, OverKernel: 1.5, OverGVisor: 5},
 }
 
+// tunnels are the workloads of -links inside a WireGuard tunnel. On the stack gVisor the inside is the netstack
+// of wireguard-go, on the kernel a TUN device.
+var tunnels = []workload{
+	{ID: "W1", Name: "WireGuard: bulk in, 1 stream", Place: onWG, Kind: send, N: 1, Pin: free, OverGVisor: 1},
+	{ID: "W2", Name: "WireGuard: bulk out, 1 stream", Place: onWG, Kind: recv, N: 1, Pin: free, OverGVisor: 1},
+	{ID: "W3", Name: "WireGuard: 1-byte ping-pong, 1 connection", Place: onWG, Kind: pingpong, N: 1, Pin: same, OverGVisor: 1},
+	{ID: "W4", Name: "WireGuard: 1-byte ping-pong, 16 connections", Place: onWG, Kind: pingpong, N: 16, Pin: free, OverGVisor: 1},
+	{ID: "W5", Name: "WireGuard: UDP echo 64 B, 32 in flight", Place: onWG, Kind: udpEcho, N: 32, Size: 64, Pin: free, OverGVisor: 1},
+}
+
 // A stackName names a TCP/IP stack.
 type stackName string
 
@@ -119,7 +130,16 @@ const (
 	lnetoS  stackName = "lneto"
 	netPipe stackName = "net.Pipe" // no TCP/IP stack, as a reference for P3
 	before  stackName = "before"   // usernet at the commit of -compare
+
+	// usernet on other links than a TAP to the kernel. On a bridge, both sides are usernet hosts, each on a TAP
+	// that is a port of a bridge of the kernel: the kernel of the machine may have no VLANs of its own.
+	usernTUN    stackName = "usernet-tun"
+	usernBridge stackName = "usernet-bridge"
+	usernVLAN   stackName = "usernet-vlan" // on a bridge, with tags
 )
+
+// bridged reports whether both sides of a workload are usernet hosts on a bridge.
+func (s stackName) bridged() bool { return s == usernBridge || s == usernVLAN }
 
 // A setup has the settings of a stack. The harness chooses them to the stack's advantage.
 type setup struct {
@@ -146,6 +166,9 @@ const (
 	farAddr  = "198.18.0.2" // the measured stack
 	prefixed = "/24"
 	tapName  = "tap0"
+
+	bridgeName = "br0"
+	vlanID     = 100
 )
 
 // The servers' ports. Each run has its own port. With a port of an earlier run, the new connections of
@@ -174,6 +197,8 @@ type task struct {
 	Setup   setup
 	// V6 selects IPv6.
 	V6 bool
+	// Near is set on the side whose address is nearAddr.
+	Near bool `json:",omitempty"`
 	// Addr is the address that a client dials, and Port the port.
 	Addr string
 	Port int

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"time"
+)
+
+// The proportion that a link's median has to reach. TUN is compared with TAP, and frames with VLAN tags with frames
+// without. A median moves by some percent between runs, so a TUN that is as fast may show less than 1.
+const (
+	enoughTUN  = 0.97
+	enoughVLAN = 0.97
+)
+
+// The stacks of the two parts of -links.
+var (
+	linkStacks   = []stackName{usern, usernTUN, usernBridge, usernVLAN}
+	tunnelStacks = []stackName{kernel, gvisor, usern}
+)
+
+// links measures usernet on several kinds of links alternately, and WireGuard with usernet and others inside. It prints
+// the figures and writes them.
+func (b *bench) links() error {
+	if err := b.lab.makeBridge(); err != nil {
+		return err
+	}
+	const head = "%-8s %-46s %-6s %8s %8s %8s  %8s %8s %8s  %s\n"
+	fmt.Println("CPU ratios are in parentheses")
+	fmt.Printf(head, "", "", "", "TAP", "TUN", "ratio", "bridge", "tagged", "ratio", "")
+	var slower []string
+	b.stacks = linkStacks
+	for i := range workloads {
+		w := &workloads[i]
+		if w.Place != onTAP || !b.o.wanted(w.ID) {
+			continue
+		}
+		r := b.measure(w)
+		b.rows = append(b.rows, r)
+		fmt.Printf(head, w.ID, w.Name, w.unit(), r.amount(usern), r.amount(usernTUN), r.over(usernTUN, usern),
+			r.amount(usernBridge), r.amount(usernVLAN), r.over(usernVLAN, usernBridge), r.notes(linkStacks))
+		slower = append(slower, r.linksBelow()...)
+	}
+	fmt.Printf(head, "", "", "", "kernel", "netstack", "usernet", "ratio", "", "", "")
+	b.stacks = tunnelStacks
+	for i := range tunnels {
+		w := &tunnels[i]
+		if !b.o.wanted(w.ID) {
+			continue
+		}
+		r := b.measure(w)
+		b.rows = append(b.rows, r)
+		fmt.Printf(head, w.ID, w.Name, w.unit(), r.amount(kernel), r.amount(gvisor), r.amount(usern), r.over(usern, gvisor), "", "", r.notes(tunnelStacks))
+		slower = append(slower, r.linksBelow()...)
+	}
+	fmt.Printf("%d targets missed %s; %s\n", len(slower), strings.Join(slower, ", "), time.Since(b.begin).Round(time.Second))
+	if b.o.markdown != "" {
+		if err := os.WriteFile(b.o.markdown, []byte(b.linksMarkdown()), 0o666); err != nil {
+			return err
+		}
+	}
+	if b.failed > 0 {
+		return fmt.Errorf("%d measurements failed", b.failed)
+	}
+	return nil
+}
+
+// between returns the median rate of a stack divided by that of another, and the same for the CPU time.
+func (r *row) between(s, other stackName) (rate, cpu float64) {
+	return r.figures[s].rate() / r.figures[other].rate(), r.figures[s].cpu() / r.figures[other].cpu()
+}
+
+// over formats the results of between.
+func (r *row) over(s, other stackName) string {
+	rate, cpu := r.between(s, other)
+	if math.IsNaN(rate) {
+		return "-"
+	}
+	return fmt.Sprintf("%s (%s)", digits(rate), digits(cpu))
+}
+
+// notes returns the notes of some stacks.
+func (r *row) notes(stacks []stackName) string {
+	var list []string
+	for _, s := range stacks {
+		if n := r.note(s); n != "" {
+			list = append(list, fmt.Sprintf("%s: %s", s, n))
+		}
+	}
+	return strings.Join(list, "; ")
+}
+
+// linksBelow returns the targets of -links that a row misses. A stack that failed misses its target.
+func (r *row) linksBelow() (list []string) {
+	miss := func(name string, ratio, target float64) {
+		if math.IsNaN(ratio) || ratio < target {
+			list = append(list, fmt.Sprintf("%s/%s %s", r.ID, name, digits(ratio)))
+		}
+	}
+	if r.Place == onWG {
+		rate, cpu := r.between(usern, gvisor)
+		miss("rate", rate, r.OverGVisor)
+		miss("CPU", 1/cpu, 1)
+		return list
+	}
+	rate, _ := r.between(usernTUN, usern)
+	miss("TUN", rate, enoughTUN)
+	if r.figures[usernVLAN] != nil {
+		rate, _ = r.between(usernVLAN, usernBridge)
+		miss("VLAN", rate, enoughVLAN)
+	}
+	return list
+}
+
+// linksMarkdown returns the tables of LINKS.md.
+func (b *bench) linksMarkdown() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "# Links\n\nOne interleaved run of `go run . -links` on %s, %s: medians of %d runs of %v. The target of a\nratio is in"+
+		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n\n",
+		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time)
+	s.WriteString("Over TAP and TUN the other side is the kernel. On the bridge, both sides are usernet hosts, each on a TAP that is a\n" +
+		"port of a bridge of the kernel; tagged frames have VLAN tags.\n\n" +
+		"| | workload | unit | TAP | TUN | TUN / TAP | bridge | tagged | tagged / bridge | CPU TAP | CPU TUN | CPU bridge | CPU tagged |\n" +
+		"|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	cpu := func(r *row, name stackName) string { return digits(r.figures[name].cpu()) }
+	for _, r := range b.rows {
+		if r.Place == onWG {
+			continue
+		}
+		tun, _ := r.between(usernTUN, usern)
+		vlan, _ := r.between(usernVLAN, usernBridge)
+		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", r.ID, r.Name, r.unit(),
+			r.amount(usern), r.amount(usernTUN), bold(tun, enoughTUN), r.amount(usernBridge), r.amount(usernVLAN), bold(vlan, enoughVLAN),
+			cpu(r, usern), cpu(r, usernTUN), cpu(r, usernBridge), cpu(r, usernVLAN))
+	}
+	s.WriteString("\nInside a WireGuard tunnel between two namespaces, over veth. The protocol is that of golang.zx2c4.com/wireguard on both\n" +
+		"sides. The other side is the kernel on a TUN device; the side that is measured is the kernel too, the netstack of that\n" +
+		"module, or usernet.\n\n" +
+		"| | workload | unit | kernel | netstack | usernet | usernet / netstack | CPU kernel | CPU netstack | CPU usernet |\n" +
+		"|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, r := range b.rows {
+		if r.Place == onWG {
+			rate, _ := r.between(usern, gvisor)
+			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", r.ID, r.Name, r.unit(),
+				r.amount(kernel), r.amount(gvisor), r.amount(usern), bold(rate, r.OverGVisor),
+				cpu(r, kernel), cpu(r, gvisor), cpu(r, usern))
+		}
+	}
+	return s.String()
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn/bindtest"
+
+	"github.com/usernet/usernet/internal/netns"
+)
+
+// TestMain runs one side of a workload if the harness has started the test program as a process of a run.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "-task" {
+		if err := runTask(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func TestEveryKindOfWorkloadRunsInATunnel(t *testing.T) {
+	for _, w := range tunnels {
+		t.Run(w.ID, func(t *testing.T) {
+			for _, s := range []stackName{usern, gvisor} {
+				task := task{
+					Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Place: w.Place, Addr: wgAddrs[1], Port: firstPort,
+					Setup: setup{Chunk: smallChunk}, Time: 50 * time.Millisecond,
+				}
+				binds := bindtest.NewChannelBinds()
+				far, err := wireGuard(&task, binds[1], "127.0.0.1:2")
+				if err != nil {
+					t.Fatal(err)
+				}
+				task.Near = true
+				near, err := wireGuard(&task, binds[0], "127.0.0.1:1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := startServer(far, &task); err != nil {
+					t.Fatal(err)
+				}
+				r, err := runClient(near, &task)
+				if err != nil || r.Total <= 0 || r.Errors > 0 {
+					t.Fatalf("%s: %+v, %v", s, r, err)
+				}
+				near.close()
+				far.close()
+			}
+		})
+	}
+}
+
+// The harness runs some workloads of -links in its namespaces, from the first process to the table.
+func TestLinksAreMeasured(t *testing.T) {
+	netns.Need(t)
+	o := options{links: true, only: "T1,T5,T8,T14conn,W1,W5", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute,
+		markdown: t.TempDir() + "/LINKS.md", stacks: allStacks}
+	b, err := newBench(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	if err := b.links(); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.rows) != 6 {
+		t.Fatalf("%d workloads were measured", len(b.rows))
+	}
+	for _, r := range b.rows {
+		for s, f := range r.figures {
+			if f.rate() <= 0 || len(f.samples) != 1 {
+				t.Errorf("%s on %s: %+v", r.ID, s, f)
+			}
+		}
+	}
+	text, err := os.ReadFile(o.markdown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| T5 | 1-byte ping-pong", "| W1 | WireGuard: bulk in", "| T14conn | client: connect"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%q is missing in\n%s", want, text)
+		}
+	}
+}
+
+func TestALinkThatIsSlowerMissesItsTarget(t *testing.T) {
+	rates := func(place place, r map[stackName]float64) *row {
+		figures := map[stackName]*figure{}
+		for s, v := range r {
+			figures[s] = &figure{samples: []sample{{Rate: v, CPU: v}}}
+		}
+		return &row{workload: &workload{ID: "X", Place: place, OverGVisor: 1}, figures: figures}
+	}
+	for want, r := range map[string]*row{
+		"":                     rates(onTAP, map[stackName]float64{usern: 100, usernTUN: 99, usernBridge: 100, usernVLAN: 98}),
+		"X/TUN 0.90":           rates(onTAP, map[stackName]float64{usern: 100, usernTUN: 90}),
+		"X/VLAN 0.95":          rates(onTAP, map[stackName]float64{usern: 100, usernTUN: 100, usernBridge: 100, usernVLAN: 95}),
+		"X/rate 0.90":          rates(onWG, map[stackName]float64{usern: 90, gvisor: 100}),
+		"X/CPU 0.91":           rates(onWG, map[stackName]float64{usern: 110, gvisor: 100}),
+		"X/TUN -, X/VLAN 0.50": rates(onTAP, map[stackName]float64{usern: 100, usernBridge: 100, usernVLAN: 50}),
+	} {
+		if got := strings.Join(r.linksBelow(), ", "); got != want {
+			t.Errorf("%q instead of %q", got, want)
+		}
+	}
+}
