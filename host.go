@@ -347,9 +347,10 @@ func (h *Host) Listeners() iter.Seq[stack.ListenerInfo] { return h.stack.Listene
 func (h *Host) Sockets() iter.Seq[stack.SocketInfo] { return h.stack.Sockets() }
 
 // AddAddr adds an address to an interface, and the route to its network. An empty nic means the
-// only link. If the interface already has the address with the same prefix length, AddAddr replaces
-// its options, as when a lease is renewed. To add a default route, call AddRoute. For details and
-// errors see stack.Stack.AddAddr.
+// only link. If the interface already has the address from the same origin, AddAddr replaces its
+// options, as when a lease is renewed. A static address also replaces an address that DHCP or a router
+// has configured. To add a default route, call AddRoute. For details and errors see
+// stack.Stack.AddAddr.
 func (h *Host) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	return h.stack.AddAddr(nic, p, o)
 }

@@ -127,6 +127,23 @@ func TestALinkLocalAddressAvoidsConflicts(t *testing.T) {
 	})
 }
 
+// The program makes the link-local address static. The address stays when StopLinkLocal is called.
+func TestALinkLocalAddressBecomesStatic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dev, _ := nic.Pipe(nic.PipeConfig{})
+		h, err := usernet.New(usernet.Config{NIC: dev, NoIPv6: true, LinkLocal: true})
+		require.NoError(t, err)
+		defer h.Close()
+		time.Sleep(20 * time.Second)
+		a := h.Addrs()[0]
+		require.True(t, linkLocal4(h).IsValid())
+		require.NoError(t, h.AddAddr("", a, stack.AddrOptions{}))
+		time.Sleep(time.Minute)
+		require.NoError(t, h.StopLinkLocal(""))
+		require.Equal(t, []stack.AddrInfo{{Prefix: a}}, h.Interfaces()[1].AddrInfo)
+	})
+}
+
 func TestErrorsOfLinkLocal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan, _ := nic.Pipe(nic.PipeConfig{})
