@@ -14,6 +14,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 )
 
 // twoHosts makes two hosts on a wire.
@@ -277,4 +278,30 @@ func ExampleTCPConn_Info() {
 	defer c.Close()
 	fmt.Println(c.(*usernet.TCPConn).Info().State)
 	// Output: ESTABLISHED
+}
+
+// Conns lists the connections of a host, as ss does.
+func ExampleHost_Conns() {
+	a, b := twoHosts()
+	defer a.Close()
+	defer b.Close()
+	ln, err := b.Listen("tcp", ":80")
+	if err != nil {
+		panic(err)
+	}
+	c, err := a.Dial("tcp", "192.0.2.2:80")
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	if _, err := ln.Accept(); err != nil {
+		panic(err)
+	}
+	for conn := range b.Conns() {
+		fmt.Println(conn.State, conn.Local, conn.Passive)
+	}
+	fmt.Println(b.Stats().TCP.Events[tcp.PassiveOpens])
+	// Output:
+	// ESTABLISHED 192.0.2.2:80 true
+	// 1
 }
