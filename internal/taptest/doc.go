@@ -3,7 +3,7 @@
 // on the other side. The tests touch only that namespace.
 //
 // The tests need root and the tools that they name: curl, ping, nc, socat, wrk, ssh, dropbear,
-// nmap, traceroute, tracepath, tshark, tcpdump, nft, radvd, dnsmasq, unbound, vde_switch and passt. Without root they are
+// nmap, iperf3, traceroute, tracepath, tshark, tcpdump, nft, radvd, dnsmasq, unbound, vde_switch and passt. Without root they are
 // skipped. As root, a test is skipped if a tool is missing; if CI=true is in the environment, the test
 // fails instead.
 //

@@ -147,7 +147,13 @@ func sshTo(t *testing.T, ns *namespace, e end) string {
 // serveSSH forwards connections to the host's port 22 to the kernel's dropbear.
 func serveSSH(t *testing.T, ns *namespace, h *usernet.Host) {
 	t.Helper()
-	ln, err := h.Listen("tcp", ":22")
+	forward(t, ns, h, "22", "127.0.0.1:"+sshPort)
+}
+
+// forward forwards connections to a port of the host to a server on the kernel's side.
+func forward(t *testing.T, ns *namespace, h *usernet.Host, port, server string) {
+	t.Helper()
+	ln, err := h.Listen("tcp", ":"+port)
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
 	go func() {
@@ -157,7 +163,7 @@ func serveSSH(t *testing.T, ns *namespace, h *usernet.Host) {
 				return
 			}
 			var to net.Conn
-			if err := ns.inside(func() (err error) { to, err = net.Dial("tcp", "127.0.0.1:"+sshPort); return err }); err != nil {
+			if err := ns.inside(func() (err error) { to, err = net.Dial("tcp", server); return err }); err != nil {
 				c.Close()
 				continue
 			}
