@@ -60,6 +60,27 @@ func TestAStreamHasALengthBeforeEachFrame(t *testing.T) {
 	})
 }
 
+// RFC 894: the padding "is not part of the IP packet". passt ignores IPv4 packets in frames with padding.
+func TestAStreamSendsNoPadding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := framePipe()
+		s := FromStream(near, Link{MAC: macA})
+		defer s.Close()
+		s.Attach(func([]Frame) {})
+		b, _, _ := packetSpec{tcp: true}.build(t)
+		require.Len(t, b, 54)
+		padded := append(b[:54:54], make([]byte, 6)...)
+		bad := append([]byte(nil), padded...)
+		bad[16], bad[17] = 0, 3 // a total length shorter than the header
+		n, err := s.Send([]Frame{{Head: padded}, {Head: padded[:34], Body: padded[34:]}, {Head: bad}, {Head: ether(macB, macA, 1, 60)}})
+		require.NoError(t, err)
+		require.Equal(t, 4, n)
+		buf := make([]byte, 2000)
+		n, _ = far.Read(buf)
+		require.Equal(t, prefixed(b, b, bad, ether(macB, macA, 1, 60)), buf[:n])
+	})
+}
+
 func TestAStreamMayBeCutAnywhere(t *testing.T) {
 	var all []byte
 	var want []uint32
