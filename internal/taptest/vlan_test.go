@@ -3,11 +3,13 @@
 package taptest
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -57,4 +59,43 @@ func TestAKernelAnswersInEachVLAN(t *testing.T) {
 		}
 	}
 	require.Equal(t, before, lost())
+}
+
+// The command shows the frames of VLANs with their tags, with a filter and without one, whether they are received or
+// sent by another program on the interface.
+func TestDumpCommandShowsVLANTags(t *testing.T) {
+	t.Parallel()
+	need(t)
+	exe := build(t)
+	near, far := newVeth(t)
+	frame := make([]byte, 60)
+	copy(frame, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x81, 0, 0, 100, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1})
+	for ns, name := range map[*namespace]string{near: "veth0", far: "veth1"} {
+		for _, filter := range []string{"", "arp"} {
+			var dev *nic.Packet
+			require.NoError(t, ns.inside(func() (err error) {
+				dev, err = nic.OpenPacket(nic.PacketConfig{Interface: name})
+				return err
+			}))
+			dev.Attach(func([]nic.Frame) {})
+			p := &program{t: t, cmd: near.command(t.Context(), exe, "dump", "-i", "veth0", "-c", "30", filter)} // more than the kernels send by themselves
+			var out bytes.Buffer
+			p.cmd.Stdout, p.cmd.Stderr = &out, &p.errs
+			require.NoError(t, p.cmd.Start())
+			done := make(chan error, 1)
+			go func() { done <- p.cmd.Wait() }()
+			for running := true; running; {
+				_, err := dev.Send([]nic.Frame{{Head: frame}})
+				require.NoError(t, err)
+				select {
+				case err := <-done:
+					require.NoError(t, err, "%s", p.errs.String())
+					running = false
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+			require.Contains(t, out.String(), "02:00:00:00:00:09 > ff:ff:ff:ff:ff:ff vlan 100 ARP", "sent on %s, filter %q", name, filter)
+			require.NoError(t, dev.Close())
+		}
+	}
 }
