@@ -152,6 +152,9 @@ func TestClasslessRoutes(t *testing.T) {
 		_, ok := parseRoutes(bad, 9)
 		require.False(t, ok)
 	}
+	got, ok = parseRoutes([]byte{1, 0, 192, 0, 2, 1, 1, 128, 192, 0, 2, 1}, 9)
+	require.True(t, ok)
+	require.Len(t, got, 2, "a default route in two halves")
 	got, ok = parseRoutes([]byte{0, 224, 0, 0, 1, 8, 127, 192, 0, 2, 1, 4, 240, 192, 0, 2, 1}, 9)
 	require.True(t, ok)
 	require.Empty(t, got, "no routers and networks of these kinds")

@@ -219,7 +219,8 @@ func parseRoutes(b []byte, limit int) (routes []Route4, ok bool) {
 		// MUST zero any bits in the subnet number where the corresponding bit in the mask is zero."
 		r := Route4{Dst: netip.PrefixFrom(netip.AddrFrom4(dst), bits).Masked(), Via: via}
 		usable := !via.IsValid() || isHost(via)
-		if bits > 0 {
+		// A short prefix such as 0.0.0.0/1 has an address that is not a host's, but contains hosts.
+		if bits > 0 && (bits >= 8 || r.Dst.Addr() != netip.IPv4Unspecified()) {
 			usable = usable && isHost(r.Dst.Addr())
 		}
 		if usable && len(routes) < limit && !slices.Contains(routes, r) {
