@@ -64,17 +64,20 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	if err := n.awaitOnline(ctx); err != nil {
 		return err
 	}
-	// An IPv6 address is usable before the probes for an IPv4 address of DHCP have ended.
+	// An IPv6 address is usable before the probes for an IPv4 address of DHCP, or the negotiation of one over PPP,
+	// have ended.
 	wait, cancel := context.WithTimeout(ctx, secondTime)
 	defer cancel()
 	for {
 		changed := n.host.Changed()
-		if n.chooseAddrs(); n.addr.Is4() && n.isConfigured() {
+		if n.chooseAddrs(); n.isConfigured() && (n.addr.Is4() || !l.ppp.used() && len(n.host.DHCP()) == 0) {
 			break
 		}
 		select {
 		case <-changed:
 			continue
+		case err := <-n.down:
+			return fmt.Errorf("the link has failed: %w", err)
 		case <-wait.Done():
 		}
 		break

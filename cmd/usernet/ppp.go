@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -103,16 +102,16 @@ func (f *pppFlags) open(l *linkFlags, log *slog.Logger) (*ppp.Device, error) {
 	return dev, err
 }
 
-// openEthernet opens a TAP, or else a packet socket on the interface.
+// openEthernet opens a TAP of a name, which may exist, or else a packet socket on the interface of that name.
 func openEthernet(name string, mac [6]byte) (nic.Device, error) {
-	if _, err := net.InterfaceByName(name); err == nil {
-		return nic.OpenPacket(nic.PacketConfig{Interface: name, MAC: mac})
-	}
 	tap, err := nic.OpenTAP(nic.TAPConfig{Name: name, MAC: mac})
-	if err != nil {
-		return nil, &tapError{name: name, err: err}
+	if err == nil {
+		return tap, nil
 	}
-	return tap, nil
+	if dev, other := nic.OpenPacket(nic.PacketConfig{Interface: name, MAC: mac}); other == nil {
+		return dev, nil
+	}
+	return nil, &tapError{name: name, err: err}
 }
 
 // openPPP makes a host on a PPP link.
