@@ -278,7 +278,7 @@ func TestADHCPv6ServerEndsWithItsInterface(t *testing.T) {
 func TestADHCPv6LeaseEndsWithItsInterface(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		var log bytes.Buffer
+		var log logBuffer
 		var events []string
 		serve6(t, wireA)
 		h := newDHCP6Host(t, wireB, usernet.DHCP6Config{OnEvent: func(e dhcp.Event6) { events = append(events, e.Kind.String()) }},
@@ -291,7 +291,7 @@ func TestADHCPv6LeaseEndsWithItsInterface(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, []string{"acquired", "lost"}, events)
 		require.Empty(t, h.DHCP6())
-		require.Regexp(t, `level=INFO msg="DHCPv6 lease acquired" nic=`+name+` addrs=1 .*\n.*msg="DHCPv6 lease ended" nic=`+name+` reason="its interface was removed"`, log.String())
+		require.Regexp(t, `level=INFO msg="DHCPv6 lease acquired" nic=`+name+` addrs=1 (?s:.*)msg="DHCPv6 lease ended" nic=`+name+` reason="its interface was removed"`, log.String())
 	})
 }
 
@@ -299,7 +299,7 @@ func TestADHCPv6LeaseEndsWithItsInterface(t *testing.T) {
 func TestEventsOfDHCPAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		var logs [2]bytes.Buffer
+		var logs [2]logBuffer
 		logged := func(i int) *slog.Logger { return slog.New(slog.NewTextHandler(&logs[i], nil)) }
 		router, err := usernet.New(usernet.Config{NIC: wireA, Addrs: prefixes("2001:db8::1/64", "192.0.2.1/24"), Logger: logged(0)})
 		require.NoError(t, err)

@@ -1,7 +1,6 @@
 package usernet_test
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -170,7 +169,7 @@ func TestAFloodOfNonsenseFromADHCPv6Server(t *testing.T) {
 				}
 			}
 		}()
-		var log bytes.Buffer
+		var log logBuffer
 		h := newDHCP6Host(t, sw.Port(), usernet.DHCP6Config{}, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		query := <-heard
 		random := rand.New(rand.NewPCG(1, 1))

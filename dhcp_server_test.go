@@ -42,7 +42,7 @@ func serve(t *testing.T, h *usernet.Host, cfg usernet.DHCPServerConfig) *usernet
 func TestAHostServesOthersByDHCP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})
-		var log bytes.Buffer
+		var log logBuffer
 		server, err := usernet.New(usernet.Config{NIC: sw.Port(), Addrs: prefixes("192.0.2.1/24"), NoIPv6: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		require.NoError(t, err)
 		cfg := pool("192.0.2.7", "192.0.2.8")

@@ -1,7 +1,6 @@
 package usernet_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -40,7 +39,7 @@ func TestAHostConfiguresItselfByDHCP(t *testing.T) {
 		require.NoError(t, err)
 		go answerDNS(pc, map[string]string{"www.b.test.": "192.0.2.1"})
 
-		var log bytes.Buffer
+		var log logBuffer
 		client := newDHCPHost(t, wire, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		defer client.Close()
 		require.Empty(t, client.Addrs())
@@ -494,7 +493,7 @@ func TestDHCPUnderLoss(t *testing.T) {
 func TestAFloodOfNonsenseFromAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, wire := linkWithServer(t, 0)
-		var log bytes.Buffer
+		var log logBuffer
 		client := newDHCPHost(t, wire, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		defer client.Close()
 		time.Sleep(time.Second)

@@ -1,10 +1,12 @@
 package usernet_test
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -243,4 +245,24 @@ func newDHCP6Host(t *testing.T, dev nic.Device, cfg usernet.DHCP6Config, change 
 	t.Cleanup(func() { h.Close() })
 	require.NoError(t, h.StartDHCP6("", cfg))
 	return h
+}
+
+// A logBuffer holds what a host has logged.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String returns all that was logged, by all goroutines that have not blocked yet too. It must be called in a bubble.
+func (b *logBuffer) String() string {
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }

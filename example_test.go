@@ -305,3 +305,19 @@ func ExampleHost_Conns() {
 	// ESTABLISHED 192.0.2.2:80 true
 	// 1
 }
+
+// Events reports what changes in the configuration of a host.
+func ExampleHost_Events() {
+	a, b := twoHosts()
+	defer b.Close()
+	defer a.Close()
+	changes := a.Events(context.Background())
+	if err := a.AddAddr("", netip.MustParsePrefix("198.51.100.1/32"), usernet.AddrOptions{}); err != nil {
+		panic(err)
+	}
+	for e := range changes {
+		fmt.Println(e.Kind, e.Addr.Prefix)
+		break
+	}
+	// Output: address added 198.51.100.1/32
+}

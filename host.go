@@ -131,8 +131,9 @@ type Config struct {
 	// UDPBuffer is the receive queue limit of UDP and IP sockets in bytes; 212992 if zero.
 	UDPBuffer int
 
-	// Logger gets a record when a link fails, comes up, goes down or changes, and when another
-	// machine uses an address of the host. If it is nil, nothing is logged. See also Host.Done.
+	// Logger gets a record when a link fails, comes up, goes down or changes, when another machine uses an
+	// address of the host, and when addresses, routes, name servers or leases change. If it is nil, nothing
+	// is logged. See also Host.Done and Host.Events.
 	Logger *slog.Logger
 	// Rand fills p with unpredictable bytes. It is the host's only source of randomness: for
 	// sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS queries.
@@ -205,6 +206,9 @@ func New(cfg Config) (*Host, error) {
 	}
 	h.resolver = h.newResolver(&cfg)
 	h.lookup = traced(h.lookupDial, false)
+	if h.logger != nil {
+		h.logChanges()
+	}
 	if cfg.DHCP || cfg.LinkLocal {
 		err := h.startClient(s.Interfaces()[1].Name, DHCPConfig{LinkLocal: cfg.LinkLocal}, !cfg.DHCP)
 		if err != nil {
