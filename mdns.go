@@ -3,6 +3,7 @@ package usernet
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -36,7 +37,10 @@ const (
 	// mdnsSendTime limits the time for which a message waits for room in the transmit queue. After a message has
 	// waited in vain, the messages behind it wait only for mdnsStuckTime.
 	mdnsSendTime  = 200 * time.Millisecond
-	mdnsStuckTime = time.Millisecond
+	mdnsStuckTime = 10 * time.Millisecond
+	// mdnsBurst is the maximum number of messages that a goroutine of the program sends. Answers to other machines
+	// may be among them.
+	mdnsBurst = 64
 	// mdnsEndTime limits the time for which the end of a link waits for a goroutine that sends.
 	mdnsEndTime = time.Second
 	// mdnsTimeout is how long a lookup waits for a first answer. The query is sent at 0, 1 and 3 s.
@@ -349,7 +353,11 @@ func (l *mdnsLink) do(f func(now time.Time)) {
 		}
 	}
 	l.mu.Unlock()
-	l.drain()
+	if f == nil {
+		l.drain(math.MaxInt)
+	} else {
+		l.drain(mdnsBurst)
+	}
 }
 
 // queue moves the messages of the node to the outbox. While the outbox is full, queue drops them; the goodbyes
@@ -370,8 +378,9 @@ func (l *mdnsLink) queue() {
 }
 
 // drain sends the messages of the outbox in their order. If another goroutine is sending, drain returns at
-// once, and the other goroutine sends them.
-func (l *mdnsLink) drain() {
+// once, and the other goroutine sends them. drain leaves what exceeds most messages to the timer, unless the link has
+// ended.
+func (l *mdnsLink) drain(most int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sending {
@@ -379,7 +388,11 @@ func (l *mdnsLink) drain() {
 	}
 	l.sending = true
 	wait := mdnsSendTime
-	for len(l.outbox) > 0 {
+	for n := 0; len(l.outbox) > 0; n++ {
+		if n >= most && !l.ended {
+			l.timer.Reset(0) // its goroutine sends the others
+			break
+		}
 		m := l.outbox[0]
 		l.outbox = l.outbox[1:]
 		l.mu.Unlock()
@@ -387,10 +400,13 @@ func (l *mdnsLink) drain() {
 			wait = mdnsSendTime
 		} else {
 			wait = mdnsStuckTime
+			l.all.drop(mdnsDropOutbox)
 		}
 		l.mu.Lock()
 	}
-	l.outbox, l.sending = nil, false
+	if l.sending = false; len(l.outbox) == 0 {
+		l.outbox = nil
+	}
 	l.sent.Broadcast()
 }
 
@@ -477,7 +493,7 @@ func (l *mdnsLink) end() {
 		}
 	}
 	l.mu.Unlock()
-	l.drain()
+	l.drain(math.MaxInt)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	late := false

@@ -31,6 +31,7 @@ func (l *mdnsLink) start(name string, prompt bool, types ...mdns.Type) (*mdnsWai
 	w := &mdnsWait{ready: make(chan struct{}, 1)}
 	err := error(net.ErrClosed)
 	l.do(func(now time.Time) {
+		err = nil
 		for _, typ := range types {
 			var q *mdns.Query
 			if q, err = l.node.Query(now, name, typ, prompt); err != nil {

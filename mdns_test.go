@@ -156,6 +156,20 @@ func TestErrorsOfMulticastDNS(t *testing.T) {
 	})
 }
 
+// Multicast DNS has no MX records and the like here, so a lookup of one below local. fails at once.
+func TestTypesThatMulticastDNSDoesNotHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts := mdnsHosts(t, "alice", "bob")
+		time.Sleep(3 * time.Second)
+		start := time.Now()
+		_, err := hosts[0].LookupMX("bob.local")
+		require.ErrorContains(t, err, "no such host")
+		_, err = hosts[0].LookupNS("bob.local")
+		require.ErrorContains(t, err, "no such host")
+		require.Zero(t, time.Since(start))
+	})
+}
+
 // Without Multicast DNS, names below local. are looked up as before.
 func TestLocalNamesWithoutMulticastDNS(t *testing.T) {
 	h, err := New(Config{Hosts: map[string][]netip.Addr{"nas.local": {netip.MustParseAddr("192.0.2.7")}}, Resolver: resolve.Config{}})

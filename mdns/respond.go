@@ -9,6 +9,8 @@ import (
 const (
 	// maxDelayed is the maximum number of responses that wait for their time.
 	maxDelayed = 256
+	// maxDenied is the maximum number of questions of a query that are answered with a denial.
+	maxDenied = 32
 	// legacyTTL is the maximum TTL of a response to a resolver that is not of Multicast DNS. RFC 6762
 	// section 6.7: "The resource record TTL given in a legacy unicast response SHOULD NOT be greater than
 	// ten seconds".
@@ -74,10 +76,12 @@ func (n *Node) receiveQuery(now time.Time, m *message, from netip.AddrPort) {
 		if unique == nil || len(found) > 0 {
 			continue
 		}
+		r := &multi
 		if legacy || q.unicast {
-			uni.denied = append(uni.denied, q)
-		} else {
-			multi.denied = append(multi.denied, q)
+			r = &uni
+		}
+		if len(r.denied) < maxDenied && !slices.Contains(r.denied, q) {
+			r.denied = append(r.denied, q)
 		}
 	}
 	n.sendUnicast(m, &uni, from, legacy)
@@ -205,8 +209,12 @@ func (n *Node) sendAgain(o *own, asked time.Time, interval time.Duration) {
 		n.again = append(n.again, r)
 		return
 	}
-	if i := slices.IndexFunc(n.again, func(x repeat) bool { return x.o == o }); r.at.Before(n.again[i].at) {
-		n.again[i] = r // for a probe
+	x := &n.again[slices.IndexFunc(n.again, func(x repeat) bool { return x.o == o })]
+	if x.asked.Before(asked) {
+		x.asked = asked // the record must follow the last request
+	}
+	if r.at.Before(x.at) {
+		x.at, x.interval = r.at, interval // for a probe
 	}
 }
 
@@ -227,12 +235,12 @@ func (n *Node) sendDelayed(now time.Time) {
 	n.again = slices.DeleteFunc(n.again, func(r repeat) bool {
 		due := !now.Before(r.at)
 		if due {
+			r.o.repeats = false // of all first: add may plan any of them again
 			again = append(again, r)
 		}
 		return due
 	})
 	for _, r := range again {
-		r.o.repeats = false
 		add(r.o, r.asked, r.interval)
 	}
 	n.delayed = slices.DeleteFunc(n.delayed, func(r *response) bool {

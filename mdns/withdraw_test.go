@@ -226,3 +226,76 @@ func TestADenialIsMulticastOnceASecond(t *testing.T) {
 	denials, _ = l.said(0, n, typeNSEC)
 	require.Empty(t, denials, "the host has no name")
 }
+
+// services returns the records of a node that say that there are services of a type.
+func services(a *Node) []*own {
+	nm, _ := makeName(local, "_services", "_dns-sd", "_udp")
+	return a.index[nm.fold()]
+}
+
+// Two services share a record, and the record is to be multicast again for both of them at the same moment, which is
+// too soon.
+func TestARecordOfTwoServicesIsRepeatedOnce(t *testing.T) {
+	for _, first := range []int{0, 1} {
+		l := newLink(t)
+		a := l.add("alice")
+		other := web
+		other.Instance = "Other"
+		for _, s := range []Service{web, other} {
+			_, err := a.Publish(l.now, s)
+			require.NoError(t, err)
+		}
+		l.run(10 * time.Second)
+		both := services(a)
+		require.Len(t, both, 2)
+		n := len(l.log)
+		for _, o := range []*own{both[first], both[1-first]} {
+			o.sent, o.repeats = l.now.Add(-250*time.Millisecond), true
+			a.again = append(a.again, repeat{o, l.now.Add(-100 * time.Millisecond), l.now, recordInterval})
+		}
+		l.run(5 * time.Second)
+		records, at := l.said(0, n, typePTR)
+		require.Len(t, records, 1)
+		require.Len(t, at, 1)
+		require.Empty(t, a.again)
+	}
+}
+
+// A record is to be multicast again, when another host multicasts it and withdraws it: the repetition must follow the
+// withdrawal.
+func TestARescueFollowsThePlannedRepetition(t *testing.T) {
+	l := newLink(t)
+	a := l.add("alice")
+	_, err := a.Publish(l.now, web)
+	require.NoError(t, err)
+	l.run(10 * time.Second)
+	o := services(a)[0]
+	n := len(l.log)
+	start := l.now
+	o.sent = start
+	a.sendAgain(o, start.Add(100*time.Millisecond), recordInterval) // a query
+	l.run(500 * time.Millisecond)
+	a.suppress(l.now, &o.record)
+	l.run(100 * time.Millisecond)
+	gone := o.record
+	gone.ttl = 0
+	a.rescue(l.now, &gone)
+	l.run(2 * time.Second)
+	records, at := l.said(0, n, typePTR)
+	require.NotEmpty(t, records)
+	require.False(t, at[len(at)-1].Before(start.Add(600*time.Millisecond)))
+}
+
+func TestTheDenialsOfAQueryAreLimited(t *testing.T) {
+	l := newLink(t)
+	a := l.add("alice")
+	l.run(10 * time.Second)
+	nm, _ := makeName(local, "alice")
+	w := newBuilder(0, flagTruncated)
+	for i := range 1000 {
+		w.question(question{name: nm, typ: uint16(1000 + i/2)})
+	}
+	a.Receive(l.now, w.b, fromOther)
+	require.Len(t, a.delayed, 1)
+	require.Len(t, a.delayed[0].denied, maxDenied)
+}

@@ -47,9 +47,12 @@ func (r *Resolver) askMulticast(ctx context.Context, fqdn string, types []dnsmes
 	if err != nil {
 		return nil, true, dnsError(errCannotMarshal, fqdn, "")
 	}
-	numbers := make([]uint16, len(types))
-	for i, typ := range types {
-		numbers[i] = uint16(typ)
+	numbers := make([]uint16, 0, len(types))
+	for _, typ := range types {
+		switch typ { // the types that a MulticastRecord can have
+		case dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypePTR, dnsmessage.TypeSRV, dnsmessage.TypeTXT:
+			numbers = append(numbers, uint16(typ))
+		}
 	}
 	records, used, err := r.cfg.MulticastRecords(ctx, "", fqdn, numbers...)
 	if !used {
