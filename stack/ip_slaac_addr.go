@@ -110,7 +110,7 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 	}
 	if changed {
 		s.setAddrs(ifc, list)
-	} else if found {
+	} else {
 		ifc.addrs.Store(&list) // only lifetimes have changed: the routes do not depend on them
 	}
 	return changed

@@ -166,3 +166,27 @@ func TestAnAdvertisedAddressBecomesStatic(t *testing.T) {
 		require.Equal(t, "preferred", stateOf(s, own.Addr().String()))
 	})
 }
+
+// The program makes the stable address of a prefix static. The router still renews the temporary addresses.
+func TestTemporaryAddressesLiveBesideAStaticOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t, func(c *Config) { c.NICs[0].Temporary = true })
+		advertise := func() { p.ra(ra{}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour)) }
+		advertise()
+		time.Sleep(5 * time.Second)
+		for _, a := range autoAddrs(s, "2001:db8:1::/64") {
+			if !a.Temporary {
+				require.NoError(t, s.AddAddr("", a.Prefix, AddrOptions{}))
+			}
+		}
+		for range 6 {
+			time.Sleep(30 * time.Minute)
+			advertise()
+		}
+		time.Sleep(30 * time.Minute)
+		left := autoAddrs(s, "2001:db8:1::/64")
+		require.Len(t, left, 1)
+		require.True(t, left[0].Temporary)
+		require.Equal(t, AddrPreferred, left[0].State)
+	})
+}

@@ -152,8 +152,8 @@ func (ifc *iface) isOffer(p *packet) bool {
 		binary.BigEndian.Uint16(p.header[6:])&fragment != 0 {
 		return false
 	}
-	return !slices.ContainsFunc(ifc.s.table.Load().routes, func(r route) bool {
-		return r.ifc == ifc && r.dst.Addr().Is4() && !r.dst.Addr().IsLinkLocalUnicast()
+	return !slices.ContainsFunc(ifc.list(), func(a ifaceAddr) bool {
+		return a.usable() && a.addr().Is4() && !a.addr().IsLinkLocalUnicast()
 	})
 }
 
