@@ -214,6 +214,9 @@ func TestConnsWhileConnectionsComeAndGo(t *testing.T) {
 	dialing.Wait()
 	done.Store(true)
 	looking.Wait()
+	for end := time.Now().Add(time.Minute); b.Stats().TCP.Events[tcp.PassiveOpens] < 400 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // another goroutine may still be sending the last acknowledgements
+	}
 	l.Close()
 	accepting.Wait()
 	require.EqualValues(t, 400, a.Stats().TCP.Events[tcp.ActiveOpens])

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -90,5 +91,25 @@ func TestTheKeyOfCookiesRotates(t *testing.T) {
 		require.False(t, ok, "no cookie was made in that period")
 		_, ok = s.cookieKey(first + 4)
 		require.True(t, ok)
+	})
+}
+
+func TestAbortedHalfOpenConnectionsLeaveTheListener(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &crowdDevice{t: t}
+		s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
+			c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+		})
+		l := listenAt(t, s, addrPort("0.0.0.0:80"))
+		for i := range 3 {
+			d.syn(uint16(2000 + i))
+		}
+		require.EqualValues(t, 3, l.nhalf.Load())
+		for c := range s.Conns() {
+			require.Equal(t, tcp.SynReceived, c.State)
+			c.Abort()
+		}
+		require.Zero(t, l.nhalf.Load())
+		require.Empty(t, s.tcp.table.sockets())
 	})
 }

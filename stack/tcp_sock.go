@@ -728,10 +728,11 @@ func (t *TCP) abort() {
 	t.mu.Lock()
 	now := t.s.now()
 	t.conn.Abort(now)
-	t.run(now)
+	ev := t.run(now)
 	t.wakeReaders()
 	t.wakeWriters()
 	t.mu.Unlock()
+	t.report(ev)
 }
 
 // LocalAddr returns the connection's local address.

@@ -97,10 +97,7 @@ func (c *Conn) Info(now Time) Info {
 	info.SegsOut, info.SegsIn = c.segsOut, c.segsIn
 	info.DataSegsOut, info.DataSegsIn = c.snd.dataSegs, c.dataSegsIn
 	info.BytesRetrans, info.BytesReceived = c.bytesRetrans, c.bytesReceived
-	info.BytesAcked = c.delivered - uint64(c.sb.sacked)
-	if c.snd.finSent && c.snd.una == c.snd.nxt && info.BytesAcked > 0 {
-		info.BytesAcked-- // the FIN
-	}
+	info.BytesAcked = c.bytesAcked()
 	info.BytesSent = info.BytesAcked + uint64(c.dataInFlight()) + c.bytesRetrans
 	since := func(at Time) Time {
 		if at == 0 {
@@ -122,6 +119,17 @@ func (c *Conn) Info(now Time) Info {
 		info.DeliveryRate = b.latest
 	}
 	return info
+}
+
+// bytesAcked returns the number of payload bytes below SND.UNA since the open. Its lower 32 bits are those of
+// SND.UNA-ISS-1. The number of delivered bytes, which differs by less than a window, tells the others.
+func (c *Conn) bytesAcked() uint64 {
+	low := uint32(c.snd.una - c.snd.iss - 1)
+	if c.snd.finSent && c.snd.una == c.snd.nxt {
+		low-- // the FIN
+	}
+	near := int64(c.delivered) - int64(c.sb.sacked)
+	return uint64(max(near+int64(int32(low-uint32(near))), 0))
 }
 
 // dataInFlight returns the number of bytes between SND.UNA and SND.NXT, without SYN and FIN.

@@ -372,9 +372,12 @@ func (c *Conn) retransmit(now Time, out *Segment, p piece, n, mss int) {
 	if r.undoTS == 0 {
 		r.undoTS = max(c.tsVal(now), 1)
 	}
-	segs := (n + mss - 1) / mss
-	r.undoCount += segs
-	c.countRetrans(segs, n)
+	r.undoCount += (n + mss - 1) / mss
+	size := n
+	if c.dataEnd().Less(s.end) {
+		size-- // the FIN
+	}
+	c.countRetrans(max((size+mss-1)/mss, 1), size)
 	c.data(now, out, s.seq, s.end, mss)
 	if c.timers.rtx == 0 {
 		c.armRtx(now, 0, true)
