@@ -25,7 +25,7 @@ func TestNoFileIsEmpty(t *testing.T) {
 	for _, file := range files {
 		info, err := os.Lstat(file)
 		if os.IsNotExist(err) {
-			continue // deleted, and not yet in the index
+			continue // the file was deleted, but the index still lists it
 		}
 		require.NoError(t, err)
 		require.False(t, info.Mode().IsRegular() && info.Size() == 0, "%s is empty", file)

@@ -24,19 +24,19 @@ type fuzzWire struct {
 	end     [2]*fuzzEnd
 	loss    float64
 	dup     float64
-	damage  float64 // probability that a bit of a complete frame changes
+	damage  float64 // probability that a bit of a frame changes; see damaged
 	partial float64 // probability that Send accepts only a part of a batch
 	slow    float64 // probability that Send takes up to 20 ms
 	forge   float64 // number of forged frames per frame
 	latency time.Duration
-	reorder float64     // probability that a frame is delayed by up to twice the latency more
+	reorder float64     // probability of an extra delay, which is less than twice the latency plus 1 ms
 	inline  bool        // no latency: the frame is received before Send returns
 	raw     bool        // raw sockets may send arbitrary packets, so only TCP is checked
 	cut     atomic.Bool // while set, all frames are lost
 
 	mu     sync.Mutex
 	errs   []error
-	recent [64]nic.Frame // the most recent frames, complete
+	recent [64]nic.Frame // the frames that the hosts have sent last, undamaged; filled if forge > 0
 	from   [64]int       // the ends that sent the recent frames
 	passed int           // number of frames that the hosts have sent
 	forged int           // number of forged frames
@@ -94,7 +94,8 @@ func (h *heldFrames) Pop() any {
 
 var _ nic.Device = (*fuzzEnd)(nil)
 
-// newFuzzWire makes the two ends of a wire. The hosts have the addresses of newPair.
+// newFuzzWire makes a wire with its two ends. Forged frames are for hosts with the addresses addrA and addr6A
+// at end 0, and addrB and addr6B at end 1.
 func newFuzzWire(seed uint64, link nic.Link) *fuzzWire {
 	w := &fuzzWire{}
 	for i := range w.end {
@@ -370,8 +371,8 @@ func isType(b []byte, typ wire.EtherType) bool {
 	return len(b) >= wire.EthernetLen && wire.EtherType(binary.BigEndian.Uint16(b[12:])) == typ
 }
 
-// damaged inverts a bit of a frame with probability p. It leaves out frames whose checksums do not
-// protect them.
+// damaged inverts a bit of a frame with probability p. It does not change ARP frames, which have no checksum,
+// or frames whose checksum is not complete, because the receiver could not detect the damage.
 func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
 	if r.Float64() >= p || f.NeedsChecksum || len(f.Head) < wire.EthernetLen+wire.IPv4Len || !isIP(f.Head) {
 		return f

@@ -167,7 +167,7 @@ func isLabel(label string) bool {
 	return true
 }
 
-// isHost reports whether an address may be another host's.
+// isHost reports whether an address is an IPv4 address that a host on a network can have.
 func isHost(a netip.Addr) bool {
 	return a.Is4() && a.As4()[0] != 0 && a.As4()[0] < 224 && !a.IsLoopback()
 }
@@ -191,7 +191,7 @@ func classBits(a netip.Addr) int {
 	return 24
 }
 
-// A Route4 is a route from a server.
+// A Route4 is a route that a server gives to its clients.
 type Route4 struct {
 	Dst netip.Prefix
 	Via netip.Addr // the router; invalid if the destinations are on the link
@@ -273,7 +273,8 @@ func parseSearch(b []byte, limit int) (names []string, ok bool) {
 	return names, true
 }
 
-// maxPointers is the maximum number of pointers in a name, more than a name can have labels.
+// maxPointers is the maximum number of pointers in a name. A name needs fewer pointers, because a name has at
+// most 127 labels.
 const maxPointers = 128
 
 // searchName parses the name at an offset, and returns the offset of the next name.
@@ -314,7 +315,7 @@ func searchName(b []byte, at int) (name string, next int, ok bool) {
 			}
 			label := string(b[at+1 : at+1+n])
 			if strings.Contains(label, ".") {
-				label = "*" // makes the name invalid for a host, without another dot
+				label = "*" // isName rejects "*", but would take a label with a dot for two labels
 			}
 			labels = append(labels, label)
 			at += 1 + n

@@ -13,8 +13,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// RFC 4862 5.4: duplicate address detection decides before an address is assigned. Later any node on the
-// link could forge advertisements. As on Linux (ndisc_recv_na), such advertisements take no address away.
+// RFC 4862 5.4: a host gives up an address if duplicate address detection finds another node with the
+// address. After the detection the host keeps the address, as Linux does (ndisc_recv_na), because any node
+// on the link could forge an advertisement for the address.
 func TestForgedAdvertisementsTakeNoAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -34,8 +35,9 @@ func TestForgedAdvertisementsTakeNoAddress(t *testing.T) {
 	})
 }
 
-// RFC 4429 3.2: a node "MUST NOT use an Optimistic Address as the source address of a Neighbor Solicitation"
-// with its link address. RFC 4861 7.2.2 allows any other address of the interface.
+// RFC 4429 3.2: a node "MUST NOT use an Optimistic Address as the source address of a Neighbor Solicitation".
+// RFC 4861 7.2.2 allows any other address of the interface as the source. The link-local address is not
+// optimistic any more, so the solicitation can also contain the host's link address.
 func TestASettledAddressAsksForANewOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -111,9 +113,9 @@ func TestAnIPLinkIsConfiguredByItsRouter(t *testing.T) {
 	})
 }
 
-// RFC 6724 5, rule 5.5: "Prefer addresses in a prefix advertised by the next-hop." Otherwise a router
-// would get packets with a source from another router's network, which its provider would drop (RFC
-// 8028).
+// RFC 6724 5, rule 5.5: "Prefer addresses in a prefix advertised by the next-hop." Otherwise the host could
+// send a packet to one router with a source address from the prefix of another router. The provider of the
+// first router would drop such a packet (RFC 8028).
 //
 // RFC 8504 SHLD-10 SHLD-18.
 func TestTheSourceIsOfTheNextHopsPrefix(t *testing.T) {

@@ -55,8 +55,9 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// awaitAddrs waits until a host whose link gives it its addresses has one, and then logs the
-// configuration. With other links it does nothing.
+// awaitAddrs waits until the link has given the host an address. Then awaitAddrs waits at most secondTime for
+// an IPv4 address and its other settings (see isConfigured), and logs the host's configuration. If the link
+// gives no addresses (see assigned), awaitAddrs does nothing.
 func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	if !l.assigned() {
 		return nil
@@ -86,8 +87,9 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	return ctx.Err()
 }
 
-// isConfigured reports whether a DHCP client of the host has the lease of n.addr. The host adds the address before
-// the routes of the lease, and notes the lease after both. A host without a DHCP client is configured.
+// isConfigured reports whether a DHCP client of the host reports a lease of n.addr. A client reports a new
+// lease only after it has added the address and the routes of the lease. If the host has no DHCP client,
+// isConfigured reports true.
 func (n *network) isConfigured() bool {
 	clients := n.host.DHCP()
 	return len(clients) == 0 || slices.ContainsFunc(clients, func(d usernet.DHCPInfo) bool {

@@ -25,7 +25,7 @@ type ipcp struct {
 	noAddr bool          // the peer rejects the option
 	peer   netip.Addr    // invalid if the peer has not named it
 	named  bool          // the peer's last request has the option
-	asked  bool          // missing has asked the peer for its address
+	asked  bool          // the method missing has proposed an address to the peer
 	dns    [2]netip.Addr // 0.0.0.0 asks the peer; invalid: not requested
 }
 
@@ -163,7 +163,7 @@ type ipv6cp struct {
 	ours     uint64 // interface identifier
 	peer     uint64 // 0 if the peer has not named it
 	named    bool   // the peer's last request has the option
-	asked    bool   // missing has asked the peer for its identifier
+	asked    bool   // the method missing has proposed an identifier to the peer
 	noOption bool
 }
 
