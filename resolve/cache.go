@@ -15,6 +15,9 @@ const (
 	// maxNegativeTTL is the maximum time that a negative answer is cached. RFC 2308 5: "values of
 	// one to three hours have been found to work well".
 	maxNegativeTTL = 3 * time.Hour
+	// maxCachedRecords is the maximum number of records of a cached answer. A message may have 5,000 short records, which
+	// take more than a megabyte in memory.
+	maxCachedRecords = 64
 )
 
 type cacheKey struct {
@@ -63,7 +66,7 @@ func (c *cache) get(key cacheKey, now time.Time) *answer {
 	return e.ans
 }
 
-// put stores ans for its time to live, if that is not zero.
+// put stores ans for its time to live, if that is not zero. It does not store an answer with many records.
 func (c *cache) put(key cacheKey, ans *answer, now time.Time) {
 	ttl := min(ans.ttl, maxTTL)
 	if ans.notFound {
@@ -71,7 +74,7 @@ func (c *cache) put(key cacheKey, ans *answer, now time.Time) {
 	}
 	// RFC 1035 3.2.1: "Zero values are interpreted to mean that the RR can only be
 	// used for the transaction in progress, and should not be cached."
-	if c == nil || ttl <= 0 {
+	if c == nil || ttl <= 0 || len(ans.records) > maxCachedRecords {
 		return
 	}
 	c.mu.Lock()

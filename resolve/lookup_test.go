@@ -540,6 +540,43 @@ func TestTheCacheIsBoundedAndForgetsTheLeastRecentlyUsed(t *testing.T) {
 	require.Nil(t, c.get(key("none."), now.Add(maxNegativeTTL)))
 }
 
+// A hostile server answers each question with as many records as fit into a message. Such answers are not cached, so they
+// take no memory after the lookup.
+func TestHugeAnswersAreNotCached(t *testing.T) {
+	n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+		var q dnsmessage.Message
+		require.NoError(t, q.Unpack(query))
+		b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: q.ID, Response: true, Truncated: network == "udp"})
+		b.EnableCompression()
+		require.NoError(t, b.StartQuestions())
+		require.NoError(t, b.Question(q.Questions[0]))
+		require.NoError(t, b.StartAnswers())
+		h := dnsmessage.ResourceHeader{Name: q.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 3600}
+		for i := 0; i < 2000 && network != "udp"; i++ {
+			if q.Questions[0].Type == dnsmessage.TypeA {
+				require.NoError(t, b.AResource(h, dnsmessage.AResource{A: [4]byte{192, 0, 2, byte(i)}}))
+			} else {
+				require.NoError(t, b.HTTPSResource(h, dnsmessage.HTTPSResource{SVCBResource: dnsmessage.SVCBResource{
+					Priority: uint16(1 + i), Target: mustName("."), Params: []dnsmessage.SVCParam{{Key: 667, Value: []byte{1}}},
+				}}))
+			}
+		}
+		msg, err := b.Finish()
+		require.NoError(t, err)
+		return [][]byte{msg}
+	}})
+	r := resolverOn(n, Config{Families: onlyIPv4}, server1)
+	for i := range 20 {
+		_, bindings, err := r.LookupHTTPS(t.Context(), fmt.Sprintf("h%d.test", i), 0)
+		require.NoError(t, err)
+		require.Len(t, bindings, 2000)
+		addrs, err := r.LookupHost(t.Context(), fmt.Sprintf("a%d.test", i))
+		require.NoError(t, err)
+		require.Len(t, addrs, 2000)
+	}
+	require.Empty(t, r.cache.entries)
+}
+
 func TestACachedLookupAllocatesLittle(t *testing.T) {
 	n := newNetwork(map[string]handler{server1: hostZone.serve})
 	r := resolverOn(n, Config{CacheSize: 10, Families: onlyIPv4}, server1)

@@ -78,8 +78,8 @@ type Config struct {
 	HTTPS bool
 	// Hosts are names with their addresses. The Resolver does not query servers for them.
 	Hosts Hosts
-	// CacheSize is the maximum number of cached answers, which are kept for their time to live. 0
-	// stands for 256, and a negative value for no cache.
+	// CacheSize is the maximum number of cached answers, which are kept for their time to live. Answers of more
+	// than 64 records are not cached. 0 stands for 256, and a negative value for no cache.
 	CacheSize int
 
 	// Dial connects to a server. network is "udp" or "tcp", and address is an IP literal with a

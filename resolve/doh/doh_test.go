@@ -123,6 +123,28 @@ func TestBadResponsesOfAWebServer(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
+// A server that sends without end is left after the largest message, and what it sent is not kept.
+func TestAnEndlessResponseIsCut(t *testing.T) {
+	for _, http2 := range []bool{true, false} {
+		sent := make(chan int, 1)
+		c, dial, _ := serve(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", mediaType)
+			n := 0
+			for buf := make([]byte, 16<<10); r.Context().Err() == nil && n < 1<<30; {
+				k, err := w.Write(buf)
+				if n += k; err != nil {
+					break
+				}
+			}
+			sent <- n
+		})
+		_, err := c.Exchange(t.Context(), dial, netip.MustParseAddrPort("192.0.2.53:443"), testQuery(t))
+		require.ErrorContains(t, err, "doh: server returned no DNS message")
+		c.Close()
+		require.Less(t, <-sent, 64<<20, "the rest is not read")
+	}
+}
+
 func TestTheURLIsChecked(t *testing.T) {
 	for url, ok := range map[string]bool{
 		"https://dns.example/dns-query{?dns}": true, "https://dns.example/dns-query": true, "https://dns.example:8443/": true,
