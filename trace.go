@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// untraced is the context key that marks a lookup. The dial's hooks do not report the lookup's
-// connections to name servers, as in net.
+// untraced is the context key that marks a lookup. As in package net, the hooks of a dial do not
+// report the connections to name servers that the dial's lookup makes.
 type untraced struct{}
 
 // dialOne dials one address and calls the hooks of net/http/httptrace before and after, as package
@@ -32,8 +32,8 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c 
 }
 
 // traced returns a lookup that calls the hooks of net/http/httptrace. If itself is set, lookup
-// calls the DNS hooks itself, and traced only suppresses the hooks of its connections to name
-// servers.
+// calls the DNS hooks itself, and traced only suppresses the hooks for the connections to name
+// servers that lookup makes.
 func traced(lookup lookupFunc, itself bool) lookupFunc {
 	return func(ctx context.Context, network, host string) (ips []netip.Addr, err error) {
 		t := httptrace.ContextClientTrace(ctx)

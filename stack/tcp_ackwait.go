@@ -20,7 +20,7 @@ const (
 	ackWait    = tcp.Millisecond
 )
 
-// bulkWriters counts the large Writes in progress on an interface whose peers are near (see Conn.Near).
+// bulkWriters counts the large Writes to near peers (see Conn.Near) that are in progress on an interface.
 type bulkWriters struct{ atomic.Int32 }
 
 // bulkWriters returns the counter of the connection's interface if a Write of n bytes counts there: if it is

@@ -166,7 +166,7 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 	w, ends := &s.tcp.waits, dialEnds{src, remote, int(t.path.zone)}
 	hash := s.hashAddrs(netip.AddrPortFrom(src, 0), remote)
 	d := w.queue(ends, false) // nil if no other dial waits
-	at := noPort              // when one of the ports that the last search found taken can be taken
+	at := noPort              // earliest time at which a dial can take a port that the last search found taken
 	for {
 		if d != nil {
 			if err := w.await(ctx, ends, d, at); err != nil {

@@ -162,7 +162,7 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 }
 
 func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
-	// The host ignores an ACK for which the accept queue has no room, with a cookie as without a cookie. The
+	// The host ignores an ACK for which the accept queue has no room, whether or not the ACK has a cookie. The
 	// peer's next segment has the cookie again.
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})

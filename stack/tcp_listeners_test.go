@@ -60,7 +60,7 @@ func TestListenCostsTheSameBesideOthers(t *testing.T) {
 	require.LessOrEqual(t, cost(), 2*alone)
 }
 
-// Listeners with the same link-local address and port on several interfaces have one order.
+// Listeners with the same link-local address and port are ordered by the index of their interface.
 func TestListenersAreOrderedByTheirZonesToo(t *testing.T) {
 	var tl tcpListeners
 	const zones = 20

@@ -87,9 +87,9 @@ func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	sh.use[key] = u
 }
 
-// busy reports whether connections prevent a socket from binding to b and port, by the rules of bind(2):
-// all connections count, but for a listener only those that this host opened and that are not in
-// TIME-WAIT.
+// busy reports whether connections prevent a socket from binding to b and port, by the rules of bind(2). For
+// a listener, only the connections count that this host opened and that are not in TIME-WAIT. For any other
+// socket, all connections count.
 func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 	sh := tp.shard(port)
 	sh.mu.Lock()

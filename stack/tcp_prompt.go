@@ -4,9 +4,9 @@ import "github.com/usernet/usernet/stack/tcp"
 
 // A prompt Write is a Write of at most promptBytes. This file makes a prompt Write return as soon as its last
 // bytes are sent, because the peer may answer these bytes at once: httputil.ReverseProxy aborts an answer
-// that it reads before the Write of the request has returned. For its last bytes, a prompt Write does not
-// wait for another goroutine to send them. After that, it does not park for the socket's lock, and does not
-// send frames that other goroutines add to the queue meanwhile.
+// that it reads before the Write of the request has returned. A prompt Write does not wait until another
+// goroutine has sent its last bytes. Once its last bytes are sent or queued, the Write does not park for the
+// socket's lock, and does not send frames that other goroutines add to the queue meanwhile.
 //
 // With eight concurrent POSTs of 1 MB on two processors, 3 % of the POSTs fail without this code. With it,
 // 0.03 % fail (16 of 64,000), as on the kernel's loopback (9 of 32,000), because the scheduler may run the
@@ -23,9 +23,9 @@ const (
 	lockSpins = 2000
 )
 
-// copies reports whether the last n bytes of a prompt Write have to be copied into the send buffer. They have
-// to if another goroutine is sending on the interface, because that goroutine will send them, and the Write
-// does not wait for it. If the send buffer has no room for n bytes, copies reports false. t.mu is held.
+// copies reports whether to copy the last n bytes of a prompt Write into the send buffer. That is necessary if
+// another goroutine is sending on the interface: that goroutine will send the bytes, and the Write does not
+// wait for it. If the send buffer has no room for n bytes, copies reports false. t.mu is held.
 func (t *TCP) copies(n int) bool { return t.path.ifc.tx.draining.Load() && t.conn.WriteSpace() >= n }
 
 // runPrompt calls run for a prompt Write that has pinned some bytes, and transmits the queued frames. last

@@ -826,7 +826,8 @@ func (t *TCP) change(f func(now tcp.Time)) error {
 	return nil
 }
 
-// SetNoDelay turns Nagle's algorithm off if on is true, and on if it is false. Initially it is off.
+// SetNoDelay(true) turns Nagle's algorithm off, and SetNoDelay(false) turns the algorithm on. Initially the
+// algorithm is off.
 func (t *TCP) SetNoDelay(on bool) error {
 	return t.change(func(tcp.Time) { t.conn.SetNoDelay(on) })
 }

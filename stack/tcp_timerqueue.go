@@ -25,7 +25,8 @@ type timerQueue struct {
 }
 
 // A timersBlocked holds the connections of a timerQueue whose deadline has passed, but whose interface
-// has a full transmit queue. It is the only waiter of that queue for all of them.
+// has a full transmit queue. In the transmit queue's list of waiters, one timersBlocked stands for all of
+// these connections.
 type timersBlocked struct {
 	l    *timerQueue
 	ifc  *iface

@@ -95,8 +95,8 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 	prompt := len(p) <= promptBytes
 	for n < len(p) {
 		if prompt && n > 0 && t.copies(len(p)-n) {
-			// The last bytes will be copied. Wait for the earlier frames before, because a prompt Write
-			// must not wait after its last bytes have left.
+			// The last bytes will be copied. Wait for the earlier frames now, because a prompt Write must
+			// not wait after its last bytes have left.
 			t.awaitFrames()
 		}
 		if err = t.writeEnd(); err != nil {

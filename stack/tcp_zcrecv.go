@@ -57,7 +57,7 @@ func (t *TCP) withdrawBuffer() {
 }
 
 // receiveBuffer returns the buffer of the reader that began to wait last, for the device to write to, or the
-// zero value if there is none. The device calls it before it receives.
+// zero value if there is none. The device calls receiveBuffer before it receives.
 func (ifc *iface) receiveBuffer() nic.ReceiveBuffer {
 	z := ifc.reader.Load()
 	if z == nil {

@@ -67,8 +67,8 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkBulk sends over one connection through a tunnel over the kernel's loopback, with usernet inside and with the netstack of
-// wireguard-go. Both ends are in the process. An iteration is 64 KiB.
+// BenchmarkBulk sends over one connection through a tunnel, once with usernet inside and once with the netstack of
+// wireguard-go. The tunnel uses the kernel's loopback, and both ends are in the process. An iteration is 64 KiB.
 func BenchmarkBulk(b *testing.B) {
 	for inside := range insides {
 		b.Run(inside, func(b *testing.B) {

@@ -44,7 +44,8 @@ type Config struct {
 	Search []string
 	// MTU is the largest packet in the tunnel in bytes, 1420 if zero.
 	MTU int
-	// NoRoutes makes no routes from the AllowedIPs of the peers. In a file it is "Table = off".
+	// If NoRoutes is set, no routes are added for the AllowedIPs of the peers. In a file of wg-quick, this is
+	// "Table = off".
 	NoRoutes bool
 	// Peers are the other ends.
 	Peers []Peer
@@ -58,7 +59,7 @@ type Peer struct {
 	// AllowedIPs are the addresses behind the peer. Packets to them are sent to this peer, and received
 	// packets from other addresses are dropped.
 	AllowedIPs []netip.Prefix
-	// Endpoint is the "host:port" to which encrypted packets are sent. If it is empty, the peer has to begin.
+	// Endpoint is the "host:port" to which encrypted packets are sent. If it is empty, the peer has to send first.
 	Endpoint string
 	// Keepalive is the interval of keep-alive packets, rounded to seconds and at most 65535 s. Zero means none.
 	Keepalive time.Duration
@@ -102,7 +103,7 @@ func (c *Config) check() error {
 	return nil
 }
 
-// check is check of Config for a peer.
+// check returns an error if the peer lacks a public key or has a value out of range.
 func (p *Peer) check() error {
 	switch {
 	case p.PublicKey == (Key{}):
@@ -231,8 +232,8 @@ func list(value string) (parts []string) {
 	return parts
 }
 
-// appendPrefixes appends the prefixes of a list. An address without a length is one with the full length. masked
-// clears the bits after the length.
+// appendPrefixes appends the prefixes of a list. An address without a prefix length gets the full length. If masked
+// is set, appendPrefixes clears the bits after the prefix length.
 func appendPrefixes(to []netip.Prefix, value string, masked bool) ([]netip.Prefix, error) {
 	for _, s := range list(value) {
 		p, err := netip.ParsePrefix(s)

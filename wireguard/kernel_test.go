@@ -25,7 +25,7 @@ import (
 var outer = [2]string{"198.51.100.1", "198.51.100.2"}
 
 // twoNamespaces makes two namespaces with a cable between them. If loss is set, one in a hundred of the UDP packets that
-// the second one receives or sends is lost.
+// the second namespace receives or sends is lost.
 func twoNamespaces(t *testing.T, loss bool) (a, b netns.Namespace) {
 	t.Helper()
 	a, b = netns.New(t), netns.New(t)
@@ -86,7 +86,8 @@ func TestKernelReachesTheHostThroughWireguardGo(t *testing.T) {
 	}
 }
 
-// requireKernelReaches checks the traffic between the kernel of the namespace far and the host wg, in both directions and both families.
+// requireKernelReaches checks the traffic between the kernel of the namespace far and the host wg, in both directions
+// and in both families.
 func requireKernelReaches(t *testing.T, far netns.Namespace, wg *Interface, loss bool) {
 	t.Helper()
 	serveEcho(t, wg)
@@ -95,7 +96,7 @@ func requireKernelReaches(t *testing.T, far netns.Namespace, wg *Interface, loss
 	require.NoError(t, os.WriteFile(file, body, 0o600))
 	want := sha256.Sum256(body)
 	for i, addrs := range [][2]string{addrs4, addrs6} {
-		// The host begins, because the kernel does not know the endpoint of the host yet.
+		// The host sends first, because the kernel does not know the endpoint of the host yet.
 		var ln net.Listener
 		require.NoError(t, far.Do(func() (err error) {
 			ln, err = net.Listen("tcp", net.JoinHostPort(addrs[0], "80"))

@@ -51,7 +51,7 @@ func CreateNetTUN(localAddresses, dnsServers []netip.Addr, mtu int) (tun.Device,
 	return newTUN(tunnel, host.Close).up(), &Net{host}, nil
 }
 
-// Host returns the host, for what Net has no method.
+// Host returns the host, for operations for which Net has no method.
 func (n *Net) Host() *usernet.Host { return n.host }
 
 // Dial is DialContext without a context.
@@ -105,7 +105,7 @@ func (n *Net) ListenTCPAddrPort(addr netip.AddrPort) (*usernet.TCPListener, erro
 	return n.ListenTCP(net.TCPAddrFromAddrPort(addr))
 }
 
-// DialUDP opens a socket that is connected to raddr.
+// DialUDP opens a socket that is connected to raddr. If raddr is nil, the socket is not connected.
 func (n *Net) DialUDP(laddr, raddr *net.UDPAddr) (*usernet.UDPConn, error) {
 	if raddr == nil {
 		return n.host.ListenUDP("udp", laddr)
@@ -141,7 +141,7 @@ func (n *Net) LookupHost(host string) ([]string, error) {
 	return n.host.LookupHost(host)
 }
 
-// LookupContextHost is LookupHost until ctx ends.
+// LookupContextHost is LookupHost with a context.
 func (n *Net) LookupContextHost(ctx context.Context, host string) ([]string, error) {
 	return n.host.Resolver().LookupHost(ctx, host)
 }

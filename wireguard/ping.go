@@ -120,10 +120,10 @@ func fromIPAddr(a net.Addr) *PingAddr {
 	return PingAddrFromAddr(addr.Unmap().WithZone(ip.Zone))
 }
 
-// echoLen is the length of the header of an echo message, whose identifier is at 4.
+// echoLen is the length of the header of an echo message. The identifier is at offset 4.
 const echoLen = 8
 
-// request returns msg with the identifier and the checksum of the socket.
+// request returns a copy of msg with the identifier of the socket and, for IPv4, the checksum of the message.
 func (p *PingConn) request(msg []byte) ([]byte, error) {
 	echo := byte(8)
 	if p.v6 {

@@ -55,7 +55,7 @@ func TestTheCommandServesCurlThroughWireguardGo(t *testing.T) {
 }
 
 // quickFile writes a configuration in the form of wg-quick, and returns the path of the file. The configuration has one
-// peer, to which the interface sends a packet at once, so that the peer knows its address.
+// peer. The interface sends a packet to the peer at once, so that the peer learns the interface's address.
 func quickFile(t *testing.T, cfg Config) string {
 	t.Helper()
 	p := cfg.Peers[0]
@@ -74,8 +74,8 @@ PersistentKeepalive = 1
 	return file
 }
 
-// startCommand starts a command in a namespace and returns its first line. end interrupts the command and checks that it
-// ends without an error.
+// startCommand starts a command in a namespace and returns the first line of its output. end interrupts the command and
+// checks that it ends without an error.
 func startCommand(t *testing.T, ns netns.Namespace, args ...string) (line string, end func()) {
 	t.Helper()
 	cmd := ns.Command(t.Context(), args...)

@@ -9,7 +9,7 @@
 //	client := &http.Client{Transport: &http.Transport{DialContext: wg.DialContext}}
 //
 // Programs that use CreateNetTUN of golang.zx2c4.com/wireguard/tun/netstack change the import to this
-// package: CreateNetTUN and Net have the same methods, but the connections are those of usernet.
+// package: CreateNetTUN has the same parameters and Net the same methods, but the connections are those of usernet.
 package wireguard
 
 import (
@@ -53,8 +53,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Open makes an interface and brings it up. It resolves the endpoints of the peers that are names with the
-// kernel's resolver, until ctx ends. A packet for a peer starts the handshake, and so does a keep-alive interval.
+// Open makes an interface and brings it up. If the endpoint of a peer is a name, Open resolves the name with the
+// kernel's resolver; ctx limits only this resolution. The handshake with a peer starts when there is a packet for the
+// peer, or at once if the peer has an endpoint and a keep-alive interval.
 func Open(ctx context.Context, cfg Config) (*Interface, error) {
 	return OpenWith(ctx, cfg, Options{})
 }

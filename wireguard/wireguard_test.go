@@ -26,7 +26,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// patience ends a test that hangs, and says nothing about speed.
+// patience is the time after which a test that hangs fails. It is not a requirement for speed.
 const patience = time.Minute
 
 // newKey returns a private key and its public key.
@@ -51,8 +51,8 @@ var (
 	addrs6 = [2]string{"2001:db8::1", "2001:db8::2"}
 )
 
-// configs returns the configurations of the two ends of a tunnel. The second end knows the address of the first, and so
-// begins.
+// configs returns the configurations of the two ends of a tunnel. Only the second end knows the address of the other
+// end, so the second end has to send first.
 func configs(t testing.TB, endpoint string) (cfgs [2]Config) {
 	t.Helper()
 	var public [2]Key
@@ -88,8 +88,8 @@ func open(t testing.TB, cfg Config, o Options) *Interface {
 	return wg
 }
 
-// pair returns two interfaces that are connected over the kernel's loopback. A positive loss is the part of the encrypted packets
-// that is lost.
+// pair returns two interfaces that are connected over the kernel's loopback. loss is the fraction of the encrypted
+// packets that is lost.
 func pair(t testing.TB, loss float64) (a, b *Interface) {
 	t.Helper()
 	bind := func() conn.Bind {
@@ -344,7 +344,7 @@ func requirePing(t *testing.T, n *Net, addr string) {
 }
 
 func Example() {
-	// The two ends have the same program but for their keys and addresses.
+	// Both ends run the same program, with different keys and addresses.
 	ctx := context.Background()
 	server, err := Open(ctx, Config{
 		PrivateKey: mustKey("GIF6nZ2mbPDPIWX2y5xB8cYUa1rDkGG0h7Q6rnA5WHk="),

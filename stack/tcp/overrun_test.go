@@ -232,7 +232,7 @@ func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 
 // RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking" (MUST-34). Both peers
 // shrink their windows, and each learns that the other did. Later a delayed copy arrives at each peer,
-// which accepts text beyond the shrunk window. The acknowledgements of that text are lost. Each peer
+// which accepts data beyond the shrunk window. The acknowledgements of that data are lost. Each peer
 // then sends from a sequence number that the other peer has already received.
 func TestPeersThatBothShrinkHearEachOther(t *testing.T) {
 	w := newOverrun(overrunOptions{buffer: 30_000, mss: 8000, more: 20_000, early: true, change: func(p *Params) { p.NoWindowScale = true }})

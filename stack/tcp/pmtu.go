@@ -30,8 +30,8 @@ const (
 	plBase = 1024 - 40
 	// plStep is the precision of the search, which ends when less can be gained.
 	plStep = 32
-	// plProbes is MAX_PROBES of RFC 8899 5.1.2: after so many lost probes, the path is taken
-	// not to carry their size.
+	// plProbes is MAX_PROBES of RFC 8899 5.1.2. After this many consecutive lost probes, the path is
+	// assumed not to carry the smallest of their sizes.
 	plProbes = 3
 	// plRaise is PMTU_RAISE_TIMER of RFC 8899 5.1.1.
 	plRaise = 600 * Second
@@ -229,8 +229,8 @@ func (c *Conn) probeLost(now Time) {
 	}
 }
 
-// resendProbe marks the whole probe lost. If nothing else must be retransmitted, no recovery
-// follows: RFC 4821 7.3: "the congestion window [...] MUST NOT be reduced" then.
+// resendProbe marks the whole probe lost. If nothing else must be retransmitted, no recovery follows, because
+// by RFC 4821 7.3 "the congestion window [...] MUST NOT be reduced".
 func (c *Conn) resendProbe() {
 	q, due := c.pl, 0
 	for p := c.sb.find(q.probe.start); p.c != nil && p.sent().seq.Less(q.probe.end); p = c.sb.next(p) {
@@ -251,8 +251,8 @@ func (c *Conn) dropProbe(now Time, n int) {
 }
 
 // probeTimedOut handles a retransmission timeout while a probe is in flight. If nothing else is
-// in flight, it schedules the retransmission in smaller segments and returns true: RFC 4821 7.3:
-// the congestion window is not reduced. closed tells whether the peer's window is closed.
+// in flight, it schedules the retransmission in smaller segments and returns true. The congestion window
+// is then not reduced (RFC 4821 7.3). closed tells whether the peer's window is closed.
 func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	q := c.pl
 	if q == nil || q.probe.start == q.probe.end {

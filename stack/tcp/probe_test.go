@@ -8,7 +8,7 @@ import (
 
 // RFC 8985 7.2: a flight that begins when nothing is in flight has a tail loss probe too. The probe
 // timeout includes the delay of a delayed acknowledgement only while a single segment is in flight. The
-// second segment of the flight therefore shortens it.
+// second segment of the flight therefore shortens the timeout.
 func TestAFlightFromIdleIsProbedBeforeTheTimeout(t *testing.T) {
 	p := DefaultParams()
 	w := newPair(t, 1, p)

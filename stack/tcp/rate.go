@@ -96,8 +96,8 @@ func (r *rateSampler) record(n uint32) *txRecord {
 func (r *rateSampler) begin(delivered uint64) { r.rs = rateSample{before: delivered} }
 
 // arrived updates the sample with a delivered piece. 4.1.2.3: "Update RS using the newest
-// packet". early reports whether the piece was retransmitted, but the acknowledgement is probably
-// that of its original. The record then belongs to the retransmission, which is still in flight.
+// packet". early is set if the piece was retransmitted, but the acknowledgement is probably that of
+// the original. The record then belongs to the retransmission, which is still in flight.
 // arrived does not use such a record: the sample would end a round trip that has just begun and
 // in which nothing was delivered.
 func (r *rateSampler) arrived(now Time, s *sent, early bool) {

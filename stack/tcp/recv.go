@@ -174,7 +174,7 @@ func (c *Conn) established() {
 // acknowledgement, RCV.NXT is above the peer's sequence number.
 //
 // Each accepted number, except the right edge itself, was in a window that we advertised. The test
-// therefore accepts only one number more than that window, and a blind attacker gains nothing.
+// therefore accepts only one number that was in no advertised window, and a blind attacker gains nothing.
 func (c *Conn) acceptable(s *Segment) bool {
 	r := &c.rcv
 	seq, n := Seq(s.Seq), s.seqLen()
@@ -670,7 +670,8 @@ func (c *Conn) segmentData(now Time, s *Segment) verdict {
 		return dropAck
 	}
 	// RFC 1122 4.2.2.13: "if new data is received after CLOSE is called,
-	// its TCP SHOULD send a RST to show that data was lost." The data is not new if only the FIN is.
+	// its TCP SHOULD send a RST to show that data was lost." A segment whose FIN is new, but
+	// whose payload was received before, has no new data.
 	if n > 0 && (c.orphan || c.shutRead) && c.rcv.nxt.Less(Seq(s.Seq)+Seq(n)) {
 		if c.orphan {
 			c.Abort(now)

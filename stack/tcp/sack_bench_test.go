@@ -56,7 +56,7 @@ func hostileBoard(t testing.TB) *rig {
 	return r
 }
 
-// part returns the block of the bytes from up to, but without, to of the segment at k.
+// part returns the block of the bytes [from, to) of the segment that begins at k.
 func part(k, from, to Seq) block { return block{k + from, k + to} }
 
 // hostileAck passes an acknowledgement to a Conn, and returns how long that took.
@@ -89,7 +89,7 @@ func BenchmarkHostileSACK(b *testing.B) {
 		{"overlap", func(r *rig, n int, rnd *rand.Rand) time.Duration {
 			// SACK a random range that was reported before. The first acknowledgement is not counted. It
 			// reports 20,000 pieces for the first time, which takes 0.33 ms, or 16 ns for each piece. That
-			// happens only once for each piece, and we have sent each piece.
+			// happens only once for each piece, so the data that we have sent bounds the total time.
 			if n == 0 {
 				return r.hostileAck(r.echo, una(r), block{hostileMSS, 30_000 * hostileMSS}) - time.Hour
 			}

@@ -71,8 +71,8 @@ func (h *scriptHost) addFD(fd *scriptFD) int {
 	return n
 }
 
-// begin makes a call. If it does not return at once, it blocks if the script allows that, and fails
-// otherwise.
+// begin makes a call. If the call cannot be completed at once, it blocks if the script and the descriptor
+// allow that. Otherwise it returns EINPROGRESS, EAGAIN, or the number of bytes that it has written.
 func (h *scriptHost) begin(b *scriptCall, nonblock bool) error {
 	if h.blocked != nil {
 		return fmt.Errorf("%s still blocks", h.blocked.ev.text)

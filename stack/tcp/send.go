@@ -38,7 +38,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 			return true
 		}
 		if c.timers.keepNow {
-			// RFC 9293 3.8.4: a probe has SEG.SEQ = SND.NXT-1 and no text.
+			// RFC 9293 3.8.4: a probe has SEG.SEQ = SND.NXT-1 and no data.
 			c.timers.keepNow = false
 			c.count(KeepAliveProbes)
 			c.header(now, out, c.snd.nxt-1, wire.FlagACK, false)

@@ -112,9 +112,9 @@ func (w *Waiter) ReopenAt(now Time, tsOffset uint32) Time {
 	return (now/Millisecond + Time(ahead) + 1) * Millisecond
 }
 
-// NextISS returns an initial sequence number for the connection that reuses the addresses: iss if that
-// is beyond all numbers of the old connection, and otherwise a number that is. The margin of 65535 is
-// that of Linux.
+// NextISS returns an initial sequence number for the connection that reuses the addresses. The number is
+// more than 65535 beyond all numbers of the old connection, as on Linux. NextISS returns iss if iss meets
+// this condition.
 func (w *Waiter) NextISS(iss Seq) Seq {
 	if iss.LessEq(w.sndNxt + 65535) {
 		return w.sndNxt + 65535 + 2

@@ -177,7 +177,7 @@ func TestRenegedDataIsRetransmittedAfterATimeout(t *testing.T) {
 	// queue until it is acknowledged by the Acknowledgment Number field".
 	r := flight(t, 10)
 	r.now += 20 * Millisecond
-	r.ack(100, block{100, 1100}) // the peer has everything after the first missing byte
+	r.ack(100, block{100, 1100}) // the peer has received all data
 	require.Equal(t, 1000, r.c.Info(0).Sacked)
 	r.untilTimeout()
 	require.Zero(t, r.c.Info(0).Sacked, "but does not acknowledge it: it was dropped")
@@ -228,7 +228,7 @@ func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
 	require.Equal(t, []int{300}, numbers(r.pull()))
 	second := r.c.sb.find(rigISS + 1 + 300).sent().at
 	r.now = second + 20*Millisecond
-	r.ack(100, block{200, 600}) // the later retransmission has arrived, so the earlier one is lost again
+	r.ack(100, block{200, 600}) // the retransmission of 300 has arrived, so the earlier one of 100 is lost
 	require.Equal(t, second, r.c.rec.xmit)
 	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
 	require.Zero(t, r.c.Info(0).Backoff)

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// AppendFields appends a description of a frame to dst that has a line for each field, in the manner of
+// AppendFields appends a description of a frame to dst, with one line for each field, in the manner of
 // tshark -V. If ethernet is set, the frame begins with its Ethernet header, and otherwise with its IP
 // header. The lines of a header's fields are indented below a line with the name of the header. frame may
 // be any bytes: a header that is cut ends the description. AppendFields is for traces, and may allocate.
@@ -23,7 +23,7 @@ func AppendFields(dst []byte, frame []byte, ethernet bool) []byte {
 // A fieldPrinter appends lines to dst.
 type fieldPrinter struct {
 	dst    []byte
-	quoted bool // within an ICMP error, whose packet is usually cut and not described in an ICMP error again
+	quoted bool // set while the packet that an ICMP error quotes is described; a quote in that packet is not
 }
 
 // header begins the description of a header.
@@ -48,14 +48,15 @@ func (p *fieldPrinter) text(name, value string) {
 
 func (p *fieldPrinter) num(name string, n uint64) { p.unit(name, n, "") }
 
-// unit appends a number with the text that follows it.
+// unit appends a number, followed by its unit.
 func (p *fieldPrinter) unit(name string, n uint64, unit string) {
 	p.name(name)
 	p.dst = append(strconv.AppendUint(p.dst, n, 10), unit...)
 	p.end()
 }
 
-// hex appends a number as at least digits hexadecimal digits, and a note in parentheses, unless it is empty.
+// hex appends n with at least the given number of hexadecimal digits, followed by note in parentheses, unless
+// note is empty.
 func (p *fieldPrinter) hex(name string, n uint64, digits int, note string) {
 	p.name(name)
 	p.dst = append(p.dst, "0x"...)
@@ -74,7 +75,7 @@ func (p *fieldPrinter) note(note string) {
 	}
 }
 
-// named appends a number with its meaning in parentheses, unless it is unknown.
+// named appends n, followed by its meaning in parentheses, unless meaning is empty.
 func (p *fieldPrinter) named(name string, n uint64, meaning string) {
 	p.name(name)
 	p.dst = strconv.AppendUint(p.dst, n, 10)
@@ -127,7 +128,7 @@ func (p *fieldPrinter) data(b []byte) {
 	}
 }
 
-// cut reports whether b is shorter than n bytes, and then ends the description.
+// cut reports whether b is shorter than n bytes. If it is, cut appends the last line of the description.
 func (p *fieldPrinter) cut(b []byte, n int) bool {
 	if len(b) >= n {
 		return false
@@ -140,8 +141,9 @@ func (p *fieldPrinter) cut(b []byte, n int) bool {
 	return true
 }
 
-// checksum appends a checksum field. sum is the folded sum over all that it protects, with the field, and
-// pseudo the sum of the pseudo-header, which an offloaded field holds.
+// checksum appends a checksum field. sum is the folded sum of all bytes that the checksum protects, including
+// the field. pseudo is the folded sum of the pseudo-header, which the field holds if the checksum is
+// offloaded; 0: there is no pseudo-header. If whole is false, the checksum is not verified.
 func (p *fieldPrinter) checksum(field, sum uint16, pseudo uint16, whole bool) {
 	note := "bad"
 	switch {
@@ -307,8 +309,8 @@ func (p *fieldPrinter) ip4Options(b []byte) {
 	p.options(b, 0, 1, func(kind byte, _ []byte) string { return names[kind] })
 }
 
-// options describes options that consist of a kind, a length of all and a value. end is the kind that ends
-// the list, and nop the kind without a length.
+// options describes options that consist of a kind, the length of the whole option, and a value. end is the
+// kind that ends the list, and nop is the kind without a length.
 func (p *fieldPrinter) options(b []byte, end, nop byte, describe func(kind byte, value []byte) string) {
 	for len(b) > 0 {
 		switch {

@@ -146,7 +146,7 @@ func TestTsharkSeesTheSameFields(t *testing.T) {
 		}
 		t.Skip("tshark is not installed")
 	}
-	// The fields of tshark, and the header and the name of ours.
+	// Each entry is the name of a field in tshark, then the header and the name of that field in AppendFields.
 	fields := [][3]string{
 		{"eth.type", "Ethernet", "type"}, {"vlan.id", "VLAN tag", "VLAN"}, {"vlan.priority", "VLAN tag", "priority"},
 		{"arp.opcode", "ARP", "operation"}, {"arp.src.proto_ipv4", "ARP", "sender IP"}, {"arp.dst.hw_mac", "ARP", "target MAC"},
@@ -191,7 +191,7 @@ func TestTsharkSeesTheSameFields(t *testing.T) {
 			f := fields[j]
 			got, ok := fieldOf(text, f[1], f[2])
 			if want == "" || !ok {
-				continue // an error quotes a packet, for example, and tshark names fields of both alike
+				continue // for example, tshark also has this name for a field of a quoted packet
 			}
 			require.Equal(t, number(want), number(got), "frame %d: %s\n%s", i, f[0], text)
 			compared[f[0]] = true

@@ -108,7 +108,7 @@ func (h *ICMP) Put(b []byte, body []byte) {
 
 // ParseQuoted parses the datagram that an ICMP error quotes: an IPv4 header and at least 8 bytes of its
 // payload. A quote is usually cut short, and routers may have changed it. Therefore ParseQuoted does
-// not verify its total length and its checksum. Bytes after the total length, such as the extensions of
+// not verify the quoted total length and checksum. Bytes after the total length, such as the extensions of
 // RFC 4884, are not part of transport, unless fewer than 8 bytes would remain. It fails with
 // ShortQuoted or BadQuoted.
 func ParseQuoted(b []byte) (h IPv4, transport []byte, r Reason) {

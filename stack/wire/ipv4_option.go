@@ -34,8 +34,8 @@ type IPv4Options struct {
 
 // ParseIPv4Options parses the options that ParseIPv4 has returned. It skips unknown options. It fails
 // with BadIPv4Options. Then bad is the offset of the faulty octet from the start of the IP header, for
-// the Pointer of an ICMP Parameter Problem. Where RFC 792 does not say which octet that is, it is the one that Linux
-// reports.
+// the Pointer of an ICMP Parameter Problem. Where RFC 792 does not specify the faulty octet, bad is the
+// offset that Linux reports.
 func ParseIPv4Options(options []byte) (o IPv4Options, bad int, r Reason) {
 	fault := func(i int) (IPv4Options, int, Reason) { return o, IPv4Len + i, BadIPv4Options }
 	for i := 0; i < len(options); {

@@ -111,7 +111,7 @@ var reasonNames = [NumReasons]string{
 	BadTCPChecksum:    "bad TCP checksum",
 }
 
-// The rule that a packet has broken. A packet that is only too short for its header has broken none in particular.
+// reasonRules has the rule of an RFC that a packet has broken, or an empty string if there is no particular rule.
 var reasonRules = [NumReasons]string{
 	ShortIPv4:         `RFC 1812 5.2.2: the packet "must be large enough to hold the minimum length legal IP datagram (20 bytes)"`,
 	BadIPv4Version:    `RFC 1122 3.2.1.1: "A datagram whose version number is not 4 MUST be silently discarded."`,
@@ -153,8 +153,8 @@ func (r Reason) String() string {
 // Error returns the same as String.
 func (r Reason) Error() string { return r.String() }
 
-// Rule returns the sentence of the RFC because of which packets are dropped for the reason, with its section,
-// or an empty string if there is none.
+// Rule returns the rule of an RFC that packets dropped for the reason have broken, with the number and the section
+// of the RFC. It returns an empty string if there is no particular rule.
 func (r Reason) Rule() string {
 	if r < NumReasons {
 		return reasonRules[r]

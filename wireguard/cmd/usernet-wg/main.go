@@ -139,7 +139,7 @@ func serve(ctx context.Context, file, listen, dir string, out io.Writer, log *sl
 	}
 }
 
-// urls returns the URLs of a listener of a host with some addresses.
+// urls returns the URLs of a listener at the address at. addrs are the addresses of the host.
 func urls(at *net.TCPAddr, addrs []netip.Prefix) (list string) {
 	if ip := at.AddrPort().Addr().Unmap(); !ip.IsUnspecified() {
 		addrs = []netip.Prefix{netip.PrefixFrom(ip, ip.BitLen())}
