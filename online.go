@@ -32,7 +32,8 @@ func (h *Host) WaitOnline(ctx context.Context) error {
 		if errors.Is(h.Err(), net.ErrClosed) {
 			return net.ErrClosed
 		}
-		// Read the interfaces before the DHCP clients: a client notes an address before it adds it.
+		// Read the interfaces before the DHCP clients. A client records an address before it adds the
+		// address to the interface, so unready misses no address in infos.
 		infos, routes := h.stack.Interfaces()[1:], h.stack.Routes()
 		unready := h.unready()
 		for i := range infos {
@@ -61,8 +62,8 @@ func isGlobal(a stack.AddrInfo) bool {
 	return !a.Prefix.Addr().IsLinkLocalUnicast() && a.State != stack.AddrTentative && a.State != stack.AddrDuplicate
 }
 
-// hasRoute reports whether a route over an interface leads to other addresses of a's family than a and
-// link-local ones.
+// hasRoute reports whether an interface has a route of a's family whose destination is neither a alone nor
+// link-local addresses.
 func hasRoute(name string, a netip.Addr, routes []stack.Route) bool {
 	return slices.ContainsFunc(routes, func(r stack.Route) bool {
 		self := r.Dst.IsSingleIP() && r.Dst.Addr() == a

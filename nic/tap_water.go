@@ -43,7 +43,7 @@ func (t *tunTap) open(m Medium, cfg TAPConfig) error {
 	return nil
 }
 
-// nonblocking reports whether Send does not block. It may block in package water.
+// nonblocking reports whether Send never blocks. It returns false, because a write of package water may block.
 func (t *tunTap) nonblocking() bool { return false }
 
 func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {

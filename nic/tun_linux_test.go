@@ -67,9 +67,9 @@ func TestKernelsTalkOverTwoTUNs(t *testing.T) {
 	})
 }
 
-// awaitPath sends datagrams to the second kernel until one arrives. A kernel uses a new IPv6 address a
-// moment after it has been added, and drops the packets that come before. On a TAP they would wait for
-// the neighbour.
+// awaitPath sends datagrams to the second kernel until one arrives. A kernel begins to use a new IPv6
+// address only a moment after the address has been added, and drops packets that arrive before. On a TAP,
+// such packets wait until the neighbour is resolved.
 func (w *wired) awaitPath(t *testing.T) {
 	t.Helper()
 	eventually(t, "a datagram", func() bool {
@@ -98,7 +98,7 @@ func TestDatagramsCrossATUNInOneSuperFrame(t *testing.T) {
 					require.NoError(t, w.udp[1].SetReadDeadline(time.Now().Add(time.Minute)))
 					n, err := w.udp[1].Read(got)
 					require.NoError(t, err)
-					if string(got[:n]) == "probe" { // of awaitPath
+					if string(got[:n]) == "probe" { // a datagram of awaitPath
 						i -= 1000
 						continue
 					}

@@ -31,7 +31,7 @@ type TunnelConfig struct {
 type Tunnel struct {
 	base
 	link    atomic.Pointer[Link] // replaced, never modified
-	limit   int                  // of queued
+	limit   int                  // the queue is full if queued is at least limit
 	reading condMutex            // held by the Read that takes packets
 	rest    tunnelFrame          // the super-frame that Read has begun; guarded by reading
 
@@ -275,10 +275,10 @@ func (t *Tunnel) release(c *tunnelFrame) {
 	*c = tunnelFrame{}
 }
 
-// Write passes packets to the host: the i-th is bufs[i][offset:]. It keeps none of them. With GRO, Write may
-// change the bytes of a buffer, and those between its length and its capacity. Write drops and counts a packet that is
-// empty or longer than the MTU, and all packets that come before Attach. It returns the number of packets.
-// Write may be called by several goroutines at once.
+// Write passes packets to the host: the i-th is bufs[i][offset:]. It does not use the buffers after it has
+// returned. With GRO, Write may change the bytes of a buffer, and the bytes between its length and its
+// capacity. Write drops and counts a packet that is empty or longer than the MTU, and all packets that come
+// before Attach. It returns the number of packets. Write may be called by several goroutines at once.
 //
 // After Close, Write returns net.ErrClosed, and after Fail the error of Fail.
 func (t *Tunnel) Write(bufs [][]byte, offset int) (int, error) {
@@ -322,7 +322,8 @@ func (t *Tunnel) err() error {
 	return t.ended
 }
 
-// end makes Read, Send and Write return err. It reports whether the tunnel had not ended before.
+// end makes Read, Send and Write return err. It does nothing and returns false if the tunnel has already
+// ended.
 func (t *Tunnel) end(err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -192,7 +192,7 @@ func TestEndOfATunnelWakesBothSides(t *testing.T) {
 func TestTunnelDropsWhatDoesNotFit(t *testing.T) {
 	tunnel := NewTunnel(TunnelConfig{MTU: 1000})
 	var rec recorder
-	_, err := tunnel.Write([][]byte{ipPacket(100)}, 0) // nobody receives yet
+	_, err := tunnel.Write([][]byte{ipPacket(100)}, 0) // before Attach
 	require.NoError(t, err)
 	require.EqualValues(t, 1, tunnel.Stats().RecvDropped)
 	tunnel.Attach(rec.recv)
@@ -227,8 +227,8 @@ func TestTunnelReportsChangesOfTheLink(t *testing.T) {
 	require.Equal(t, 2, changes)
 }
 
-// The program that carries the packets may use a tunnel while a host is being made of it. The race detector
-// checks the functions that the host registers.
+// The program that carries the packets may use a tunnel while a host is being created on the tunnel. The race
+// detector checks the functions that the host registers.
 func TestTunnelIsUsedWhileAHostRegisters(t *testing.T) {
 	for range 20 {
 		tunnel := NewTunnel(TunnelConfig{})
@@ -249,7 +249,7 @@ func TestTunnelIsUsedWhileAHostRegisters(t *testing.T) {
 	}
 }
 
-// ipPacket returns an IPv4 packet of n bytes without a payload that anybody reads.
+// ipPacket returns n bytes that begin like an IPv4 packet. All other bytes are zero.
 func ipPacket(n int) []byte {
 	b := make([]byte, n)
 	if n > 0 {

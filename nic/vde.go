@@ -13,8 +13,9 @@ type VDEConfig struct {
 	// Port is the number of the switch's port, from 1 to 255. 0 stands for any free port.
 	Port int
 	// Mode and Group are the permissions and the group of the device's socket. The switch must be able
-	// to read and write the socket. If both are zero, only the owner of the switch may do so, as far
-	// as the system permits.
+	// to read and write the socket. If both are zero, only the socket's owner and root may do so.
+	// However, if the switch then runs as a third user, the group of the switch's control socket may do
+	// so too or, if the system does not permit that group, every user.
 	Mode  os.FileMode
 	Group string // a name or a number
 	// Description is shown by the switch (port/allprint). It is cut to 127 bytes.

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The request of a plug, struct request_v3 of vde_switch. Its numbers are in the byte order of the
-// machine: magic, version, type, the address of the plug's data socket, and a description that ends the
-// request.
+// The request of a plug, struct request_v3 of vde_switch: magic, version, type, the address of the plug's
+// data socket, and a description, which extends to the end of the request. The numbers are in the byte
+// order of the machine.
 const (
 	vdeMagic       = 0xfeedface
 	vdeVersion     = 3

@@ -47,10 +47,10 @@ func putVnet(b []byte, f *Frame) {
 	ne.PutUint16(b[vnetGSOSize:], f.GSOSize)
 }
 
-// parseVnet makes a Frame of the bytes of a frame, in one or two parts, and its virtio header. It may
-// change the frame's checksum field. It returns false if frame and header contradict each other, so
-// that each accepted frame can be segmented and its checksum completed. It ignores the header's
-// hdr_len, which is only a hint (VIRTIO 1.2 section 5.1.6).
+// parseVnet returns the Frame of the bytes head and body and the virtio header hdr. body may be empty.
+// parseVnet may change the frame's checksum field. It returns false if the bytes and the header contradict
+// each other, so that each accepted frame can be segmented and its checksum completed. It ignores the
+// header's hdr_len, which is only a hint (VIRTIO 1.2 section 5.1.6).
 func (m Medium) parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
 	f.Head, f.Body = head, body

@@ -26,8 +26,7 @@ type linkWatch struct {
 }
 
 // maxLinkMessage is the longest rtnetlink message that receive reads. The message of an interface
-// with many virtual functions may be longer; receive then requests the state of the interface
-// alone.
+// with many virtual functions may be longer; receive then requests the state of that interface.
 const maxLinkMessage = 16 << 10
 
 // watchLink watches the interface with the given index, in the network namespace of the calling

@@ -138,7 +138,8 @@ func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
 	})
 }
 
-// A server that is down answers in no case. After it has come back, queries are in mixed case at once.
+// A server that is down answers neither queries in mixed case nor queries in lower case. As soon as it has
+// come back, queries are in mixed case again.
 func TestAServerThatIsDownDoesNotEndMixedCase(t *testing.T) {
 	for name, limit := range map[string]time.Duration{"patient callers": time.Hour, "callers that give up": 2 * time.Second} {
 		t.Run(name, func(t *testing.T) {

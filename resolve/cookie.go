@@ -25,7 +25,7 @@ const (
 // A cookieJar keeps the DNS cookies of one server (RFC 7873). The zero value is ready for use.
 type cookieJar struct {
 	mu sync.Mutex
-	// local is the address from which the server knows the client cookie. RFC 9018 section 3: a client
+	// local is the address of the host from which the client cookie is sent. RFC 9018 section 3: a client
 	// must not use one Client Cookie with different addresses of its own, because servers could then
 	// recognize the client.
 	local  netip.Addr
@@ -42,7 +42,8 @@ func (j *cookieJar) known() bool {
 }
 
 // cookie returns the value of the COOKIE option of a query that is sent from local: the client cookie,
-// and the server cookie if there is one. random makes a new client cookie.
+// and the server cookie if there is one. random supplies the first client cookie, and a new one after local
+// has changed.
 func (j *cookieJar) cookie(local netip.Addr, random func() uint64) []byte {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -53,12 +54,12 @@ func (j *cookieJar) cookie(local netip.Addr, random func() uint64) []byte {
 	return slices.Concat(j.client[:], j.server)
 }
 
-// learn stores the server cookie of a response to a query with the COOKIE option sent. An empty server
-// cookie is ignored.
+// learn stores server, the server cookie of a response. sent is the value of the COOKIE option of the query.
+// learn ignores an empty server cookie.
 func (j *cookieJar) learn(sent, server []byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	// The client cookie has changed since the query if the address of the host has changed.
+	// If the address of the host has changed since the query, the client cookie has changed too.
 	if len(server) > 0 && j.valid && bytes.Equal(j.client[:], sent[:clientCookieLen]) {
 		j.server = server
 	}
@@ -82,9 +83,9 @@ func localAddr(c net.Conn) netip.Addr {
 	return netip.Addr{}
 }
 
-// checkCookie checks the COOKIE option of a response to a query with the COOKIE option sent. It returns
-// false if the response is forged or malformed. server is the server cookie in the response, or nil. sent is
-// nil if the query had no COOKIE option.
+// checkCookie checks the COOKIE option of a response. sent is the value of the COOKIE option of the query,
+// or nil if the query had none. checkCookie returns false if the response is forged or malformed. server is
+// the server cookie in the response, or nil.
 func (rep *reply) checkCookie(sent []byte) (server []byte, ok bool) {
 	if sent == nil || !rep.hasCookie {
 		return nil, true

@@ -85,8 +85,8 @@ func isTemporary(err error) bool {
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// named sets the name in err, a new *net.DNSError, to the name that the caller gave. Before, err had a
-// name that the search list made of it.
+// named sets the name in err to name, which the caller of the lookup gave, and returns err. err must be a
+// new *net.DNSError. Its name may have a domain of the search list until then.
 func named(err error, name string) error {
 	var e *net.DNSError
 	if errors.As(err, &e) {

@@ -170,7 +170,8 @@ func (r *Resolver) tryInClear(ctx context.Context, s *server, q dnsmessage.Quest
 		return nil, err
 	default: // the query in mixed case got no response in half of the timeout
 		<-ended
-		// If the second query got no response either, the case is not the reason, or the caller has given up.
+		// The case of the name may be the reason if the second query got a response, or if the caller has
+		// given up before the second query could get one.
 		if heard(plain.err) || ctx.Err() != nil && time.Since(start) < r.cfg.Timeout/2+silence {
 			s.silent()
 		}

@@ -455,7 +455,7 @@ func TestCancelEndsALookupAtOnce(t *testing.T) {
 		"LookupTXT":    func(r *Resolver, ctx context.Context) error { _, err := r.LookupTXT(ctx, "host.test."); return err },
 	}
 	for name, lookup := range lookups {
-		server := server2 // the error names the last server, to which net continues
+		server := server2 // the error names the last server, because net goes on to it
 		if name == "LookupIPAddr" {
 			server = "" // the error names no server, because net abandons the lookup
 		}

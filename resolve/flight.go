@@ -21,8 +21,8 @@ type flight struct {
 	ans     *answer       // shared by the callers; never modified
 	err     *net.DNSError // nil if there is an answer; each caller gets a copy
 
-	// address is the flight for the A records of the same name. It is nil unless the caller that
-	// launched this flight waits for that flight, too.
+	// address is the flight for the A records of the same name if the caller that launched f waits for
+	// both flights, and nil otherwise.
 	address *flight
 	once    sync.Once
 	first   chan struct{} // closed when the first query has ended
@@ -43,7 +43,7 @@ func (f *flight) judged(s *server, records bool) {
 	})
 }
 
-// A question is one caller's question.
+// A question is the state of one caller's lookup of one type.
 type question struct {
 	key  cacheKey
 	name dnsmessage.Name // in the case of this caller
@@ -179,9 +179,8 @@ func (f *flight) result() (*answer, error) {
 }
 
 // A flightContext is the context of a flight. When the last waiter leaves because its context has
-// ended, the flightContext ends with the error of that context. A Dial can use its values, as in
-// net: they are the values of the context of the caller that launched the flight, until that
-// context ends.
+// ended, the flightContext ends with the error of that context. As in net, Dial can use the values of
+// the context of the caller that launched the flight, until that context ends.
 type flightContext struct {
 	values context.Context
 	done   chan struct{}

@@ -81,7 +81,8 @@ func (r *Resolver) askMulticast(ctx context.Context, fqdn string, types []dnsmes
 	return answers, true, nil
 }
 
-// body returns the data of a record, or nil if the type is another one or the target is too long.
+// body returns the data of a record. It returns nil if the type is not supported, if the address does not
+// have the family of the type, or if the target is too long.
 func (m *MulticastRecord) body() dnsmessage.ResourceBody {
 	switch typ := dnsmessage.Type(m.Type); {
 	case typ == dnsmessage.TypeA && m.Addr.Is4():

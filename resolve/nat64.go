@@ -89,8 +89,8 @@ func prefixIn(a [16]byte) (found netip.Prefix, ok bool) {
 	return found, n == 1
 }
 
-// embedded returns the IPv4 address that a represents with a prefix of some bits. The bits after the IPv4
-// address do not count.
+// embedded returns the IPv4 address in the IPv6 address a. bits is the length of the NAT64 prefix of a. The
+// bits after the IPv4 address are ignored.
 func embedded(a [16]byte, bits int) (v4 [4]byte) {
 	i := bits / 8
 	for k := range v4 {

@@ -24,7 +24,8 @@ type reply struct {
 	hasExtra  bool                  // whether the additional section has a record
 	hasCookie bool                  // whether the OPT record has a COOKIE option
 	cookie    []byte                // the value of the COOKIE option
-	// unproven is set if a cookie was expected and the response proves nothing without one.
+	// unproven is set if the query has to be repeated over TCP, because the response lacks the expected
+	// cookie and may be forged, or because the server has also refused a new cookie.
 	unproven bool
 }
 

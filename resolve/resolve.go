@@ -95,9 +95,9 @@ type Config struct {
 	// Dial. The function must return soon after ctx ends. The methods Exchange of dot.Client and
 	// doh.Client are such functions, for DNS over TLS and over HTTPS.
 	Exchange func(ctx context.Context, dial DialFunc, server netip.AddrPort, query []byte) (response []byte, err error)
-	// Opportunistic makes the Resolver query a server over UDP and TCP if Exchange brings no response
-	// within half of the Timeout, and then for 15 minutes (RFC 7858 section 4.1). A network can prevent
-	// the encryption by blocking it. If Opportunistic is false, the query fails instead.
+	// Opportunistic makes the Resolver query a server over UDP and TCP for 15 minutes if Exchange brings
+	// no response within half of the Timeout (RFC 7858 section 4.1). If Opportunistic is false, the query
+	// fails instead. If it is true, a network can prevent encryption by blocking encrypted queries.
 	Opportunistic bool
 	// Families reports which address families to query if the caller accepts both. If Families is
 	// nil or returns false for both, both are queried, as in net: a name exists even if the host
@@ -148,7 +148,7 @@ type Resolver struct {
 	network uint64               // changes with the set of those servers
 }
 
-// A server is a recursive name server, with what its responses have shown about it.
+// A server is a recursive name server and what the Resolver has learned about it.
 type server struct {
 	addr string
 	// addrPort is the same as addr, for Config.Exchange.
@@ -164,8 +164,8 @@ type server struct {
 	cookies   cookieJar
 	// silences counts consecutive queries in mixed case without a response.
 	silences atomic.Int32
-	// guessed is set if losesCase was set because of silences, and the server has not responded to a query
-	// in the caller's case since. The server may be down.
+	// guessed is set while losesCase is only a guess: it was set because of silences, and the server has
+	// not responded to a query in the caller's case since then. The server may be down.
 	guessed atomic.Bool
 }
 
@@ -179,8 +179,9 @@ func (s *server) silent() {
 	}
 }
 
-// plain records whether the server has responded to a query in the caller's case within some time. If it has
-// not, the silences before had another reason than the case.
+// plain records whether the server has responded to a query in the caller's case. within is how long the
+// query waited. If the query waited at least silence without a response, the case was not the reason for the
+// earlier silences, and plain undoes the guess.
 func (s *server) plain(responded bool, within time.Duration) {
 	switch {
 	case responded:

@@ -145,7 +145,7 @@ func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	seen := []string{lower(name.String())}
 	for err == nil && ans.dangling {
 		// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR and go to
-		// step 1". A loop ends as a name without data, as in net.
+		// step 1". As in net, a name whose aliases form a loop has no data.
 		target := lower(ans.canonical.String())
 		if ans.loop = ans.loop || slices.Contains(seen, target); ans.loop || neverAsked(target) {
 			ans.ttl = 0 // no server has given a TTL for the absence

@@ -148,7 +148,7 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 			{Dst: prefix("203.0.113.7/32"), NIC: "pipe-a", Src: addr("203.0.113.7")},
 			{Dst: prefix("0.0.0.0/0"), Via: addr("169.254.0.1"), NIC: "pipe-a"},
 		}, slices.DeleteFunc(one.Routes(), func(r Route) bool { return r.Dst.Addr().Is6() }))
-		// Another route may use the gateway too, but no other address outside the network.
+		// Another route may use the same gateway, but not another address outside the network.
 		require.NoError(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.1")}))
 		require.Error(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.2")}))
 	}

@@ -6,8 +6,8 @@ import "github.com/usernet/usernet/stack/wire"
 // key of Stats.Drops.
 type DropReason string
 
-// Rule returns the sentence of the RFC because of which packets are dropped for the reason, with its section. It
-// returns an empty string if there is none, for example if a queue was full.
+// Rule returns the rule that causes packets to be dropped for the reason, with the RFC and its section. It
+// returns an empty string if there is no such rule, for example if a queue was full.
 func (r DropReason) Rule() string {
 	for i := wire.OK + 1; i < numReasons; i++ {
 		if reasonText(i) == r {

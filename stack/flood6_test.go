@@ -26,8 +26,8 @@ type flood6 struct {
 	less  uint64
 	// whole is true if even a short run needs all packets. Other floods use a tenth in a short run.
 	whole bool
-	// million is true if even a short run sends a million packets, which takes a second. The race detector is
-	// slower, and sends as many as for whole.
+	// million is true if even a short run sends a million packets, which takes a second. A test with the race
+	// detector is slower, and sends only as many packets as whole requires.
 	million bool
 }
 

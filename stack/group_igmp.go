@@ -76,8 +76,8 @@ func (l *groupLink) sendIGMPv2(dst netip.Addr, typ wire.IGMPType, group netip.Ad
 	l.sendIGMP(dst, b[:])
 }
 
-// sendIGMP puts a message into the transmit queue. If the queue is full, sendIGMP drops the message. The
-// repetitions that make up for a message lost on the link make up for this one too.
+// sendIGMP puts a message into the transmit queue. If the queue is full, sendIGMP drops the message. A
+// repetition makes up for this, as it does for a message that is lost on the link.
 //
 // RFC 3376 4: "Every IGMP message described in this document is sent with an IP
 // Time-to-Live of 1, IP Precedence of Internetwork Control (e.g., Type of Service

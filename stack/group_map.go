@@ -8,9 +8,9 @@ import (
 // groupScan is the largest number of groups that a groupMap keeps in a slice.
 const groupScan = 8
 
-// A groupMap maps multicast groups to values. It is a slice while it has at most groupScan groups, which
-// holds for nearly all interfaces, because the smallest map takes more than 300 bytes. With more groups
-// it is a map. The zero value is empty.
+// A groupMap maps multicast groups to values. It keeps up to groupScan groups in a slice, because the
+// smallest map takes more than 300 bytes and nearly all interfaces have few groups. With more groups it
+// becomes a map, and stays one until it is empty. The zero value is empty.
 type groupMap[V any] struct {
 	few  []groupEntry[V]  // in no order; nil if many is not nil
 	many map[netip.Addr]V // nil unless there were more than groupScan groups since the map was empty

@@ -65,7 +65,7 @@ func (s *Stack) takeMLD(l *groupLink, p *packet, h *wire.ICMPv6, q *wire.MLDQuer
 			return false
 		}
 		s.groups.query(l, &groupQuery{
-			version:    q.Version + 1, // the engine's
+			version:    q.Version + 1, // the engine's version
 			group:      q.Group,
 			limit:      tcp.Time(q.Millis) * tcp.Millisecond,
 			robustness: q.Robustness,
@@ -92,8 +92,8 @@ func (l *groupLink) sendMLDv1(dst netip.Addr, typ wire.ICMPv6Type, group netip.A
 	l.sendMLD(dst, wire.ICMPv6{Type: typ}, group.AsSlice())
 }
 
-// sendMLD puts a message into the transmit queue. If the queue is full, sendMLD drops the message. The
-// repetitions that make up for a message lost on the link make up for this one too.
+// sendMLD puts a message into the transmit queue. If the queue is full, sendMLD drops the message. A
+// repetition makes up for this, as it does for a message that is lost on the link.
 //
 // RFC 9777 5: "All MLDv2 messages described in this document MUST be sent with a link-local IPv6 Source
 // Address, an IPv6 Hop Limit of 1, and an IPv6 Router Alert option [RFC2711] in a Hop-by-Hop

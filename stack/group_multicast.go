@@ -255,8 +255,9 @@ func (g *dgram) canJoin(a netip.Addr) bool {
 	return a.IsMulticast() && (a.Is4() || g.fam.holds(a) && g.s.HasIPv6())
 }
 
-// groupOn returns a group without its zone, and the index of the interface: index, or, if index is 0,
-// that of the interface that the zone names. The result is 0 if neither names one.
+// groupOn returns a group without its zone, and the index of the interface for the group. If index is not
+// 0, it returns index. Otherwise it returns the index of the interface that the zone names, or 0 if there
+// is no zone.
 func (s *Stack) groupOn(group netip.Addr, index int) (netip.Addr, int) {
 	group, zone := s.unzone(group)
 	if index == 0 {

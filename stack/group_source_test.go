@@ -392,7 +392,8 @@ func wantedSources(filters map[string]*sourceSet, socks int) map[string]sourceSe
 	return want
 }
 
-// takeReport returns the filters that a router knows after the report text, if it knew known before.
+// takeReport returns the filters that a router knows after it has received the report text. known are the
+// filters that it knew before.
 func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 	known = maps.Clone(known)
 	words := strings.Fields(strings.TrimSuffix(text, toV3))[1:]
@@ -433,8 +434,8 @@ func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 	return known
 }
 
-// An IGMP query to a group is accepted, although no socket has joined the router as a source of the
-// group.
+// An IGMP query to a group is accepted, although the socket's filter for the group does not accept the
+// router as a source.
 func TestAQueryForAFilteredGroupIsAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)

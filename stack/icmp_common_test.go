@@ -266,7 +266,7 @@ func TestADialFailsWithTheErrnoOfTheICMPError(t *testing.T) {
 			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(test.typ, test.code, 1000, packet[:28]))
 			want := test.dial
 			if want == nil {
-				want = context.Canceled // the error does not end the dial: wait cancels it
+				want = context.Canceled // the error does not end the dial, so wait cancels the dial
 			}
 			require.ErrorIs(t, wait(), want, "%v %v", test.typ, test.code)
 		})

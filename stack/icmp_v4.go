@@ -151,9 +151,9 @@ func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 	s.deliverError(quoted.Proto, &e)
 }
 
-// nextMTU returns the MTU of the next hop that a Fragmentation Needed message reports. If the message
-// reports no MTU, nextMTU estimates it from total, the length of the quoted datagram. RFC 1191 4: routers
-// that only follow RFC 792 send 0.
+// nextMTU returns the MTU of the next hop for a Fragmentation Needed message that reports mtu. If mtu is
+// less than minMTU, nextMTU estimates the MTU from total, the length of the quoted datagram. RFC 1191 4:
+// routers that only follow RFC 792 send 0.
 func nextMTU(mtu, total int) int {
 	if mtu < minMTU {
 		return plateau(total)

@@ -86,8 +86,8 @@ func (ifc *iface) probes(addr netip.Addr) bool {
 	return ok && addr.Is4() && a.detecting()
 }
 
-// claimed returns the address that the host is probing for and that, as the received ARP packet h shows,
-// another machine uses or is also probing for. ok is false if there is no such address.
+// claimed returns an address for which the host is sending probes, if the received ARP packet h shows that
+// another machine uses the address or also sends probes for it. Otherwise ok is false.
 //
 // RFC 5227 2.1.1: "If during this period [...] the host receives any ARP packet (Request *or* Reply) on
 // the interface where the probe is being performed, where the packet's 'sender IP address' is the

@@ -125,7 +125,7 @@ func TestAProbedAddressIsGivenUp(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			require.Equal(t, AddrPreferred, state(), name)
 			require.Len(t, p.sent(), probeNum+announceNum)
-			// From then on, the host answers a probe for the address, which is no conflict.
+			// From then on, a probe for the address is not a conflict, and the host answers it.
 			p.arp(wire.Broadcast(), arpProbe("192.0.2.1"))
 			require.Len(t, p.sent(), 1)
 			require.Equal(t, AddrPreferred, state(), name)
@@ -234,7 +234,8 @@ func TestAHandlerGetsDatagrams(t *testing.T) {
 	})
 }
 
-// A datagram to a known link address needs no ARP, and leaves no trace: a later one resolves the address.
+// A datagram to a given link address needs no ARP, and makes no neighbour entry: a later datagram without a
+// link address starts a resolution.
 func TestADatagramGoesToAGivenMAC(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
@@ -323,8 +324,8 @@ func TestAConflictBearsTheRemovalOfItsAddress(t *testing.T) {
 	}
 }
 
-// An address is in use from its first announcement on. A claim that the host has received before, but
-// handles later, is then a conflict, against which the host defends the address (RFC 5227 2.4).
+// An address is in use from its first announcement on. If the host handles a claim after the announcement,
+// the claim is a conflict, even if it arrived before. The host then defends the address (RFC 5227 2.4).
 func TestALateClaimIsAConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := bare(t)
@@ -336,7 +337,7 @@ func TestALateClaimIsAConflict(t *testing.T) {
 		ifc := s.ifaceNamed("eth0")
 		a, _ := ifc.addr(addr("192.0.2.1"))
 		require.NotNil(t, a.dad, "the second announcement is still due")
-		s.giveUpDuplicate(ifc, addr("192.0.2.1"), macB) // as by a claim that inputARP has handled before
+		s.giveUpDuplicate(ifc, addr("192.0.2.1"), macB) // as if inputARP had found the claim before the announcement
 		require.Equal(t, AddrPreferred, info().State)
 		p.take()
 		p.arp(wire.Broadcast(), claim("192.0.2.1"))
@@ -345,7 +346,7 @@ func TestALateClaimIsAConflict(t *testing.T) {
 	})
 }
 
-// New lifetimes also hold for an address that is still probed, in detection or to be announced.
+// New lifetimes also apply to an address that is in detection or that has still to be announced.
 func TestALifetimeSetWhileDetectingHolds(t *testing.T) {
 	state := func(s *Stack, a string) AddrState {
 		x, ok := s.ifaceNamed("eth0").addr(addr(a))

@@ -200,8 +200,8 @@ func (s *Stack) has(a netip.Addr) bool {
 	})
 }
 
-// hasOn is has for packets over an interface, which may be new: a link-local IPv6 address must be one of that
-// interface.
+// hasOn reports whether a is a present address of the host. A link-local IPv6 address must be an address of
+// ifc, because the same address on another link may be another host's. The stack may not list ifc yet.
 func (s *Stack) hasOn(ifc *iface, a netip.Addr) bool {
 	if x, ok := ifc.addr(a); ok && x.present() {
 		return true
@@ -346,10 +346,10 @@ func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 }
 
 // withAddr returns the interface's addresses with p added. If the interface has the address already,
-// withAddr replaces what AddAddr says. The error is EEXIST if the interface has the address from another
-// origin or, with AddrStatic, with another prefix length. The error is also EEXIST if another interface of
-// ifaces has the address, unless the address is a link-local IPv6 address. s.mu is held, or the caller is
-// New.
+// withAddr replaces the entry as AddAddr describes. The error is EEXIST if the interface has the address
+// from another origin or, with AddrStatic, with another prefix length. The error is also EEXIST if another
+// interface of ifaces has the address, unless the address is a link-local IPv6 address. s.mu is held, or
+// the caller is New.
 func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOptions) ([]ifaceAddr, error) {
 	a, err := s.newAddr(p, o)
 	if err != nil {
@@ -438,7 +438,7 @@ func (s *Stack) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	return nil
 }
 
-// addAddr is AddAddr without the announcement. added reports whether the caller has to announce it.
+// addAddr is AddAddr without the announcement. added reports whether the caller has to announce the address.
 func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, added bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -478,9 +478,9 @@ func (s *Stack) RemoveAddr(nic string, a netip.Addr) error {
 	return err
 }
 
-// RemoveAddrOf removes an address as RemoveAddr does, but only if it has the given origin. What configures an
-// interface removes its own addresses in this way, and keeps an address that the program has added itself
-// meanwhile. The error is EADDRNOTAVAIL if the address has another origin.
+// RemoveAddrOf removes an address as RemoveAddr does, but only if the address has the given origin. A DHCP
+// client, for example, removes its own address in this way, but not an address with which the program has
+// replaced it. The error is EADDRNOTAVAIL if the address has another origin.
 func (s *Stack) RemoveAddrOf(nic string, a netip.Addr, origin AddrOrigin) error {
 	err := s.removeAddr(nic, a, &origin)
 	s.drain()

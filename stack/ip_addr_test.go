@@ -340,8 +340,8 @@ func TestAnAddressIsDeprecatedAndThenGoes(t *testing.T) {
 	})
 }
 
-// What configures an interface neither takes over nor removes an address from another origin. Only the program
-// does, with AddrStatic and RemoveAddr.
+// Code that configures an interface, such as a DHCP client, neither replaces nor removes an address from another
+// origin. Only the program does so, with AddrStatic and RemoveAddr.
 func TestAnOriginKeepsToItsOwnAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := bare(t)

@@ -203,9 +203,9 @@ func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool 
 	return true
 }
 
-// markDuplicate makes an address that is in detection AddrDuplicate. ok is false if the address is not in
-// detection. last reports whether the host makes no other address in the prefix of a router, because too
-// many were duplicates.
+// markDuplicate sets the state of an address to AddrDuplicate. ok is false if the address is not in
+// detection. last reports whether the host does not try another address in the prefix of a router, because
+// too many addresses were duplicates.
 func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) (ok, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

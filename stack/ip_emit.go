@@ -144,8 +144,8 @@ type frameMeta struct {
 // A pathHeader is the part of the headers that all packets of a path have in common. It is computed
 // when the path is made.
 type pathHeader struct {
-	// link ends with the Ethernet header, which has a zero destination. The header is shorter than link
-	// if it has no VLAN tag.
+	// link ends with the Ethernet header, which has a zero destination. Without a VLAN tag, the header is
+	// shorter than link.
 	link   [maxLinkLen]byte
 	addrs  [8]byte  // IPv4 source and destination
 	label  uint32   // IPv6 version and the part of the flow label that all packets share

@@ -240,7 +240,7 @@ func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 	for index := 2; index <= 3; index++ {
 		require.NoError(t, u.Join(addr("ff02::5"), index))
 	}
-	// So does a link-local multicast address, whatever the source.
+	// A link-local multicast address also belongs to one link, whatever the source is.
 	for _, h := range []wire.IPv6{{Src: addr("fe80::2"), Dst: addr("fe80::1")}, {Src: addr("2001:db8::2"), Dst: addr("ff02::5")}} {
 		datagram := udpDatagram(netip.AddrPortFrom(h.Src, 9), netip.AddrPortFrom(h.Dst, 9), make([]byte, 2000))
 		send := func(e *nic.PipeEnd, f piece) {

@@ -16,8 +16,9 @@ const (
 )
 
 // A gateway is the state of a router that is the next hop of a route. A route has a gateway only if there
-// are other routes to the same prefix, or if it is an IPv6 route and another router has a route to a shorter
-// prefix that contains it. The states of the gateways decide which of these routes is used.
+// are other routes to the same prefix. An IPv6 route also has one if another router has a route to a shorter
+// prefix that contains the prefix of the route. The states of the gateways decide which of these routes is
+// used.
 //
 // RFC 1122 3.3.1.4: "The IP layer MUST be able to detect the failure of a 'next-hop' gateway
 // that is listed in its route cache and to choose an alternate gateway"; 3.3.1.5: "If it is
@@ -66,8 +67,8 @@ func (t *routeTable) setGateways(old *routeTable) {
 	}
 }
 
-// hasNextBest reports whether another router than r's has a route to a shorter prefix that contains the
-// prefix of r.
+// hasNextBest reports whether a router other than that of r has a route to a shorter prefix that contains
+// the prefix of r.
 //
 // RFC 4191 3.2: if the router of the best route is not reachable, the host uses the next best matching
 // route whose router is reachable. RFC 1122 3.3.1 has no such rule, so for IPv4 only the longest prefix counts.
@@ -123,8 +124,8 @@ func (ifc *iface) routerDead(addr netip.Addr) bool {
 
 // routerAnswers marks a neighbour as not dead, if a gateway exists for it. If the router was dead,
 // routerAnswers makes all cached paths invalid. The neighbour table calls routerAnswers when the
-// neighbour is known to be reachable, or has a permanent entry. It also does so when it removes the neighbour's entry, because
-// it then stops polling the neighbour.
+// neighbour is known to be reachable, or has a permanent entry. The table also calls routerAnswers when it
+// removes the neighbour's entry, because the removal ends the polls of the neighbour.
 func (ifc *iface) routerAnswers(addr netip.Addr) {
 	t := ifc.s.table.Load()
 	if t == nil || len(t.gateways) == 0 {
@@ -144,9 +145,9 @@ func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 
 // sendByOtherHop sends a datagram by another next hop on the same link, because the neighbour for which the
 // datagram waited has failed. That neighbour may be one of several routers, or the target of a redirect
-// that has been removed. sendByOtherHop reports false if the routes lead to the same neighbour, to a dead
-// router, or to another link. The caller then drops the datagram, even if there is a router on another link, and the
-// sender has to retransmit it.
+// that has been removed. sendByOtherHop returns false if the routes lead to the same neighbour, to a dead
+// router, or to another link. The caller then drops the datagram. Even if the routes lead to a
+// router on another link, the sender has to retransmit the datagram.
 func (s *Stack) sendByOtherHop(ifc *iface, d *waitingDatagram, failed netip.Addr) bool {
 	src, dst := wire.Ends(d.frames[0].frame.Head[ifc.linkLen:])
 	p, err := s.route(dst, src)

@@ -275,7 +275,7 @@ func TestTheNextBestRouteReplacesADeadOne(t *testing.T) {
 		way, err := s.route(addr("2001:db8:8::1"), netip.Addr{})
 		require.NoError(t, err)
 		require.Equal(t, all, way.hop.String())
-		// The dead router is polled, also while the other one does not answer either.
+		// The host polls the dead router even while the other router does not answer either.
 		silent[all] = true
 		run(60)
 		silent[more], silent[all] = false, false

@@ -88,8 +88,8 @@ func New(cfg Config) (*Client, error) {
 // "tcp". The times to live in the response are reduced by the age of a cached response (RFC 8484 section
 // 5.1).
 //
-// The errors are those of net/http, a text if the server returns another status than 200 or another media
-// type, and net.ErrClosed.
+// The errors are those of net/http and net.ErrClosed. If the server returns another status than 200, another
+// media type or no DNS message, the error has no type of its own.
 func (c *Client) Exchange(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error),
 	server netip.AddrPort, query []byte) ([]byte, error) {
 	if len(query) < 12 {
@@ -165,7 +165,8 @@ func (c *Client) client(dial func(context.Context, string, string) (net.Conn, er
 			// HTTP/2 pings find a dead connection, so that the next query does not use it.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
 		},
-		// The URL has been configured, and a redirect could name another server.
+		// Do not follow redirects: the program has configured the URL, and a redirect could name another
+		// server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	c.clients[server] = client
@@ -186,7 +187,7 @@ func (c *Client) Close() error {
 
 // reduceTTLs subtracts age, in seconds, from the times to live in a DNS message, down to zero. RFC 8484
 // section 5.1: "DoH clients MUST account for the Age of a response when calculating the DNS TTL of a
-// response." It changes nothing after a malformed record.
+// response." reduceTTLs stops at a malformed record.
 func reduceTTLs(msg []byte, age uint32) {
 	const optType = 41 // its TTL field has other contents (RFC 6891 section 6.1.3)
 	rest := msg[12:]

@@ -30,7 +30,7 @@ type conn struct {
 
 	// writing and reading hold one token each while no goroutine writes or reads.
 	writing, reading chan struct{}
-	// buf has received bytes that are no complete message yet. It belongs to the reader.
+	// buf holds received bytes that do not form a complete message yet. Only the reader uses it.
 	buf []byte
 
 	mu      sync.Mutex
@@ -107,7 +107,7 @@ func (cn *conn) fail(err error) {
 	cn.end(err)
 }
 
-// end is fail with cn.mu held.
+// end does what fail does. cn.mu is held.
 func (cn *conn) end(err error) {
 	if cn.failed != nil {
 		return
@@ -179,7 +179,8 @@ func (cn *conn) roundTrip(ctx context.Context, query []byte) ([]byte, error) {
 		cn.writing <- struct{}{}
 		return nil, err
 	}
-	// A Write that is interrupted ends the connection for all callers, so only a Write that blocks is.
+	// An interrupted Write ends the connection for all callers. Therefore a Write is interrupted only if it
+	// blocks until writeTime after the end of ctx.
 	stop := interruptedBy(ctx, cn.tls.SetWriteDeadline, writeTime)
 	_, err = cn.tls.Write(msg)
 	stop()
@@ -208,8 +209,8 @@ func (cn *conn) roundTrip(ctx context.Context, query []byte) ([]byte, error) {
 	}
 }
 
-// interruptedBy makes a read or write return when the time after has passed since the end of ctx. The caller must
-// call stop afterwards.
+// interruptedBy makes a read or write time out. The timeout is the duration after, which begins when ctx
+// ends. The caller must call stop afterwards.
 func interruptedBy(ctx context.Context, setDeadline func(time.Time) error, after time.Duration) (stop func()) {
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {
