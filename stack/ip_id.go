@@ -15,8 +15,9 @@ const idCounters = 1024
 //
 // An atomic datagram has DF set and is not a fragment. It needs no identification. RFC 6864 4.1:
 // "Originating sources MAY set the IPv4 ID field of atomic datagrams to any value." As on Linux, the
-// identification is 0 if the sender asked for DF. Other datagrams with DF have an identification as
-// if they had no DF, in case a router ignores DF. Each connection of TCP counts its packets.
+// identification is 0 if the sender asked for DF. If the stack itself has set DF, the datagram gets an
+// identification all the same, because a router may ignore DF. TCP does not use an idSource: each connection
+// counts its own packets.
 type idSource struct {
 	counters atomic.Pointer[[idCounters]atomic.Uint32] // allocated for the first path
 }

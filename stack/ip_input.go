@@ -19,7 +19,7 @@ type packet struct {
 	payload    []byte   // the transport header and its payload; borrowed
 	tail       []byte   // TCP only: bytes of the TCP payload that follow payload; borrowed
 	plain      bool     // IPv6 only: the result of plain6; false if plain6 was not called
-	checksumOK bool     // do not verify the checksum: the device did, or the packet comes from memory
+	checksumOK bool     // do not verify the checksum: the device did, or the packet was in memory only
 	csumOffset int      // offset in payload of an incomplete checksum; 0: it is complete
 	link       wire.MAC // IPv6 on Ethernet only: the source MAC of the frame
 	scope      uint16   // IPv6 on the loopback only: index of the interface of link-local addresses; else 0

@@ -25,7 +25,7 @@ const (
 // suffices to guess a port, so they apply only to datagrams that are not TCP segments.
 type pmtuCache struct {
 	n   atomic.Int32  // entries; read without mu
-	gen atomic.Uint32 // datagramMTU only: the generation; datagram paths of an older one are invalid
+	gen atomic.Uint32 // datagramMTU only: datagram paths of an older generation are invalid
 
 	s *Stack
 
@@ -110,8 +110,8 @@ func (c *pmtuCache) lower(s *Stack, dst, src netip.Addr, mtu int) {
 	c.changed(s)
 }
 
-// changed makes the paths invalid that the cache applies to. A change of datagramMTU does not make the
-// paths of TCP invalid.
+// changed makes all cached paths invalid to which the cache applies. A change of datagramMTU leaves the paths
+// of TCP valid.
 func (c *pmtuCache) changed(s *Stack) {
 	if c == &s.datagramMTU {
 		c.gen.Add(1)

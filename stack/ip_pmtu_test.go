@@ -87,7 +87,7 @@ func TestAPathMTURisesAgainForALiveConnection(t *testing.T) {
 				send(time.Minute, 4000)
 				require.LessOrEqual(t, c.Info().SndMSS, 760)
 				require.GreaterOrEqual(t, c.Info().SndMSS, 740)
-				// While the path stays narrow, one probe after ten minutes detects that.
+				// The entry expires after ten minutes. One or two large packets then show that the path is still narrow.
 				before := n.reports.Load()
 				send(11*time.Minute, 4000)
 				require.LessOrEqual(t, n.reports.Load()-before, int32(2))
@@ -147,7 +147,7 @@ func TestADatagramHasDFIfItFitsThePathMTU(t *testing.T) {
 			if _, b, _ := wire.ParseEthernet(f); wire.Version(b) == 4 && wire.Proto(b[9]) == wire.ProtoUDP {
 				h, _ := parseFrame(t, f)
 				hs = append(hs, h)
-			} // others are messages of IGMP and of IPv6
+			} // the other frames are IGMP and IPv6
 		}
 		return hs
 	}

@@ -29,8 +29,8 @@ func hopOver(s *Stack, dst string, index int) string {
 }
 
 // RFC 4861 8.1: a Redirect comes from "the current first-hop router for the specified ICMP Destination
-// Address". A packet whose source or socket has chosen the interface has another first-hop router than a
-// packet for which the routes have chosen it.
+// Address". If the source or the socket of a packet chooses the interface, the first-hop router is that of the
+// chosen interface, and not that of the best route.
 func TestARedirectHoldsForItsInterface(t *testing.T) {
 	const dst = "2001:db8:5::5"
 	synctest.Test(t, func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestARedirectHoldsForItsInterface(t *testing.T) {
 	})
 }
 
-// A redirect belongs to the router of the routing table at the time of the redirect.
+// A redirect applies only while the routing table gives the same router as at the time of the redirect.
 func TestARedirectFollowsTheRoutes(t *testing.T) {
 	const dst = "2001:db8:5::5"
 	synctest.Test(t, func(t *testing.T) {

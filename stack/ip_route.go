@@ -79,7 +79,7 @@ func (t *routeTable) to(p netip.Prefix) []route {
 	return nil
 }
 
-// prefixEnd returns the end of the run of routes that have the prefix of rs[i], where the run begins.
+// prefixEnd returns the end of the run of routes with the same prefix that begins at rs[i].
 func prefixEnd(rs []route, i int) int {
 	end := i + 1
 	for end < len(rs) && rs[end].dst == rs[i].dst {

@@ -213,9 +213,9 @@ func TestRoutingAllocatesNothing(t *testing.T) {
 	}))
 }
 
-// As on Linux, a router has a unicast address. A prefix of IPv4-mapped addresses is refused, because no
-// IPv6 packet has such a destination. The source of a route is an address of the host, and a link-local
-// source is one of the route's interface.
+// As on Linux, a router must have a unicast address. A prefix of IPv4-mapped addresses is refused, because no
+// IPv6 packet has such a destination. The source of a route must be an address of the host. If it is
+// link-local, it must be an address of the route's interface.
 func TestInvalidRoutesAreRefused(t *testing.T) {
 	s, err := New(Config{Rand: testRand(), NICs: []NIC{
 		{Name: "a", Device: nic.NewNull(nic.Link{Medium: nic.IP}), Addrs: []netip.Prefix{prefix("192.0.2.1/24"), prefix("2001:db8::1/64"), prefix("fe80::a/64")}},
@@ -263,8 +263,8 @@ func TestABroadcastAddressIsNoNeighbour(t *testing.T) {
 	}
 }
 
-// An address that is tentative is the host's own, although it is not used yet: it is no router, neighbour or
-// target of a redirect.
+// A tentative address is already the host's own, although the host does not use it yet. So a router, a
+// neighbour or the target of a redirect cannot have this address.
 func TestATentativeAddressIsTheHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wait := func(c *Config) { c.WaitForDAD = true }

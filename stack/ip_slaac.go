@@ -247,8 +247,8 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	return wire.OK
 }
 
-// takeRouterAdv applies a Router Advertisement. It reports whether routes, addresses, name servers or the
-// flags M and O have changed. s.mu is held.
+// takeRouterAdv applies a Router Advertisement. It reports whether anything but lifetimes, the Reachable Time
+// and the Retrans Timer has changed. s.mu is held.
 func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv, now tcp.Time) (changed bool) {
 	a := ifc.auto
 	defer s.forgetRedirects(ifc, a.defaultRouters())
@@ -305,15 +305,15 @@ func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
 		t.reachable = base/2 + tcp.Time(s.random.next(randND)%uint64(base))
 	}
 	// RFC 4861 6.3.4: "The RetransTimer variable SHOULD be copied from the Retrans Timer field, if it is
-	// non-zero." The bounds are not of the RFC: too long a time would prevent resolution, and too short a
-	// time would flood the link.
+	// non-zero." The RFC does not have the bounds below: too long a time would prevent resolution, and too
+	// short a time would flood the link.
 	if ra.Retrans >= 100 && ra.Retrans <= 60_000 {
 		t.retrans = tcp.Time(ra.Retrans) * tcp.Millisecond
 	}
 }
 
-// takeRAOption applies an option of a Router Advertisement, and reports whether routes, addresses, name
-// servers or the MTU have changed. s.mu is held.
+// takeRAOption applies an option of a Router Advertisement, and reports whether anything but lifetimes has
+// changed. s.mu is held.
 func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, now tcp.Time) (changed bool) {
 	a := ifc.auto
 	switch o.Type {
@@ -366,9 +366,9 @@ func isRoutable6(p netip.Prefix) bool {
 	return p.Bits() > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && !a.IsUnspecified()
 }
 
-// setEntry replaces the list's entry x for which same(x, &e) is true. If there is none, it adds e, unless
-// the list has limit entries already. If the lifetime of e, which until returns, has ended, setEntry
-// removes the entry x instead. It reports whether an entry was added or removed.
+// setEntry replaces the entry x of the list for which same(x, &e) is true. If there is none, setEntry adds e,
+// unless the list has limit entries already. until(&e) is the end of e's lifetime. If it has passed, setEntry
+// removes x, and adds nothing. It reports whether an entry was added or removed.
 func setEntry[T any](list *[]T, e T, now tcp.Time, limit int, same func(x, y *T) bool, until func(x *T) tcp.Time) (changed bool) {
 	i := slices.IndexFunc(*list, func(x T) bool { return same(&x, &e) })
 	switch over := ended(until(&e), now); {

@@ -17,13 +17,13 @@ type autoAddr struct {
 	renewAt   tcp.Time     // when to make the next temporary address; 0: never, or it was made
 	routers   []autoRouter // that advertise the prefix, the latest last; the slice is immutable
 
-	// noTemporary, of a stable address, says that too many temporary addresses in the prefix were
-	// duplicates: no more are made while the link is up.
+	// noTemporary is for stable addresses only. It says that too many temporary addresses in the prefix
+	// were duplicates, and that no more are made while the link is up.
 	noTemporary bool
 }
 
-// An autoRouter is a router that advertises the prefix of an address, for rule 5.5 of RFC 6724. until is
-// when the valid lifetime of the prefix ends, in the last Prefix Information option of this router.
+// An autoRouter is a router that advertises the prefix of an address, for rule 5.5 of RFC 6724. until is the
+// end of the prefix's valid lifetime, by the last Prefix Information option from this router.
 type autoRouter struct {
 	addr  netip.Addr
 	until tcp.Time
@@ -38,10 +38,10 @@ func (a *autoAddr) isFrom(router netip.Addr, s *Stack) bool {
 	return i >= 0 && !ended(a.routers[i].until, s.now())
 }
 
-// setPrefixRouter records that a router advertises the prefix of the address, or no longer does if until is not
-// after now. If there are too many routers, it forgets one: preferably one that is no next hop, and then
-// the one that has not advertised for the longest time. setPrefixRouter reports whether the source of packets
-// over a next hop may change.
+// setPrefixRouter records that a router advertises the prefix of the address. If until has passed, it records
+// that the router no longer does. If there are too many routers, setPrefixRouter forgets one: of those that
+// are not next hops, or else of all, the one whose last advertisement is the oldest. It reports whether the
+// source of packets over a next hop may change.
 func (s *Stack) setPrefixRouter(ifc *iface, a *ifaceAddr, router netip.Addr, until, now tcp.Time) (changed bool) {
 	had := a.auto.isFrom(router, s)
 	list := slices.DeleteFunc(slices.Clone(a.auto.routers), func(r autoRouter) bool {
@@ -97,7 +97,7 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 		n := len(list)
 		list = s.appendStable(ifc, list, p.Prefix, 0, lifetimeEnd(now, p.Preferred), lifetimeEnd(now, p.Valid), now)
 		list = s.appendTemporary(ifc, list, p.Prefix, 0, now)
-		changed = changed || len(list) > n // not if the program has the address
+		changed = changed || len(list) > n // appendStable adds nothing if the host has the address already
 	} else if found && ifc.auto.temporary {
 		n := len(list)
 		list = s.resumeTemporary(ifc, list, p.Prefix, now)
@@ -231,8 +231,8 @@ func (s *Stack) isTaken(ifc *iface, list []ifaceAddr, addr netip.Addr) bool {
 	return false
 }
 
-// replaceDuplicate appends to list an address with another identifier, which replaces the duplicate a of
-// list. After maxIDTries duplicates it gives up, and reports true.
+// replaceDuplicate replaces the duplicate a of list: it appends an address with another identifier to list. If
+// maxIDTries replacements were duplicates too, it gives up, and reports true.
 //
 // RFC 7217 6: "If the duplicate address detection procedure fails, [...] the DAD_Counter value should be
 // incremented, and the algorithm should be employed again", up to IDGEN_RETRIES times. RFC 8981 3.4 has
@@ -276,9 +276,9 @@ func (ifc *iface) temporaryAdvance() tcp.Time {
 	return 2*tcp.Second + maxIDTries*tcp.Time(max(0, ifc.dadTransmits))*requestInterval
 }
 
-// resumeTemporary makes sure that a prefix has a temporary address that will be followed by another, after
-// a time in which the prefix was not preferred for long enough to make one: see appendTemporary. It
-// modifies list, or appends an address to it.
+// resumeTemporary makes sure that a temporary address of a prefix has a scheduled successor. There may be none
+// if the preferred lifetime of the prefix was too short for a time (see appendTemporary). resumeTemporary then
+// schedules a successor for the newest temporary address, or appends a new address to list.
 func (s *Stack) resumeTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefix, now tcp.Time) []ifaceAddr {
 	var newest *ifaceAddr
 	for i := range list {

@@ -57,7 +57,8 @@ func TestTemporaryAddressesEndAfterFourDuplicates(t *testing.T) {
 	})
 }
 
-// RFC 8981 3.4: a duplicate has one successor. Each address that replaces it has its own.
+// RFC 8981 3.4: a duplicate has only one successor, the address that replaces it. That address has a successor
+// of its own.
 func TestADuplicateHasOneSuccessor(t *testing.T) {
 	const day, net = 24 * time.Hour, "2001:db8:1::/64"
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +91,7 @@ func TestADuplicateHasOneSuccessor(t *testing.T) {
 // that no longer advertises the prefix, and has space for a new one.
 func TestTheSourceFollowsThePrefixOfTheNextHop(t *testing.T) {
 	const p1, p2, dst, router = "2001:db8:1::/64", "2001:db8:2::/64", "2001:db8:1:9::1", "fe80::99"
-	// source is the prefix of the source for dst, which without rule 5.5 is in p1 by rule 8.
+	// source returns the prefix of the source address for dst. Without rule 5.5, rule 8 would choose p1.
 	source := func(s *Stack) string {
 		way, err := s.route(addr(dst), netip.Addr{})
 		require.NoError(t, err)
@@ -109,7 +110,7 @@ func TestTheSourceFollowsThePrefixOfTheNextHop(t *testing.T) {
 		require.Equal(t, p2, source(s))
 		p.ra(ra{src: router, RouterAdv: wire.RouterAdv{Lifetime: 9000}}, hour(p1))
 		require.Equal(t, p1, source(s))
-		// The lifetime of p1 ends that the router has advertised.
+		// The lifetime of p1 by the router's last advertisement ends. The other router still advertises p1.
 		for range 2 {
 			time.Sleep(40 * time.Minute)
 			p.ra(ra{src: "fe80::1", no: true}, hour(p1))
@@ -131,8 +132,8 @@ func TestTheSourceFollowsThePrefixOfTheNextHop(t *testing.T) {
 	})
 }
 
-// The flags M and O of an advertisement that changes nothing else are reported: a DHCPv6 client waits for
-// them.
+// A change of the flags M and O alone is reported as a change of the host, because a DHCPv6 client waits for
+// the flags.
 func TestTheFlagsOfARouterAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -145,8 +146,8 @@ func TestTheFlagsOfARouterAreReported(t *testing.T) {
 	})
 }
 
-// The program makes an address of an advertised prefix static. Advertisements then neither change the address
-// nor make the routes be computed again.
+// The program makes an address of an advertised prefix static. Advertisements then do not change the address,
+// and the stack does not rebuild the routes.
 func TestAnAdvertisedAddressBecomesStatic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)

@@ -124,7 +124,7 @@ func TestUDPRunsOverIPv6(t *testing.T) {
 	}
 }
 
-// Section 3.8 of the design: invalid sources and destinations.
+// A packet with an invalid source or destination is dropped, and counted under the reason.
 func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 	for _, test := range []struct {
 		src, dst string
@@ -473,7 +473,7 @@ func TestPacketTooBigAboutEchoIsBelieved(t *testing.T) {
 
 // RFC 8201 4: "Nodes should appropriately validate the payload of ICMPv6 PTB messages to ensure these are
 // received in response to transmitted traffic". Forged messages about echo replies that the host has not sent
-// change nothing, and make no neighbour entries. Of the replies that it has sent, each counts once.
+// change nothing, and make no neighbour entries. The host accepts one message about each reply that it has sent.
 func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, func(c *Config) { c.NICs[0].Gateway6 = addr("fe80::99") })
@@ -738,7 +738,7 @@ func TestIPv6LeavesInSuperFrames(t *testing.T) {
 	require.Equal(t, 1500-40-20, c.path.mss())
 }
 
-// An address is removed before the routes change. In between, the routes have a source that is gone.
+// An address is removed before the routes change. Until the routes change, they still have the removed source.
 func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
 	s, _ := hostAndPeer6(t)
 	ifc := (*s.ifaces.Load())[1]

@@ -12,16 +12,17 @@ import (
 )
 
 // A negotiated is the configuration of an interface whose device has negotiated it with the other end of
-// the link. It is under Stack.mu, except that only one goroutine at a time changes it.
+// the link. Only one goroutine at a time changes it. That goroutine holds Stack.mu to write, but not to read.
+// All others hold Stack.mu to read.
 type negotiated struct {
 	addrs  []netip.Addr // added to the interface
 	routes []Route      // added to the stack
 	dns    []netip.Addr
 }
 
-// configure replaces the configuration that the device has negotiated. It first adds the new addresses and
-// then removes the old ones, so that an interface that keeps a family keeps the family's other routes too. An
-// address that the interface has from another origin stays as it is.
+// configure replaces the configuration that the device has negotiated. It adds the new addresses before it
+// removes the old ones. Otherwise the interface could lose the last address of a family in between, and with
+// it the other routes of the family. An address that the interface has from another origin stays as it is.
 func (ifc *iface) configure(c nic.NetConfig) {
 	s, n := ifc.s, ifc.negotiated
 	var addrs []netip.Addr
@@ -63,8 +64,8 @@ func (ifc *iface) configure(c nic.NetConfig) {
 	s.changes.notify()
 }
 
-// warn logs that a part of the configuration cannot be used. A stack that is closed, or an interface that
-// was removed, needs none.
+// warn logs that a part of the configuration cannot be used. It logs nothing if the reason is that the stack is
+// closed or the interface was removed.
 func (ifc *iface) warn(text, key string, value fmt.Stringer, err error) {
 	if !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ENODEV) {
 		ifc.s.log.Warn(text, "nic", ifc.name, key, value, "err", err)

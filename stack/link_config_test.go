@@ -53,8 +53,8 @@ func TestANegotiatedPrefixChanges(t *testing.T) {
 	})
 }
 
-// An address that the program has configured stays the program's, before or after the device has negotiated
-// the same address.
+// An address that the program has configured stays static, whether the program configured it before or after
+// the device negotiated the same address.
 func TestANegotiatedAddressOfTheProgramStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, dev, log := negotiatingStack(t, prefix("192.0.2.2/32"))
@@ -79,8 +79,8 @@ func TestANegotiatedAddressOfTheProgramStays(t *testing.T) {
 	})
 }
 
-// What a device negotiates replaces what it has negotiated before. What the program has configured itself
-// stays, even where both are equal.
+// What a device negotiates replaces what it has negotiated before. What the program has configured stays, even
+// if the device has negotiated the same.
 func TestNegotiatedConfigurationIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, dev, log := negotiatingStack(t, prefix("203.0.113.1/24"))

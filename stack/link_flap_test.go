@@ -14,8 +14,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// maxFlapBytes is how many bytes of the heap the counts of a thousand flaps may differ by: the heap of a test
-// process is never quite the same.
+// maxFlapBytes is how many bytes the heap may grow in a thousand flaps. It is not 0, because the size of a test
+// process's heap always varies a little.
 const maxFlapBytes = 100_000
 
 // A device with an interface without a VLAN and two VLANs goes down and comes up a thousand times. Datagrams

@@ -187,8 +187,8 @@ func newIface(s *Stack, dev nic.Device, p *port, vlan uint16, name string, index
 	return ifc
 }
 
-// up attaches the devices of new interfaces, unless they are attached, and announces the interfaces' addresses on the links. The
-// caller must then drain, because packets may have been queued before up.
+// up attaches the devices of new interfaces, unless they are attached already, and announces the interfaces'
+// addresses on the links. The caller must then drain, because packets may have been queued before up.
 func (s *Stack) up(ifaces ...*iface) {
 	for _, ifc := range ifaces {
 		ifc.port.join(ifc)

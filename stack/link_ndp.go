@@ -174,7 +174,7 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 		return dropBadNDSender // or a copy of a message that this host has sent
 	}
 	if own {
-		// The detection may end in between.
+		// The detection may have ended since addr returned a. giveUpDuplicate then returns false.
 		given := a.dad != nil && ifc.s.giveUpDuplicate(ifc, na.Target, na.Link)
 		if !given && ifc.owns(na.Target) {
 			ifc.conflict(na.Target, na.Link)

@@ -180,9 +180,9 @@ type neighborTable struct {
 	// unresolved and resolved are the lists of entries that may be evicted, the least recently used or
 	// changed first. resolved has the entries whose link address the host has resolved itself, and
 	// unresolved has all others. A scan of unused addresses fills only unresolved, and so do requests from
-	// many addresses. They evict entries of resolved only until half of the table is unresolved
-	// (RFC 6583 7.1). Entries that only received packets have created are at the front of unresolved. They
-	// are evicted before the entries that the host is resolving.
+	// many addresses. New entries evict entries of resolved only until half of the table is unresolved
+	// (RFC 6583 7.1). Entries that only received packets have created are at the front of unresolved, so
+	// they are evicted before the entries that the host is resolving.
 	unresolved, resolved list.List
 	asking               []*neighbor // in state incomplete, delay or probe, or polled; fired removes all others
 	waiting              int         // total bytes of the packets that wait for neighbours

@@ -260,7 +260,7 @@ func TestARouterThatOnlyAdvertisesIsReplaced(t *testing.T) {
 
 // RFC 4861 7.2.5 about INCOMPLETE: without a link address "the receiving node SHOULD silently discard the
 // received advertisement"; 6.3.4: a Router Advertisement without a link address changes only IsRouter. The
-// packets that wait go on waiting.
+// waiting packets continue to wait.
 func TestWaitingPacketsNeedALinkAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)

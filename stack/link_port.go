@@ -19,7 +19,7 @@ const maxVLAN = 4094
 const maxLinkLen = wire.EthernetLen + wire.VLANTagLen
 
 // A port is a device of a stack with the interfaces that use it: at most one without a VLAN, and at most
-// one for each VLAN. It is small, because an idle host is.
+// one for each VLAN. It is small, so that an idle host needs little memory.
 type port struct {
 	sole atomic.Pointer[iface] // the only interface, if it has no VLAN; otherwise nil
 	// cause is why the device has failed; nil while it works.
@@ -48,7 +48,7 @@ func newPort(dev nic.Device) *port {
 	return p
 }
 
-// join makes the interface receive from its device, which the first interface attaches.
+// join makes the interface receive from its device. The first interface that joins attaches the device.
 func (p *port) join(ifc *iface) {
 	ifc.s.mu.Lock()
 	list := append(p.ifaces(), ifc)
@@ -82,7 +82,7 @@ func (p *port) store(list []*iface) {
 	if sole == nil || p.table.Load() != nil {
 		p.table.Store(&vlanTable{ifaces: list})
 	}
-	p.sole.Store(sole) // the last store, so that a reader, which loads sole first, finds each interface
+	p.sole.Store(sole) // stored last, because readers load it first: they then find every interface
 }
 
 // ifaces returns a new slice of the interfaces.
@@ -121,8 +121,8 @@ func (p *port) attach(first *iface) {
 	if d, ok := dev.(nic.ZeroCopyReceiver); ok {
 		p.zeroCopy.Store(d.ReceiveInto(p.receiveBuffer))
 	}
-	// A function literal needs no more stack than a method value of recv would. The goroutine of a sender
-	// on a wire in memory runs it.
+	// This function literal needs no more stack than the method value ifc.recv would. Stack matters, because
+	// on an in-memory link the sender's goroutine runs the function.
 	dev.Attach(func(batch []nic.Frame) {
 		if ifc := p.sole.Load(); ifc != nil {
 			ifc.recv(batch)
@@ -197,7 +197,7 @@ func (p *port) linkChanged() {
 
 // failed takes the interfaces down because the device has failed with err. The caller must not hold a lock.
 func (p *port) failed(err error) {
-	p.cause.CompareAndSwap(nil, &err) // first, for an interface that joins now
+	p.cause.CompareAndSwap(nil, &err) // stored first: an interface that joins now is in p.ifaces or sees cause
 	for _, ifc := range p.ifaces() {
 		ifc.failed(err)
 	}

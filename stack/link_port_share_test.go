@@ -40,8 +40,8 @@ func TestVLANThatJoinsAFailedDeviceFails(t *testing.T) {
 	}
 }
 
-// A port with one interface has a table as soon as there is another. Meanwhile the first interface must be
-// found in each moment, because a device that fails tells those that are found.
+// A port with one interface gets a table when a second interface joins. While it joins, ifaces must always
+// return the first interface, because a device that fails takes down only the interfaces that ifaces returns.
 func TestFirstInterfaceIsFoundWhileAVLANJoins(t *testing.T) {
 	first, second := new(iface), &iface{vlan: 7}
 	for range 20_000 {
@@ -109,8 +109,8 @@ func newStuckTrunk(t *testing.T) (*Stack, *stuckTrunk) {
 	return s, d
 }
 
-// nic.Device: "Otherwise the host calls Send from one goroutine at a time." RemoveNIC of a VLAN gives up its
-// frames while another VLAN is stuck in Send, instead of calling Send beside it.
+// nic.Device: "Otherwise the host calls Send from one goroutine at a time." While one VLAN is stuck in Send,
+// RemoveNIC of another VLAN drops the queued frames of that VLAN instead of calling Send too.
 func TestRemovedVLANDoesNotSendBesideAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, d := newStuckTrunk(t)

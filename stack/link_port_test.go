@@ -46,7 +46,7 @@ func ask(sender, target string) []byte {
 	return b
 }
 
-// ping returns an echo request to an address.
+// pingFrame returns a frame with an echo request from src to dst.
 func pingFrame(src, dst string) []byte {
 	return ethernet(macA, ipPacket(wire.IPv4{Proto: wire.ProtoICMP, Src: addr(src), Dst: addr(dst)}, echoRequest(1, 2, []byte("x"))))
 }

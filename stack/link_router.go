@@ -72,7 +72,7 @@ type routerAdv struct {
 	interval tcp.Time       // the longest time between two advertisements
 	sent     int            // advertisements sent since the last call of Advertise
 	last     tcp.Time       // when the last advertisement was sent; 0: none was sent
-	at       tcp.Time       // when the next advertisement is due; 0: when sendRouterAdv can send it
+	at       tcp.Time       // when the next advertisement is due; 0: as soon as sendRouterAdv can send it
 }
 
 // Advertise makes the interface with the name nic send Router Advertisements and answer Router

@@ -43,7 +43,7 @@ func TestAHostAdvertisesItselfAsARouter(t *testing.T) {
 			NAT64: []netip.Prefix{prefix("64:ff9b::/96")}, HopLimit: 77, MTU: 1400, Other: true,
 		}, info.Auto)
 		require.True(t, neighbor6(h, llA).Router)
-		// The host keeps the router while it advertises, and removes it when it stops.
+		// The host keeps the router while the router advertises, and removes it when the router stops.
 		time.Sleep(100 * time.Hour)
 		require.True(t, h.Interfaces()[1].Gateway6.IsValid())
 		require.NotEmpty(t, h.Interfaces()[1].Auto.DNS)
@@ -149,7 +149,7 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 }
 
 // RFC 4861 6.2.4: a router may send "up to MAX_INITIAL_RTR_ADVERTISEMENTS" at short intervals; 6.1.2: their
-// "IP Source Address is a link-local address". They wait until the host may use that address.
+// "IP Source Address is a link-local address". The advertisements wait until the host may use that address.
 func TestAdvertisementsWaitForAnAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, func(c *Config) { c.WaitForDAD, c.NICs[0].DADTransmits = true, 10 })

@@ -368,8 +368,8 @@ func (ifc *iface) drainQueued() {
 }
 
 // drainOn sends queued frames until the queue is empty. The caller is the drainer; drainOn ends that role.
-// After the given number of batches a new goroutine continues. Otherwise the caller could be kept busy with
-// the frames of other senders, although it has only its own frames to send, or has frames to receive.
+// After the given number of batches a new goroutine continues. Otherwise the caller could go on sending the
+// frames of other senders, and neither return nor receive frames.
 func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
 	for sent := 0; ; sent++ {
@@ -436,7 +436,8 @@ const (
 // sendLast waits until the devices have accepted the queued frames. It gives up on a device that accepts
 // none. Such a device may be stuck, or Close may have been called from inside the device's Send. From now
 // on no sender blocks on these devices, because drain starts goroutines. closing says that the devices will
-// be closed. A device that other interfaces go on using gets frames only when it is the interface's turn.
+// be closed. If closing is false, other interfaces still use the device: sendLast then sends only when it is
+// the interface's turn (see sendTurn).
 func (s *Stack) sendLast(closing bool, ifaces ...*iface) {
 	idle := make(chan struct{}, 1)
 	for _, ifc := range ifaces {

@@ -18,8 +18,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A stuckTunnel is an io.ReadWriteCloser of frames. While stuck is set, Write blocks until the tunnel
-// is closed.
+// A stuckTunnel is an io.ReadWriteCloser of frames. Write blocks while stuck is set and the tunnel is not
+// closed.
 type stuckTunnel struct {
 	mu     sync.Mutex
 	cond   sync.Cond
@@ -282,7 +282,7 @@ func TestCloseWaitsForASlowDevice(t *testing.T) {
 	})
 }
 
-// A slowDevice waits for the time wait in each Send.
+// A slowDevice sleeps in each Send, for the duration in its field wait.
 type slowDevice struct {
 	nic.Device
 	wait atomic.Int64 // time.Duration

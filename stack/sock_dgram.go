@@ -111,8 +111,8 @@ type dgram struct {
 	rd, wd   deadline
 	handler  func(b []byte, from netip.AddrPort, meta Meta) // called for received datagrams; nil: they are queued
 
-	// received counts the datagrams passed to the queue or the handler, and sent the UDP datagrams sent.
-	// Neither count is in the stack's counters yet; see UDP.fold.
+	// received counts the datagrams that were passed to the queue or the handler. sent counts the UDP
+	// datagrams that were sent. Neither count is in the stack's counters yet; see UDP.fold.
 	received, sent uint64
 	dropped        uint64 // datagrams that found the queue full
 }
@@ -126,7 +126,7 @@ func (g *dgram) init(s *Stack, fam Family) {
 
 // receive waits for a datagram and copies it to b, as much as fits. It returns the number of bytes copied
 // and the length of the whole datagram, and sets the other fields of *d. The IP header of a raw socket's
-// datagram is copied, and counts, only if header is set.
+// datagram is part of what receive copies and counts only if header is set.
 func (g *dgram) receive(b []byte, header bool, d *datagram) (n, full int, err error) {
 	g.mu.Lock()
 	err = g.await(d)

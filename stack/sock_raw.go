@@ -126,10 +126,10 @@ func defaultChecksum(proto uint16) int32 {
 // received datagram with a wrong checksum is dropped.
 //
 // By default, sockets of ICMPv6 and of the Mobility Header (RFC 6275 6.1) have a checksum, and others have
-// none. RFC 3542 3.1 does not allow to change this for ICMPv6. SetChecksum allows it, as Linux's option of
-// level SOL_RAW does, which x/net/ipv6 uses.
+// none. RFC 3542 3.1 forbids changing this for ICMPv6. SetChecksum allows the change, like Linux's option
+// IPV6_CHECKSUM of level SOL_RAW, which x/net/ipv6 uses.
 //
-// Errors are EINVAL if offset is odd, ENOPROTOOPT for an IPv4 socket, and net.ErrClosed.
+// Errors are EINVAL if offset is odd or above 65535, ENOPROTOOPT for an IPv4 socket, and net.ErrClosed.
 func (r *Raw) SetChecksum(on bool, offset int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -172,7 +172,7 @@ func (r *Raw) putChecksum(data []byte) error {
 // sumOK reports whether the checksum over the payload and the pseudo-header is valid.
 func (p *packet) sumOK() bool {
 	if p.csumOffset != 0 {
-		return true // it is not complete yet, and the packet comes from a host that offloads it
+		return true // the checksum is not complete yet: the sending host offloads it
 	}
 	return wire.Fold(wire.Sum(p.payload, wire.PseudoSum(p.src, p.dst, uint8(p.proto), len(p.payload)))) == 0xffff
 }

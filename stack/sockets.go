@@ -84,7 +84,7 @@ func (sh *tcpShard) entries(all []*tcpEntry) []*tcpEntry {
 	return all
 }
 
-// connInfo describes an entry of the table. It reports false if the connection has ended.
+// connInfo describes an entry of the table. It reports false if the connection has not begun or has ended.
 func (s *Stack) connInfo(e *tcpEntry) (info ConnInfo, ok bool) {
 	zone := e.key.zone()
 	info = ConnInfo{Local: s.zonedPort(e.key.local(), zone), Remote: s.zonedPort(e.key.remote(), zone), sock: e.sock}
@@ -148,8 +148,9 @@ type SocketInfo struct {
 	Dropped   uint64         // datagrams that found the receive queue full
 }
 
-// Sockets returns an iterator over the UDP and the raw sockets, in no particular order. What Conns says
-// about the moment and the locks holds here too.
+// Sockets returns an iterator over the UDP and the raw sockets, in no particular order. As with Conns, a
+// SocketInfo is as of the moment at which the iterator reaches the socket, and no lock is held while the body
+// of the loop runs.
 func (s *Stack) Sockets() iter.Seq[SocketInfo] {
 	return func(yield func(SocketInfo) bool) {
 		for i := range udpBuckets {

@@ -66,8 +66,8 @@ type Config struct {
 	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has ended, after
 	// one to two seconds. If WaitForDAD is not set, the host uses the address at once, as an optimistic
 	// address, and gives it up if another node has it. RFC 4429 recommends this for addresses that are
-	// not configured manually. A Linux neighbour answers solicitations from the address only after the
-	// detection, because RFC 4429 3.2 forbids the link address in them before.
+	// not configured manually. Until the detection has ended, RFC 4429 3.2 forbids the link address in
+	// solicitations from the address, and a Linux neighbour does not answer such solicitations.
 	WaitForDAD bool
 	// NoRedirects makes the host ignore redirects of IPv6 routers.
 	NoRedirects bool
@@ -400,9 +400,9 @@ func (s *Stack) AddNIC(n NIC) error {
 }
 
 // RemoveNIC removes an interface from a running stack. If no other interface uses the device, RemoveNIC
-// closes the device. RemoveNIC also deletes the routes over
-// the link, and the routes whose source is an address of the link. Sockets stay open. Sockets that have
-// no other route, or are bound to an address of the link, fail to send.
+// closes the device. RemoveNIC also deletes the routes over the link, and the routes whose source is an
+// address of the link. Sockets stay open. Sockets that have no other route, or are bound to an address of the
+// link, fail to send.
 func (s *Stack) RemoveNIC(name string) error {
 	s.mu.Lock()
 	old := *s.ifaces.Load()

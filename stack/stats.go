@@ -105,7 +105,7 @@ type TCPStats struct {
 	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
 	CookiesTaken     uint64 // connections opened by a valid cookie
 	Memory           int64  // current bytes of buffers, and of pinned data that may be copied to buffers
-	CookiesBad       uint64 // ACKs without a connection that could have had a cookie, but had no valid one
+	CookiesBad       uint64 // ACKs for no connection that looked like ACKs of a cookie, but had no valid cookie
 	Orphans          int    // current number of orphans: see TCPConfig.Orphans
 	OrphansReset     uint64 // orphans that were reset because of their number or memory pressure
 	// Events counts the events of the protocol: Events[tcp.RetransSegs] is the number of retransmitted

@@ -38,8 +38,8 @@ type congestionState struct {
 	cwnd     int // congestion window in bytes, at most maxWindow
 	ssthresh int // slow-start threshold in bytes
 
-	// The maximum number of bytes in flight in this round, and whether cwnd has prevented a
-	// transmission. They show whether cwnd limits the connection; if not, cwnd does not grow.
+	// maxFlight is the maximum number of bytes in flight in this round. limited says that cwnd has prevented
+	// a transmission in this round. Both show whether cwnd limits the connection; if not, cwnd does not grow.
 	maxFlight int32
 	round     Seq // the round ends when this is acknowledged
 	limited   bool

@@ -411,14 +411,14 @@ func (c *Conn) Awaited(now Time) int {
 	return n
 }
 
-// TakeBuffer returns the free part of a waiting reader's buffer (zero-copy receive). The caller may
-// write the payload of the next segment in order to free, and then call Segment with a segment whose
-// Payload is in free. Segment does not copy that payload. TakeBuffer returns nil if the buffer is
-// already taken or has less than least bytes free, or if earlier data is unread or missing. header is
-// the expected length of the segment's TCP header.
+// TakeBuffer returns free, the free part of a waiting reader's buffer (zero-copy receive). The caller may
+// write the payload of the next in-order segment to the beginning of free, and then pass Segment a segment
+// whose Payload is that part of free. Segment does not copy that payload. TakeBuffer returns nil if the
+// buffer is already taken or has less than least bytes free, or if earlier data is unread or missing. header
+// is the expected length of the segment's TCP header.
 //
 // The caller owns the buffer until it passes that segment to Segment or calls ReturnBuffer. Until then
-// BufferTaken returns true, nobody else writes to the buffer, and the reader must wait.
+// BufferTaken returns true, the Conn does not write to the buffer, and the reader must wait.
 func (c *Conn) TakeBuffer(least int) (free []byte, header int) {
 	r := &c.rcv
 	if r.bufferTaken || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && r.ooo.n > 0 {

@@ -1,8 +1,8 @@
 package tcp
 
-// A Counter is an event that Params.Count counts. The names are those that Linux's nstat prints, without
-// the prefixes Tcp and TcpExtTCP, where Linux has a counter of the same meaning. A super-segment counts as
-// the segments that it makes on the wire.
+// A Counter is an event that Params.Count counts. If Linux has a counter of the same meaning, the name is the
+// one that nstat prints, without the prefix Tcp or TcpExtTCP. A super-segment counts as the segments that it
+// makes on the wire.
 type Counter uint8
 
 const (
@@ -31,7 +31,7 @@ const (
 	DSACKRecv         // DSACK blocks received: data that arrived at the peer twice
 	DSACKSent         // DSACK blocks sent (TcpExtTCPDSACKOldSent and TcpExtTCPDSACKOfoSent)
 
-	// Reductions of the congestion window that turned out to be unnecessary, by the sign that showed it.
+	// Unnecessary reductions of the congestion window that were undone, by the evidence.
 	FullUndo     // a timestamp (RFC 3522)
 	DSACKUndo    // DSACKs (RFC 3708)
 	SpuriousRTOs // F-RTO (RFC 5682)
@@ -68,7 +68,7 @@ func (k Counter) String() string {
 	}[k]
 }
 
-// count counts an event. No event of a loss-free transfer is counted, so the call through a func costs
+// count counts an event. Events are rare in a bulk transfer without loss, so the call through a func costs
 // nothing that could be measured.
 func (c *Conn) count(k Counter) { c.countN(k, 1) }
 

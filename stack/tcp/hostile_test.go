@@ -194,8 +194,8 @@ func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 }
 
 func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
-	// RFC 5682 2.1: F-RTO finds without timestamps that a timeout was spurious, if the ACK of each segment
-	// is late.
+	// RFC 5682 2.1: the ACK of each segment is late. F-RTO finds that the timeout was spurious, without
+	// timestamps.
 	for name, sack := range map[string]bool{"with SACK": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			r := flightWithoutTimestamps(t, 10)

@@ -23,8 +23,8 @@ type Info struct {
 	PacingRate               int64 // bytes/s; 0: no pacing
 	DeliveryRate             int64 // latest delivery rate sample in bytes/s; 0: not measured (only BBR measures it)
 
-	// Totals since the open. Segments are those on the wire, also if they were sent or received as
-	// super-segments. Bytes are those of payloads.
+	// Totals since the open. A super-segment counts as the segments that it makes on the wire. Bytes are
+	// those of payloads.
 	SegsOut, SegsIn         uint32 // all segments, modulo 2^32
 	DataSegsOut, DataSegsIn uint32 // segments with a payload, modulo 2^32
 	BytesSent               uint64 // with retransmissions
@@ -121,8 +121,9 @@ func (c *Conn) Info(now Time) Info {
 	return info
 }
 
-// bytesAcked returns the number of payload bytes below SND.UNA since the open. Its lower 32 bits are those of
-// SND.UNA-ISS-1. The number of delivered bytes, which differs by less than a window, tells the others.
+// bytesAcked returns the number of payload bytes below SND.UNA since the open. Its lower 32 bits are
+// SND.UNA-ISS-1, without the FIN. Its upper bits follow from the number of delivered bytes that are not
+// SACKed, which differs from it by less than a window.
 func (c *Conn) bytesAcked() uint64 {
 	low := uint32(c.snd.una - c.snd.iss - 1)
 	if c.snd.finSent && c.snd.una == c.snd.nxt {
