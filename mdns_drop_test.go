@@ -77,7 +77,7 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 		<-blocking
 		require.Equal(t, uint64(6*200-1-maxMDNSOutbox), drops()["mDNS send queue full"])
 
-		// While nobody takes the messages of a flood, they fill the inbox.
+		// Without the timer no goroutine takes messages from the inbox, so a flood fills it.
 		l := h.mdns.Load().list()[0]
 		l.mu.Lock()
 		l.timer.Stop()

@@ -64,7 +64,7 @@ func TestMulticastDNSAnswersFromOneOfTwoLinks(t *testing.T) {
 	})
 }
 
-// Both links have a machine of the name.
+// Both links have a machine with the name that is looked up.
 func TestMulticastDNSAnswersFromTwoLinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _, _ := twoLinks(t, "bob", "bob")
@@ -222,8 +222,8 @@ func (d *messenger) Send(batch []nic.Frame) (int, error) {
 }
 
 // The last link ends, and its sockets leave their groups. On a link in memory, a message can arrive in the
-// goroutine that leaves a group. That goroutine must not hold a lock that the receiver takes: before the mend,
-// this test did not end.
+// goroutine that leaves a group. That goroutine must not hold a lock that the receiver takes: when it did, this
+// test did not end.
 func TestMulticastDNSEndsWhileMessagesArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, _ := nic.Pipe(nic.PipeConfig{})

@@ -26,7 +26,7 @@ type MDNSInstance struct {
 	TXT   []string
 }
 
-// start starts queries and returns their wait. The caller ends it with finish.
+// start starts queries and returns an mdnsWait for them. The caller passes the mdnsWait to finish in the end.
 func (l *mdnsLink) start(name string, prompt bool, types ...mdns.Type) (*mdnsWait, error) {
 	w := &mdnsWait{ready: make(chan struct{}, 1)}
 	err := error(net.ErrClosed)
@@ -67,8 +67,9 @@ func (l *mdnsLink) take(w *mdnsWait, answered []bool) (events []mdns.Event, ok b
 	return events, !l.ended
 }
 
-// lookup asks for records of some types until all types are answered, or some are and no more answers come for
-// the time more. Without an answer the result is empty.
+// lookup asks for records of some types. It returns when all types are answered, or when no answer has come for
+// the duration more after the last one. Without any answer it returns after mdnsTimeout, and the result is
+// empty.
 func (l *mdnsLink) lookup(ctx context.Context, name string, more time.Duration, types ...mdns.Type) ([]mdns.Record, error) {
 	w, err := l.start(name, true, types...)
 	if err != nil {
@@ -137,7 +138,7 @@ func (h *Host) mdnsRecords(ctx context.Context, zone, name string, types ...uint
 		}
 		return all
 	})
-	// Two links may be one network.
+	// Two links may lead to the same network, and then have the same answers.
 	var distinct []resolve.MulticastRecord
 	for _, r := range records {
 		if !slices.ContainsFunc(distinct, func(x resolve.MulticastRecord) bool { return reflect.DeepEqual(x, r) }) {
@@ -194,8 +195,8 @@ func (l *mdnsLink) addrsOf(records []mdns.Record) (addrs []netip.Addr) {
 	return addrs
 }
 
-// lookupDial is the lookup of a dial. LookupNetIP loses zones, as net's does, and link-local addresses of
-// machines on the link need them.
+// lookupDial looks up the host of a dial. LookupNetIP loses zones, as in package net, but the link-local
+// addresses of machines on the link need zones.
 func (h *Host) lookupDial(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	if h.mdns.Load() == nil || !isLocalName(host) {
 		return h.resolver.LookupNetIP(ctx, network, host)
@@ -219,8 +220,8 @@ func (h *Host) lookupDial(ctx context.Context, network, host string) ([]netip.Ad
 
 // Browse finds the instances of a service type such as "_http._tcp" on all interfaces with Multicast DNS (RFC
 // 6763 section 4). It calls f for each instance that appears or disappears, in the goroutine of the caller,
-// until ctx ends. The Target of the event's record is the name for LookupInstance. The errors are ctx.Err(),
-// ENODEV, wrapped, if Multicast DNS is on on no interface, an error if the type is malformed, and net.ErrClosed.
+// until ctx ends. The Target of the event's record is the name for LookupInstance. The error is ctx.Err(), or
+// net.ErrClosed. If no interface has Multicast DNS, the error wraps ENODEV. A malformed type is an error too.
 func (h *Host) Browse(ctx context.Context, service string, f func(mdns.Event)) error {
 	links := h.mdns.Load().list()
 	if len(links) == 0 {
@@ -266,11 +267,13 @@ func (h *Host) Browse(ctx context.Context, service string, f func(mdns.Event)) e
 	}
 }
 
-// LookupInstance returns the machine, the port and the other data of an instance that Browse has found. If
-// no machine answers within four seconds, the error is a *net.DNSError whose IsNotFound is set.
+// LookupInstance returns the machine, the port and the other data of an instance that Browse has found.
+// LookupInstance asks on one interface after the other. If no machine answers within four seconds on each, the
+// error is a *net.DNSError whose IsNotFound is set.
 func (h *Host) LookupInstance(ctx context.Context, name string) (*MDNSInstance, error) {
 	for _, l := range h.mdns.Load().list() {
-		// RFC 6763 6: every service has a TXT record. If it was lost, it is asked for again after a second.
+		// RFC 6763 6: every service has a TXT record. If the TXT record is lost, the Node asks for it again
+		// after a second.
 		records, err := l.lookup(ctx, name, mdnsLostTime, mdns.SRV, mdns.TXT)
 		if err != nil {
 			return nil, err

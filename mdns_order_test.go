@@ -69,7 +69,8 @@ func (d *mdnsRecorder) record(b []byte) (wait chan struct{}) {
 	return wait
 }
 
-// hold makes the next response block until the caller closes the channel release. blocking is closed when it does.
+// hold makes the next response block until the caller closes the channel release. blocking is closed when the
+// response blocks.
 func (d *mdnsRecorder) hold() (release, blocking chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -90,7 +91,7 @@ func recordedMDNS(t *testing.T) (d *mdnsRecorder, h *Host, ask func(typ dnsmessa
 	d = &mdnsRecorder{Device: near}
 	h = newHost(t, d, addrA, func(cfg *Config) { cfg.MDNS = &MDNSConfig{HostName: "alice"} })
 	other := newHost(t, far, addrB)
-	pc, err := other.ListenPacket("udp4", addrB+":5353") // another port would be that of a simple resolver
+	pc, err := other.ListenPacket("udp4", addrB+":5353") // another port would be that of a legacy resolver
 	require.NoError(t, err)
 	t.Cleanup(func() { pc.Close() })
 	return d, h, func(typ dnsmessage.Type, name string) {
@@ -103,9 +104,8 @@ func recordedMDNS(t *testing.T) (d *mdnsRecorder, h *Host, ask func(typ dnsmessa
 	}
 }
 
-// A timer's goroutine sends an answer over IPv4, and has not sent it over IPv6 yet, when the program withdraws the
-// service. The goodbye must follow the answer over both families: otherwise other hosts keep the service for 75
-// minutes.
+// The program withdraws a service while a timer's goroutine has sent an answer over IPv4 and not yet over IPv6.
+// The goodbye must follow the answer over both families: otherwise other hosts keep the service for 75 minutes.
 func TestMulticastDNSMessagesLeaveInTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, h, ask := recordedMDNS(t)

@@ -156,7 +156,8 @@ func TestErrorsOfMulticastDNS(t *testing.T) {
 	})
 }
 
-// Multicast DNS has no MX records and the like here, so a lookup of one below local. fails at once.
+// This Multicast DNS does not support MX records and some others, so a lookup of their types below local. fails
+// at once.
 func TestTypesThatMulticastDNSDoesNotHave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := mdnsHosts(t, "alice", "bob")

@@ -29,7 +29,7 @@ type datagramWorld struct {
 	dial            func(network string, laddr, raddr *net.UDPAddr) (groupSocket, error)
 }
 
-// A groupSocket has the methods of a UDPConn, with those that net's lacks.
+// A groupSocket has the methods of a UDPConn, including those that net.UDPConn lacks.
 type groupSocket interface {
 	net.PacketConn
 	Write(b []byte) (int, error)
@@ -634,7 +634,8 @@ func FuzzControlMessages(f *testing.F) {
 			require.Equal(t, syscall.EINVAL, err)
 			return
 		}
-		// Appended messages are parsed again, and the source becomes the source to send from.
+		// The control messages that AppendControl appends can be parsed for sending. info's source is then the
+		// source to send from.
 		var again stack.SendOptions
 		kind := control4
 		if info.isSix() {

@@ -104,8 +104,8 @@ type farewell struct {
 	records []*own // their TTL is zero
 }
 
-// HostName returns the name of the host in presentation form, for example "laptop.local.". It is empty if
-// Config.Host is.
+// HostName returns the name of the host in presentation form, for example "laptop.local.". It is empty before
+// the first SetAddrs, after Close, and if Config.Host is empty.
 func (n *Node) HostName() string {
 	if n.host == nil {
 		return ""
@@ -121,8 +121,9 @@ func (n *Node) hostName() name {
 	return nm
 }
 
-// SetAddrs sets the addresses of the host on the link, which its name resolves to. Call it when the link
-// comes up, too: the names are then verified again. The error says that Config.Host is malformed.
+// SetAddrs sets the addresses of the host on the link. The host's name resolves to these addresses. The names
+// are verified again if the host had no addresses before. The caller therefore sets no addresses when the link
+// goes down, and the addresses when it comes up. The error says that Config.Host is too long.
 func (n *Node) SetAddrs(now time.Time, addrs []netip.Addr) error {
 	if n.cfg.Host == "" {
 		return nil
@@ -250,7 +251,7 @@ func (n *Node) Unpublish(now time.Time, p *Published) {
 // Close withdraws all records. The caller sends the messages of Next afterwards.
 func (n *Node) Close(now time.Time) {
 	n.delayed, n.again = nil, nil
-	for _, f := range n.goodbyes { // their time will not come
+	for _, f := range n.goodbyes { // send the second goodbyes now, before they are due
 		n.multicast(now, f.records, nil)
 	}
 	for _, g := range n.groups {
@@ -308,7 +309,8 @@ func (n *Node) rebuild(g *group) {
 	add(services, typePTR, otherTTL, false, string(typ)) // RFC 6763 9
 }
 
-// reverseName returns the name whose PTR record has the host's name.
+// reverseName returns the name for the reverse lookup of an address. The PTR record of this name has the host's
+// name.
 func reverseName(a netip.Addr) name {
 	const hex = "0123456789abcdef"
 	if a.Is4() {
@@ -477,7 +479,7 @@ func (n *Node) current(o *own) *own {
 	return nil
 }
 
-// checkConflict looks whether a record in a response means that another host has a name of this one.
+// checkConflict checks whether a record in a response shows that another host uses a unique name of this host.
 func (n *Node) checkConflict(now time.Time, r *record) {
 	var lost *group
 	for _, o := range n.index[r.name.fold()] {
@@ -504,11 +506,11 @@ func (n *Node) checkConflict(now time.Time, r *record) {
 	}
 }
 
-// rename gives a group another name after a conflict, and verifies that.
+// rename gives a group another name after a conflict, and starts to verify the new name.
 func (n *Node) rename(now time.Time, g *group) {
 	g.number++
 	base := n.cfg.Host
-	format := "%s-%d" // RFC 6762 9 suggests this form for host names, and RFC 6763 D "Name (2)"
+	format := "%s-%d" // RFC 6762 9 suggests this form for hosts; RFC 6763 D suggests "Name (2)" for services
 	if g.service != nil {
 		base, format = g.service.Instance, "%s (%d)"
 	}

@@ -50,7 +50,7 @@ type Event struct {
 	Record Record
 }
 
-// An ask is a question that is asked until nobody wants the answers.
+// An ask is a question that the Node repeats until no Query needs the answers.
 type ask struct {
 	question question
 	queries  []*Query
@@ -115,7 +115,7 @@ func (n *Node) Query(now time.Time, s string, typ Type, prompt bool) (*Query, er
 		q = &ask{question: question{name: nm, typ: uint16(typ), unicast: prompt}}
 		n.questions[k] = q
 		// RFC 6762 5.2: "a Multicast DNS querier SHOULD also delay the first query of the series by a
-		// randomly chosen amount in the range 20-120 ms." A query for a user's lookup need not.
+		// randomly chosen amount in the range 20-120 ms." The query of a lookup for a user is not delayed.
 		q.at = now.Add(n.between(20*time.Millisecond, 120*time.Millisecond))
 	}
 	if prompt && q.sent == 0 {

@@ -11,9 +11,9 @@ const (
 	maxDelayed = 256
 	// maxDenied is the maximum number of questions of a query that are answered with a denial.
 	maxDenied = 32
-	// legacyTTL is the maximum TTL of a response to a resolver that is not of Multicast DNS. RFC 6762
-	// section 6.7: "The resource record TTL given in a legacy unicast response SHOULD NOT be greater than
-	// ten seconds".
+	// legacyTTL is the maximum TTL of a response to a legacy resolver, which does not implement Multicast DNS.
+	// RFC 6762 section 6.7: "The resource record TTL given in a legacy unicast response SHOULD NOT be greater
+	// than ten seconds".
 	legacyTTL = 10
 	// recordInterval is the minimum time between two multicasts of a record. RFC 6762 section 6: a responder
 	// "MUST NOT (except in the one special case of answering probe queries) multicast a record on a given
@@ -34,8 +34,8 @@ type response struct {
 	denied  []question // the questions for types that the name did not have
 }
 
-// A repeat is a record that was asked for too soon after the last multicast of it. The Node multicasts it
-// again at some time.
+// A repeat is a record that was asked for too soon after the last multicast of it. The Node multicasts the
+// record again at the time at.
 type repeat struct {
 	o         *own
 	asked, at time.Time
@@ -64,8 +64,8 @@ func (n *Node) receiveQuery(now time.Time, m *message, from netip.AddrPort) {
 			if !legacy && known(m.answers, o) {
 				continue
 			}
-			// RFC 6762 5.4: a question with the bit is answered by unicast, "unless the responder has
-			// not multicast that record recently (within one quarter of its TTL)".
+			// RFC 6762 5.4: a question with the unicast-response bit is answered by unicast, "unless the
+			// responder has not multicast that record recently (within one quarter of its TTL)".
 			recent := now.Sub(o.sent) < time.Duration(o.ttl)*time.Second/4
 			if legacy || q.unicast && (recent || len(m.authorities) > 0) {
 				uni.add(o)
@@ -117,7 +117,8 @@ func known(answers []record, o *own) bool {
 	return slices.ContainsFunc(answers, func(r record) bool { return r.ttl >= o.ttl/2 && r.same(&o.record) })
 }
 
-// moreKnown removes known answers that follow in further messages of a querier.
+// moreKnown removes records from the delayed responses to a querier if a further message of the querier has
+// them as known answers.
 func (n *Node) moreKnown(now time.Time, m *message, from netip.AddrPort) {
 	for _, r := range n.delayed {
 		if !r.more || r.from != from {
@@ -173,8 +174,8 @@ func (n *Node) denial(of *own) record {
 	return record{name: of.name, typ: typeNSEC, flush: true, ttl: of.ttl, data: data}
 }
 
-// suppress removes an answer that another host has just sent from the delayed responses. RFC 6762 section
-// 7.4: the TTL must not be less than that of the own record.
+// suppress notes that another host has just sent a record of this host. The delayed responses then omit the
+// record. RFC 6762 section 7.4: the TTL must not be less than that of the own record.
 func (n *Node) suppress(now time.Time, r *record) {
 	if len(n.delayed)+len(n.again) == 0 {
 		return
@@ -197,8 +198,8 @@ func (n *Node) rescue(now time.Time, r *record) {
 	}
 }
 
-// sendAgain plans to multicast a record, which was asked for at some time, when interval has passed since the
-// last multicast.
+// sendAgain plans to multicast a record again, when interval has passed since its last multicast. asked is when
+// the record was asked for.
 func (n *Node) sendAgain(o *own, asked time.Time, interval time.Duration) {
 	r := repeat{o, asked, o.sent.Add(interval), interval}
 	if r.at.Before(asked) {
@@ -235,7 +236,7 @@ func (n *Node) sendDelayed(now time.Time) {
 	n.again = slices.DeleteFunc(n.again, func(r repeat) bool {
 		due := !now.Before(r.at)
 		if due {
-			r.o.repeats = false // of all first: add may plan any of them again
+			r.o.repeats = false // cleared for all before the first add, which may plan any of them again
 			again = append(again, r)
 		}
 		return due

@@ -31,7 +31,7 @@ func (l *link) said(from, i int, typ uint16) (records []record, at []time.Time) 
 	return records, at
 }
 
-// A query arrives, and while its answer waits for its random time, the record goes. RFC 6762 section 8.4: a
+// A record is withdrawn while an answer with the record waits for its random delay. RFC 6762 section 8.4: a
 // withdrawn record must not be announced, or other hosts would keep it until its TTL ends.
 func TestADelayedAnswerIsNotSentAfterAGoodbye(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -84,7 +84,7 @@ func TestALostGoodbyeIsRepeated(t *testing.T) {
 	n := len(l.log)
 	l.loss = 1
 	a.Unpublish(l.now, p)
-	require.NoError(t, a.SetAddrs(l.now, l.addrs[:1])) // its IPv6 address goes
+	require.NoError(t, a.SetAddrs(l.now, l.addrs[:1])) // remove its IPv6 address
 	l.run(500 * time.Millisecond)
 	l.loss = 0
 	l.run(2 * time.Second)
@@ -98,7 +98,7 @@ func TestALostGoodbyeIsRepeated(t *testing.T) {
 	require.Zero(t, gone[1].ttl)
 }
 
-// What is published again within a second is not withdrawn a second time.
+// A record that is published again within a second of its goodbye gets no second goodbye.
 func TestAGoodbyeIsNotRepeatedAfterANewAnnouncement(t *testing.T) {
 	l := newLink(t)
 	a := l.add("alice")
@@ -160,8 +160,8 @@ func TestTheTypeOfTheLastServiceIsWithdrawn(t *testing.T) {
 	require.False(t, events[0].Added)
 }
 
-// Two hosts have a service of the same type. The first one withdraws the type, and the second one announces it
-// again, within the second for which caches keep it (RFC 6762 sections 6.6 and 10.1).
+// Two hosts have a service of the same type. The first host withdraws the type. The second host announces the
+// type again, within the second for which caches still keep it (RFC 6762 sections 6.6 and 10.1).
 func TestASharedRecordIsRescued(t *testing.T) {
 	l := newLink(t)
 	a, b, c := l.add("alice"), l.add("bob"), l.add("carol")
@@ -192,8 +192,8 @@ func TestASharedRecordIsRescued(t *testing.T) {
 	require.GreaterOrEqual(t, len(records), 5)
 }
 
-// RFC 6762 section 6: a record is not multicast until one second has elapsed since the last time. An NSEC record
-// is one too, and it is made from the records at the time of sending.
+// RFC 6762 section 6: a record is not multicast until one second has elapsed since the last time. This applies
+// to an NSEC record too. It is made when it is sent, from the records that exist then.
 func TestADenialIsMulticastOnceASecond(t *testing.T) {
 	l := newLink(t)
 	a := l.add("alice")
@@ -212,7 +212,7 @@ func TestADenialIsMulticastOnceASecond(t *testing.T) {
 	msg := query(typeTXT, "alice")
 	msg[2] |= flagTruncated >> 8 // the answer waits
 	a.Receive(l.now, msg, fromOther)
-	require.NoError(t, a.SetAddrs(l.now, l.addrs[:1])) // its IPv6 address goes
+	require.NoError(t, a.SetAddrs(l.now, l.addrs[:1])) // remove its IPv6 address
 	l.run(time.Second)
 	denials, _ = l.said(0, n, typeNSEC)
 	require.Len(t, denials, 1)
@@ -233,8 +233,8 @@ func services(a *Node) []*own {
 	return a.index[nm.fold()]
 }
 
-// Two services share a record, and the record is to be multicast again for both of them at the same moment, which is
-// too soon.
+// Two services share a record. For both of them the record is to be multicast again at the same moment, which
+// is too soon after its last multicast.
 func TestARecordOfTwoServicesIsRepeatedOnce(t *testing.T) {
 	for _, first := range []int{0, 1} {
 		l := newLink(t)
@@ -261,8 +261,8 @@ func TestARecordOfTwoServicesIsRepeatedOnce(t *testing.T) {
 	}
 }
 
-// A record is to be multicast again, when another host multicasts it and withdraws it: the repetition must follow the
-// withdrawal.
+// The Node plans to multicast a record again. Before that, another host multicasts the record and then
+// withdraws it. The repetition must follow the withdrawal.
 func TestARescueFollowsThePlannedRepetition(t *testing.T) {
 	l := newLink(t)
 	a := l.add("alice")

@@ -122,7 +122,7 @@ type datagramSocket struct {
 	loop   *rxLoop        // of the device
 	min    int            // the shortest frame in bytes
 	max    int            // the longest frame in bytes
-	io     datagramBuffer // of the system
+	io     datagramBuffer // the state that depends on the operating system
 }
 
 // A datagramPeer is the address of a peer.
@@ -168,7 +168,7 @@ func openUDP(cfg DatagramConfig) (*datagramSocket, error) {
 	return s, s.setUp()
 }
 
-// unmapped returns an address with the IPv4 address in place of an IPv4-mapped one.
+// unmapped converts an IPv4-mapped IPv6 address to the IPv4 address. It returns other addresses unchanged.
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // openUnixgram opens a Unix socket.

@@ -212,7 +212,7 @@ type datagramWrite struct {
 	next  int // index of the first frame that is in no message yet
 	sent  int
 	bytes int
-	full  bool // the peer's queue was full, and the kernel does not report when it is not
+	full  bool // the peer's queue was full, and the kernel does not report when it has space
 	run   func(fd uintptr) bool
 	peer  *rawAddr
 
@@ -223,8 +223,9 @@ type datagramWrite struct {
 	msgs         [datagramWriteBatch]mmsghdr
 }
 
-// The waits for a peer whose queue is full and of whose queue the kernel does not report. Frames for a
-// peer that reads nothing for longer than maxFullWait are dropped.
+// If the socket is not connected, the kernel does not report when the full queue of the peer has space again.
+// Send then tries again after fullWait, and doubles the wait after each further failure. When the wait exceeds
+// maxFullWait, Send drops the frames that it has collected for the next system call.
 const (
 	fullWait    = 50 * time.Microsecond
 	maxFullWait = 20 * time.Millisecond

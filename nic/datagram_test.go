@@ -55,7 +55,7 @@ func unixPair(t *testing.T) (a, b DatagramConfig) {
 
 // udpPair returns the configurations of two devices that are each other's peer. Their ports were free. No
 // system gives such ports to a socket that asks for any port (those are above 32767 on Linux, and above 49151
-// elsewhere), so that another process does not take them before the test.
+// elsewhere), so another process is unlikely to take them before the test.
 func udpPair(t *testing.T, host string) (a, b DatagramConfig) {
 	t.Helper()
 	needSockets(t, "udp")

@@ -16,7 +16,8 @@ type PacketConfig struct {
 	// Outgoing makes the device also pass on the frames that the kernel and other programs send on the
 	// interface, but not those that the device itself sends. Without Promiscuous, only frames to MAC or to
 	// a group address are passed on in either direction, so a program that watches the interface needs
-	// both. A host must not have Outgoing: it would take what others send for frames of its link.
+	// both. A host must not use a device with Outgoing: the host would treat frames that this machine sends as
+	// received frames.
 	Outgoing bool
 }
 
@@ -39,9 +40,9 @@ var _ Device = (*Packet)(nil)
 // network card or one end of a veth pair. The device accepts super-frames, which the interface or
 // the kernel segments.
 //
-// The kernel receives the frames too. It ignores them if the stack's addresses are not its own and
-// it does not forward packets. Without PacketConfig.Outgoing the device does not receive frames that the
-// kernel sends on the interface, so the stack and the kernel cannot reach each other this way.
+// The kernel receives the frames too. The kernel ignores them if it does not have the stack's addresses and
+// does not forward packets. Without PacketConfig.Outgoing the device does not receive frames that the kernel
+// sends on the interface, so the stack and the kernel cannot reach each other this way.
 //
 // Frames of VLANs arrive with their tags. A network card may drop the frames of VLANs that the kernel
 // does not use, unless Promiscuous is set or "ethtool -K eth0 rx-vlan-filter off" has been run.

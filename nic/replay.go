@@ -28,12 +28,13 @@ type ReplayConfig struct {
 
 // Replay is a device that receives the frames of a capture. Sent frames are counted and discarded.
 //
-// The first frame arrives when the device is attached, and each later one after the time that the
-// capture has between the two. At the end of the capture the device fails with io.EOF: Err and the
-// function of NotifyDown return it. A malformed capture ends with another error.
+// The first frame arrives when the device is attached. The time from the first frame to a later one is that of
+// the capture, divided by Speed. At the end of the capture the device fails with an error that wraps io.EOF:
+// Err returns the error, and the function of NotifyDown is called with it. A malformed capture ends with
+// another error.
 //
-// Frames that the capture has cut and frames of another link type than the first one's are not passed on.
-// They are counted in Stats().RecvDropped.
+// The device does not pass on frames that the capture has truncated, frames whose medium differs from that of
+// the first frame, and frames that are too long for the MTU. They are counted in Stats().RecvDropped.
 type Replay struct{ rxLoop }
 
 var _ Device = (*Replay)(nil)
@@ -108,7 +109,7 @@ type replaySource struct {
 	end   error         // the error of reading the first packet
 	began bool
 
-	start    time.Time // when the first frame was passed on
+	start    time.Time // when the first frame that has a time was passed on
 	captured time.Time // when the first frame that has a time was captured
 	batch    [1]Frame
 }

@@ -10,9 +10,9 @@ import (
 	"sync/atomic"
 )
 
-// An rxLoop is the receiving part of the devices that are read: TAP, Packet and Adapter. The
-// readers and watchers of rxLoops are the only permanent goroutines of package nic: a reader for
-// each device, or for each queue of a TAP, and at most one watcher for each device.
+// An rxLoop is the receiving part of the devices that read frames, such as TAP, Packet and Adapter. The readers
+// and watchers of rxLoops are the only permanent goroutines of package nic: a reader for each device, or for
+// each queue of a TAP, and at most one watcher for each device.
 type rxLoop struct {
 	base
 	state    atomic.Pointer[Link] // replaced, never modified; its Up is the state of the system's interface

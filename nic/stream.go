@@ -265,7 +265,8 @@ const minEthernet = 60
 
 // unpadded returns the length of a frame without the padding behind an IPv4 packet. A stream needs no padding, and
 // the kernel of a virtual machine sends none. The passt of March 2023, which Debian 12 has, ignores IPv4 packets in
-// frames with padding: it took no acknowledgment without data, and stopped when the first window was full.
+// frames with padding: it ignored acknowledgments without data, and stopped when it had filled the first
+// window.
 //
 // RFC 894: "This padding is not part of the IP packet and is not included in the total length field of the IP
 // header."

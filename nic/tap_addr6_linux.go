@@ -52,7 +52,7 @@ func routedLocally(fd, index int, addr netip.Addr) bool {
 	return err == nil && answer == unix.RTM_NEWROUTE && len(route) > kind && route[kind] == unix.RTN_LOCAL
 }
 
-// appendAttr appends an attribute of a netlink message, whose length must be a multiple of four bytes.
+// appendAttr appends an attribute of a netlink message. The length of value must be a multiple of four bytes.
 func appendAttr(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	return append(binary.NativeEndian.AppendUint16(b, kind), value...)

@@ -226,7 +226,7 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	}
 	if errno == 0 {
 		if r.small++; n > yieldBytes {
-			r.small = fewFrames // a large frame that is no use: more of this kind may follow, so do not try again
+			r.small = fewFrames // unsuitable for the buffer; more such frames may follow, so stop requesting buffers
 		}
 		if in := min(n-head, len(body)); in > 0 {
 			// A frame that does not stay in the ReceiveBuffer must be contiguous in b.

@@ -324,7 +324,7 @@ func TestWiresharkConvertsWhatWeReadAndWrite(t *testing.T) {
 	b, _ := written(t)
 	all, err := readAll(b)
 	require.Equal(t, io.EOF, err)
-	// A pcap file has one link type, and so the packets of one.
+	// A pcap file has one link type, so only the Ethernet packets are converted.
 	var buf bytes.Buffer
 	w, err := NewWriter(&buf, Interface{Name: "test0", Link: LinkEthernet})
 	require.NoError(t, err)

@@ -174,7 +174,7 @@ func (p *Reader) take(n int) ([]byte, error) {
 	return p.buf, err
 }
 
-// within turns an io.EOF inside of something into io.ErrUnexpectedEOF.
+// within turns an io.EOF within a header, a block or a packet into io.ErrUnexpectedEOF.
 func within(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

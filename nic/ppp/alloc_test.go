@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A sink takes all octets, and has none.
+// A sink discards what is written. Its Read blocks for ever.
 type sink struct{}
 
 func (sink) Read([]byte) (int, error)    { select {} }

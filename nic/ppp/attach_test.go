@@ -54,8 +54,8 @@ func TestEndedSessionIsNotAccepted(t *testing.T) {
 	})
 }
 
-// A session may end between Accept and Attach. The host that is made of the device then learns that the device
-// has failed, and nobody waits for it.
+// A session may end between Accept and Attach. A host that is made with the device then learns that the device
+// has failed.
 func TestSessionThatEndsBeforeAttachIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eth, ports := serverAndClients(1)

@@ -148,7 +148,7 @@ func (m *machine) checkPAP(now time.Time, p packet) {
 	m.remoteResult(now, good, clip(name))
 }
 
-// cutField cuts a field that begins with its length off b.
+// cutField splits b after its first field. The field begins with an octet that has its length.
 func cutField(b []byte) (field, rest []byte, ok bool) {
 	if len(b) == 0 || len(b)-1 < int(b[0]) {
 		return nil, nil, false

@@ -66,8 +66,8 @@ const (
 	ser               // send an Echo-Reply
 )
 
-// A transition is an entry of the table: what to do, and the next state. An entry without ok is one that
-// cannot occur.
+// A transition is an entry of the table: what to do, and the next state. If ok is false, the event cannot occur
+// in the state.
 type transition struct {
 	next state
 	do   []action
@@ -151,15 +151,15 @@ type layer interface {
 	// judge judges an option of the peer. It returns configureAck, configureNak with the data of a value
 	// that would be accepted, or configureReject.
 	judge(o option) (verdict byte, data []byte)
-	// missing returns options that the peer should request and that its last Configure-Request has not. If
-	// the peer does not request them then, it is not asked again.
+	// missing returns options that the peer should request and that are not in its last Configure-Request. It
+	// returns each option only once, even if the peer still does not request the option.
 	missing() []byte
 	// refused changes the options of the next request after a Configure-Nak or Configure-Reject. An error
 	// means that the layer cannot go on.
 	refused(rejected bool, o option) error
 	up(now time.Time)                   // the layer is opened
-	down(now time.Time)                 // the layer is opened no more
-	finished(now time.Time)             // the layer needs the lower layer no more
+	down(now time.Time)                 // the layer is no longer opened
+	finished(now time.Time)             // the layer no longer needs the lower layer
 	failed(err error)                   // the negotiation has failed; finished follows
 	extra(now time.Time, p packet) bool // handles a packet with another code; false if the code is unknown
 }

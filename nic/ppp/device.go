@@ -12,11 +12,11 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// closeTime is how long Close waits until the peer has confirmed the end of the link, and how long the end of
-// a device waits until the last control frames have been sent.
+// closeTime is the maximum time that Close waits for the peer to confirm the end of the link. It is also the
+// maximum time that a device delays its end until the last control frames have been sent.
 const closeTime = 200 * time.Millisecond
 
-// A line is what is below a Device: a stream of octets or a PPPoE session.
+// A line carries the frames of a Device: it is a stream of octets or a PPPoE session.
 type line interface {
 	// start begins to receive, and starts the machine as soon as the line is up.
 	start()
@@ -154,8 +154,8 @@ func (d *Device) Err() error {
 	return nil
 }
 
-// LinkErr says why the link is down, or why it went down last. It is nil if it has not been down since
-// Attach.
+// LinkErr says why the link is down, or why it went down last. It is nil if neither the link nor an attempt to
+// establish it has failed since Attach.
 func (d *Device) LinkErr() error { return d.view.Load().err }
 
 // FamilyErrs say why IPv4 and IPv6 are not available on a link that is up. An error is nil if the family
@@ -267,8 +267,8 @@ func (d *Device) await(end time.Time, cond func() bool) {
 	}
 }
 
-// flush sends the frames of the negotiation. If sending may block, a goroutine does it, which ends with
-// the last frame.
+// flush sends the frames of the negotiation. If sending may block, a goroutine sends the frames, and ends after
+// the last one.
 func (d *Device) flush() {
 	d.mu.Lock()
 	if d.sending || len(d.control) == 0 {
@@ -280,7 +280,7 @@ func (d *Device) flush() {
 	if d.line.blocking() {
 		go func() {
 			d.sendControl()
-			d.apply() // a failure may have waited
+			d.apply() // a failure may have waited for the last frame
 		}()
 	} else {
 		d.sendControl()
@@ -332,7 +332,7 @@ func (d *Device) applyOnce() bool {
 	if d.closed.Load() {
 		return true
 	}
-	attached := d.Attached() // before that, the functions may still be registered
+	attached := d.Attached() // before Attach, the user may still register the functions
 	if attached && d.onConfig != nil && (v.conf4 != told.conf4 || v.conf6 != told.conf6) {
 		d.onConfig(v.config())
 	}
@@ -373,7 +373,8 @@ func (d *Device) fail(err error) {
 	d.tellDown()
 }
 
-// tellDown calls onDown once if the device has failed. Attach reports a failure that was before it.
+// tellDown calls onDown once if the device has failed. Attach calls tellDown too, because the device may have
+// failed before Attach.
 func (d *Device) tellDown() {
 	err := d.dead.Load()
 	if err != nil && d.Attached() && d.onDown != nil && d.toldDown.CompareAndSwap(false, true) {
@@ -416,7 +417,7 @@ func (d *Device) passes(proto uint16, info []byte) bool {
 // receive passes a frame to the machine.
 func (d *Device) receive(proto uint16, info []byte) {
 	if proto == protoIPv4 || proto == protoIPv6 {
-		d.recvDropped.Add(1) // but the machine may reject the protocol
+		d.recvDropped.Add(1) // counted as a drop, even if the machine rejects the protocol
 	}
 	d.step(func(now time.Time) { d.m.receive(now, proto, info) })
 }
@@ -470,8 +471,8 @@ func (d *Device) countSent(f *nic.Frame) {
 	d.sentBytes.Add(uint64(f.Len()))
 }
 
-// Close terminates the link and closes the line. It waits for the peer's confirmation for 200 ms at most, and
-// then for a line that is slow to take the last frames for 200 ms at most. A second Close returns net.ErrClosed.
+// Close terminates the link and closes the line. It waits at most 200 ms for the peer's confirmation, and then
+// at most 200 ms until a slow line has taken the last frames. A second Close returns net.ErrClosed.
 func (d *Device) Close() error {
 	if !d.closed.CompareAndSwap(false, true) {
 		return net.ErrClosed

@@ -20,7 +20,7 @@ func requireNoGrowth(t *testing.T, flap func()) {
 	require.Less(t, bytes, int64(100_000), "bytes: the heap of a test process is never quite the same")
 }
 
-// The link goes down and comes up again, at the will of either end.
+// Either end takes the link down, and the link comes up again.
 func TestPPPFlapsAThousandTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCable(0)
@@ -55,7 +55,7 @@ func TestPPPFlapsAThousandTimes(t *testing.T) {
 	})
 }
 
-// The sessions of a client end, at the will of either end, and the client gets others.
+// Either end ends the sessions of a client, and the client gets others.
 func TestPPPoESessionsFlapAThousandTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := slowPipe(nic.PipeConfig{}, 0)

@@ -21,9 +21,9 @@ func fuzzRand() func(p []byte) {
 	}
 }
 
-// FuzzNegotiation lets a hostile peer send any control packets at any time, against both roles. Each
-// message is: a protocol, its length, its bytes; if the length has bit 7 set, time passes first. Nothing panics, what is kept is bounded, and the machine
-// still closes in a bounded time.
+// FuzzNegotiation lets a hostile peer send any control packets at any time, against both roles. A message is a
+// protocol, a length and the bytes. If bit 7 of the length is set, time passes before the message. The machine
+// must not panic, its memory must be bounded, and it must still close in a bounded time.
 func FuzzNegotiation(f *testing.F) {
 	// answer is an answer to our last Configure-Request, or to the authentication that we require. kind is a
 	// Configure-Ack, -Nak or -Reject; the values of a Configure-Nak are taken from data.

@@ -99,7 +99,7 @@ func (f framing) appendEscaped(b, part []byte) []byte {
 
 // A decoder finds frames in a stream of octets.
 type decoder struct {
-	accm     uint32 // octets that the peer escapes; such an octet without an escape is not the peer's
+	accm     uint32 // octets that the peer escapes; without an escape they come from the line, and are dropped
 	max      int    // the longest frame in octets, with its FCS
 	arena    []byte // the frames of the last feed, and the part of a frame that has arrived so far
 	begin    int    // where the current frame begins in arena

@@ -170,7 +170,7 @@ func (l *lcp) judgeMagic(magic uint32) (verdict byte, better []byte) {
 func (l *lcp) refused(rejected bool, o option) error {
 	switch o.kind {
 	case optMRU:
-		l.ours.mru = 0 // 1500: Link.MTU limits what is sent
+		l.ours.mru = 0 // request nothing: the peer may then send 1500 bytes
 		if !rejected && len(o.data) == 2 {
 			if n := int(binary.BigEndian.Uint16(o.data)); n >= minMRU && n <= l.m.cfg.MTU {
 				l.ours.mru = n

@@ -118,7 +118,8 @@ func (m *machine) random32() uint32 {
 	}
 }
 
-// randomID returns a random interface identifier other than not.
+// randomID returns an interface identifier other than not: Config.RemoteInterfaceID if there is one, or else a
+// random one.
 //
 // RFC 5072 4.1 requires that the universal/local bit of a random number is zero.
 func (m *machine) randomID(not uint64) uint64 {
@@ -225,7 +226,7 @@ func (m *machine) receive(now time.Time, proto uint16, info []byte) {
 			m.receiveCHAP(now, p)
 		}
 	case !m.network:
-		// RFC 1661 3.5: only authentication packets are permitted before.
+		// RFC 1661 3.5: before the network phase, only authentication packets are permitted.
 	case proto == protoIPCP && !m.cfg.NoIPv4:
 		m.ipv4.receive(now, info)
 	case proto == protoIPV6CP && !m.cfg.NoIPv6:

@@ -38,7 +38,7 @@ func (l *ipcp) reset() {
 	if l.m.cfg.Local.IsValid() {
 		l.ours = l.m.cfg.Local
 	} else if l.m.given.IsValid() {
-		l.ours = l.m.given // ask for the address of the last time
+		l.ours = l.m.given // ask for the address that the peer assigned last
 	}
 	if !l.m.cfg.IgnoreDNS {
 		l.dns = [2]netip.Addr{zero4, zero4}

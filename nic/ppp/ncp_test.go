@@ -79,7 +79,8 @@ func TestPeerThatOmitsItsAddressIsAskedForIt(t *testing.T) {
 	require.Empty(t, c.conf4.Routes)
 }
 
-// A peer that was asked for our address requests it, although it had rejected the option before.
+// The peer rejects the option with our address, and later asks for the option with a Configure-Nak. The machine
+// then requests its address again.
 func TestRejectedAddressIsRequestedWhenThePeerAsks(t *testing.T) {
 	c := newCounterpart(t, Config{Local: addrA, IgnoreDNS: true, NoIPv6: true})
 	address := option{optAddress, addrA.AsSlice()}.append(nil)

@@ -22,12 +22,12 @@ type ClientConfig struct {
 	ACName string
 }
 
-// NewClient returns a device that uses PPPoE on dev, an Ethernet. It is the only user of dev.
+// NewClient returns a device that uses PPPoE on dev, an Ethernet. The returned device is the only user of dev.
 //
-// Attach begins to look for an access concentrator. If a session ends, the client looks for another. The
-// MTU is at most 1492, or if the access concentrator supports RFC 4638, Config.MTU, which the frames of dev
-// must be able to carry with 8 bytes more. Close ends the session and closes dev. The errors of NewClient
-// wrap EINVAL.
+// Attach begins to look for an access concentrator. If a session ends, the client looks for another. The MTU is
+// at most Config.MTU. It is also at most 1492, unless the access concentrator supports RFC 4638. The frames of
+// dev must be able to carry Config.MTU and 8 bytes more. Close ends the session and closes dev. The errors of
+// NewClient wrap EINVAL.
 func NewClient(dev nic.Device, cfg ClientConfig) (*Device, error) {
 	link, err := checkEthernet(dev)
 	if err != nil {
@@ -103,7 +103,7 @@ func (l *pppoeLine) start() {
 	d := l.dev
 	if l.client == nil {
 		d.step(d.m.start)
-		for more := true; more; { // frames that arrive meanwhile stay behind those before them
+		for more := true; more; { // frames that arrive meanwhile go to l.early, behind earlier ones
 			d.mu.Lock()
 			early := l.early
 			l.early = nil
@@ -206,7 +206,7 @@ func (l *pppoeLine) encapsulate() {
 	}
 }
 
-// control sends frames. Frames that are lost are repeated by their timers.
+// control sends frames. It does not repeat lost frames: the timers of the machine and of the client do.
 func (l *pppoeLine) control(frames []controlFrame) {
 	batch := make([]nic.Frame, 0, len(frames))
 	for _, f := range frames {
@@ -324,8 +324,8 @@ func (l *pppoeLine) packet(h *pppoeHeader, f *nic.Frame) (nic.Frame, bool) {
 	return nic.Frame{Head: head[sessionLen:], Body: body}, true
 }
 
-// take handles a frame of the session that packet does not: those of the control protocols, and rare forms
-// of packets.
+// take handles a frame of the session for which packet reports false: a frame of a control protocol, or a rare
+// form of a packet.
 func (l *pppoeLine) take(b []byte) {
 	h, ok := parsePPPoE(b)
 	if !ok || h.code != codeSession || h.length < 1 || h.length > len(b)-etherLen-pppoeLen {

@@ -90,7 +90,7 @@ func (c *pppoeClient) request(now time.Time) {
 	c.send(codePADR, c.ac, 0, append(c.wanted(), c.acTags...)...)
 }
 
-// wait begins anew after a time, because of err.
+// wait makes the discovery begin again after a time. err is the reason.
 func (c *pppoeClient) wait(now time.Time, after time.Duration, err error) {
 	c.stage, c.err, c.session = stageWait, err, 0
 	c.deadline = now.Add(after)

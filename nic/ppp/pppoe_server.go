@@ -13,8 +13,8 @@ import (
 // cookieLen is the length in bytes of an AC-Cookie: a number of 8 bytes and a hash.
 const cookieLen = 24
 
-// pppoeServer is the discovery of a server. It has no clock and does no I/O, and keeps nothing of a client
-// before it has a session.
+// pppoeServer is the discovery of a server. It has no clock and does no I/O. It has no state for a client that
+// has no session.
 type pppoeServer struct {
 	mac      [6]byte
 	name     string   // AC-Name
@@ -44,7 +44,8 @@ type pppoeSession struct {
 const maxUniq = 256
 
 // receive handles a discovery packet and returns the frame to send, if any. If the packet begins a session,
-// the session is returned too: the caller then calls open or refuse. If it ends one, ended is that session.
+// begun is that session: the caller then opens it, or deletes it and sends another reply. If the packet ends a
+// session, ended is that session.
 func (s *pppoeServer) receive(d *discovery) (reply []byte, begun, ended *pppoeSession) {
 	if d.src[0]&1 != 0 || d.dst != s.mac && (d.code != codePADI || d.dst != broadcastMAC) {
 		return nil, nil, nil
@@ -90,8 +91,9 @@ func (s *pppoeServer) receive(d *discovery) (reply []byte, begun, ended *pppoeSe
 	return nil, nil, nil
 }
 
-// cookie returns the AC-Cookie of the nth offer, to a client. With the cookie, a client proves that it receives
-// what is sent to its address. A PADR that is repeated has the same cookie again, and no other PADR has it.
+// cookie returns the AC-Cookie of the nth offer, which goes to client. A client that sends the cookie back
+// proves that it receives frames that are sent to its address. The cookies of two offers differ, so only the
+// copies of one PADR have the same cookie.
 func (s *pppoeServer) cookie(client [6]byte, n uint64) []byte {
 	b := binary.BigEndian.AppendUint64(nil, n)
 	h := hmac.New(sha256.New, s.secret)
@@ -122,7 +124,8 @@ func (s *pppoeServer) offer(d *discovery, repeat []tag) []byte {
 	return s.answer(d, codePADO, 0, s.withPayload(d, tags))
 }
 
-// withPayload appends the PPP-Max-Payload tag if the client has sent it (RFC 4638 4).
+// withPayload appends the PPP-Max-Payload tag (RFC 4638 4) if the client has sent one and the agreed packet is
+// larger than 1492 bytes.
 func (s *pppoeServer) withPayload(d *discovery, tags []tag) []tag {
 	if n := s.agreed(d); n > pppoeMTU {
 		return append(tags, tag{tagMaxPayload, binary.BigEndian.AppendUint16(nil, uint16(n))})

@@ -127,7 +127,7 @@ func TestPPPoEWithLargeFrames(t *testing.T) {
 	}
 }
 
-// What a client cannot get is an error that says why.
+// If a client cannot get what it asks for, the error says why.
 func TestPPPoERefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		server ServerConfig
@@ -362,7 +362,7 @@ func TestPPPoESessionsAreLimited(t *testing.T) {
 			require.Zero(t, d.session)
 			require.ErrorContains(t, tagError(&d), "no session is free")
 		}
-		// A PADR without our cookie, and a PADT of somebody else, do nothing.
+		// A PADR without our cookie, and a PADT of another client, do nothing.
 		reply, x, _ = s.receive(&discovery{dst: s.mac, src: [6]byte{2, 9}, code: codePADR, tags: padr.tags})
 		require.Nil(t, reply)
 		require.Nil(t, x)

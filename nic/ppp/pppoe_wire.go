@@ -2,7 +2,7 @@ package ppp
 
 import "encoding/binary"
 
-// This file is the form of PPPoE frames (RFC 2516 4 and 5, appendix A).
+// This file builds and parses PPPoE frames (RFC 2516 4 and 5, appendix A).
 
 const (
 	etherDiscovery = 0x8863

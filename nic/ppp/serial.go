@@ -11,7 +11,7 @@ import (
 // readSize is how much one Read of a line reads at most.
 const readSize = 16 << 10
 
-// writeSize is how much Send collects for one Write, at least one packet.
+// writeSize is the number of bytes from which on Send collects no further packet for one Write.
 const writeSize = 16 << 10
 
 // New returns a device that uses PPP with HDLC-like framing on rw, which carries octets in both
@@ -29,7 +29,7 @@ func New(rw io.ReadWriteCloser, cfg Config) (*Device, error) {
 	s := &serial{dev: d, rw: rw}
 	s.cond.L = &s.mu
 	// RFC 1661 6.1: "If smaller packets are requested, an implementation MUST still be able to receive the
-	// full 1500 octet information field". The rest is for the fields around it.
+	// full 1500 octet information field". The other 8 octets are for the fields around the information field.
 	s.rx = decoder{accm: allEscaped, max: max(cfg.MTU, defaultMRU) + 8}
 	d.line = s
 	return d, nil
@@ -111,7 +111,8 @@ func (s *serial) flush() {
 	s.batch = s.batch[:0]
 }
 
-// lock waits until no other goroutine writes. The wait is for a condition, because a Write may take long.
+// lock waits until no other goroutine writes. It waits for a condition, and s.mu is not held during a Write,
+// because a Write may take long.
 func (s *serial) lock() {
 	s.mu.Lock()
 	for s.taken {

@@ -41,8 +41,8 @@ type Session struct {
 
 // A Server is a PPPoE server on an Ethernet. Each session is a Device, which Accept returns.
 //
-// A session whose client vanishes ends after Config.Echo has noticed it. The device then fails, and the
-// program should close it, for example with its host.
+// If a client vanishes, its session ends when Echo-Requests have not been answered (see Config.Echo). The
+// device of the session then fails. The program should close the device, for example by closing its host.
 type Server struct {
 	dev  nic.Device
 	mac  [6]byte
@@ -60,8 +60,8 @@ type Server struct {
 	dropped atomic.Uint64 // frames that belong to no session
 }
 
-// NewServer returns a server on dev, an Ethernet whose only user it is, and begins to serve. The errors wrap
-// EINVAL.
+// NewServer returns a server on dev, an Ethernet, and begins to serve. The server is the only user of dev. The
+// errors wrap EINVAL.
 func NewServer(dev nic.Device, cfg ServerConfig) (*Server, error) {
 	link, err := checkEthernet(dev)
 	if err != nil {
@@ -137,8 +137,8 @@ func (s *Server) Sessions() int {
 // Dropped returns the number of received session frames that belong to no session.
 func (s *Server) Dropped() uint64 { return s.dropped.Load() }
 
-// Close ends all sessions and closes the Ethernet. Their devices fail. Close waits for 200 ms at most until the
-// clients have been told. A second Close returns net.ErrClosed.
+// Close ends all sessions and closes the Ethernet. The devices of the sessions fail. Close waits for 200 ms at
+// most until the clients have been told. A second Close returns net.ErrClosed.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -267,8 +267,8 @@ func (s *Server) discover(d *discovery) {
 	}
 }
 
-// offer passes a session to Accept, unless it has ended. The client has been told of the session before, so that
-// it receives the first frame of the negotiation.
+// offer passes a session to Accept, unless it has ended. discover sends the PADS before it calls offer, so that
+// the client knows of the session when the first frame of the negotiation arrives.
 func (s *Server) offer(id uint16, l *pppoeLine) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
