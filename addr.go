@@ -230,7 +230,8 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	return suitable, nil
 }
 
-// translated puts the addresses at which a NAT64 translator represents an IPv4 literal before it. RFC 7050
+// translated returns addrs, which has one element. If that element is an IPv4 address to which the host has no
+// route, translated puts the IPv6 addresses that represent it behind NAT64 translators before it. RFC 7050
 // section 1: applications with literals need this on a network without IPv4.
 func (h *Host) translated(ctx context.Context, network string, addrs []net.Addr) []net.Addr {
 	ip, port, _ := addrIP(addrs[0])

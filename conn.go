@@ -121,8 +121,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.setError(c.sock.SetReadDeadline(t))
 }
 
-// SetWriteDeadline sets the deadline of writes. It also ends a wait for buffer space while a
-// device's Send blocks.
+// SetWriteDeadline sets the deadline of writes. It also ends a write that waits because a device's
+// Send blocks.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL

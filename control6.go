@@ -28,8 +28,8 @@ const (
 	controlMapped                    // an IPv6 socket, to an IPv4-mapped address
 )
 
-// controlKind returns the kind of a datagram to the address to. If to is invalid, the destination is
-// the other end of the connected socket.
+// controlKind returns the kind of a datagram. to is the datagram's destination. If to is invalid, the
+// destination is the other end of the connected socket.
 func (c *datagramConn) controlKind(to netip.Addr) controlKind {
 	if !c.family.six {
 		return control4

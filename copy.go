@@ -122,7 +122,8 @@ func awaitReadable(r io.Reader, more bool) error {
 	}
 }
 
-// readError returns the error of a Read of c, a connection of package net, for an errno.
+// readError returns the error that a Read of c returns if the system call fails with errno. c is a connection of
+// package net.
 func readError(c syscall.Conn, errno error) error {
 	err := &net.OpError{Op: "read", Err: os.NewSyscallError("read", errno)}
 	if conn, ok := c.(net.Conn); ok && conn.LocalAddr() != nil {

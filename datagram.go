@@ -45,9 +45,9 @@ func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
 	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
-// destination returns the Addr for a send error. If the caller named a destination, addr is valid and
-// the result is to, the same address as a net.Addr. Otherwise the result is the remote address of the
-// socket, or nil if the socket is not connected.
+// destination returns the Addr for a send error. addr and to are the same destination in two forms. If
+// addr is valid, the result is to. Otherwise the caller named no destination, and the result is the
+// remote address of the socket, or nil if the socket is not connected.
 func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
 	if addr.IsValid() {
 		return to

@@ -143,7 +143,7 @@ func (d *dhcpClient) socket() (stack.Family, uint16, string, bool) {
 // StopDHCP ends the DHCP client of an interface. It removes the address and the other settings from
 // the host, and returns the lease to the server. An empty nicName means the only link. StopDHCP waits for
 // at most 200 ms. If OnEvent or the link blocks for longer, the client does not return the lease to the
-// server, and reports its end to OnEvent after StopDHCP has returned.
+// server, and calls OnEvent for the end of the lease after StopDHCP has returned.
 //
 // The errors are ENODEV if there is no such interface, ESRCH if the interface has no client, and
 // net.ErrClosed.
@@ -346,7 +346,7 @@ func (d *dhcpClient) compareLink(now time.Time) {
 func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
 	if d.machine != nil {
 		d.stopProbing()
-		d.stopLinkLocal() // before abandon: it looks at the lease
+		d.stopLinkLocal() // before abandon, because stopLinkLocal looks at the lease
 		d.abandon("the interface has a new MAC")
 	}
 	if d.cfg.LinkLocal {

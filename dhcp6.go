@@ -16,8 +16,8 @@ import (
 // DHCP6Config configures the DHCPv6 client of an interface (RFC 8415).
 type DHCP6Config struct {
 	// FollowRouters makes the client ask for what the routers of the link advertise: addresses if the
-	// flag M is set, only other settings if the flag O is set, and nothing otherwise. It needs NIC.Auto.
-	// Otherwise the client asks for an address, unless NoAddr is set.
+	// flag M is set, only other settings if the flag O is set, and nothing otherwise. FollowRouters needs
+	// NIC.Auto. Without FollowRouters, the client asks for an address. With NoAddr, it never does.
 	FollowRouters, NoAddr bool
 	// Prefix asks for a delegated prefix of about PrefixBits bits; 0 means any. Lease6.Prefixes then has
 	// prefixes for other links of the program. The host itself does not use them.
@@ -289,7 +289,7 @@ func (d *dhcp6Client) use(items []dhcp.LeaseItem6) {
 			o.Preferred = min(o.Preferred, o.Valid)
 		}
 		if err := d.addAddr(item.Prefix, o); err != nil {
-			// For example, the program has given the interface the address: it stays as it is.
+			// For example, the program itself has added the address. The client does not change that address.
 			if !errors.Is(err, net.ErrClosed) {
 				d.log(slog.LevelWarn, "DHCPv6 address cannot be used", "addr", item.Prefix, "err", err)
 			}

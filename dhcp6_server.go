@@ -47,9 +47,10 @@ type dhcp6Reply struct {
 }
 
 // ServeDHCP6 starts a DHCPv6 server on an interface (RFC 8415). An empty nicName means the only link. The server
-// assigns addresses, or without pools only gives the other settings, until the server, the host or the interface
-// is closed. Clients ask it if a router advertises the flags M or O: see stack.RouterConfig. It delegates prefixes from
-// the pools in cfg.Server.Delegated, and answers relay agents only for the links in cfg.Server.Relayed.
+// assigns addresses until the server, the host or the interface is closed. Without pools, it only gives the other
+// settings. Clients ask the server if a router advertises the flags M or O: see stack.RouterConfig. The server
+// delegates prefixes from the pools in cfg.Server.Delegated, and answers relay agents only for the links in
+// cfg.Server.Relayed.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet or cfg cannot
 // work, EAFNOSUPPORT without IPv6, EEXIST if the interface already has a server, EADDRINUSE if a socket of the
@@ -187,7 +188,8 @@ func (d *DHCP6Server) report(e dhcp.ServerEvent6) {
 	}
 }
 
-// Bindings returns the addresses that are assigned or in use by other nodes, in their order.
+// Bindings returns the addresses that are assigned or in use by other nodes, and the assigned prefixes, in
+// ascending order.
 func (d *DHCP6Server) Bindings() iter.Seq[dhcp.Binding6] {
 	return func(yield func(dhcp.Binding6) bool) {
 		d.mu.Lock()

@@ -68,7 +68,8 @@ func TestAHostAsksByDHCPv6WhatItsRouterSays(t *testing.T) {
 	})
 }
 
-// A week's lease ends because its server has died; another node has the address afterwards; the link changes.
+// The link goes down and comes up. Then the server dies, and a lease for a week ends. Afterwards another node has the
+// address.
 func TestADHCPv6LeaseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})
@@ -251,7 +252,7 @@ func TestADHCPv6ServerReceivesWhileItReports(t *testing.T) {
 	require.Positive(t, reports)
 }
 
-// A server ends with its interface, and another one may then use the port.
+// A server ends with its interface, and another socket may then use the port.
 func TestADHCPv6ServerEndsWithItsInterface(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan, _ := nic.Pipe(nic.PipeConfig{})
@@ -295,7 +296,7 @@ func TestADHCPv6LeaseEndsWithItsInterface(t *testing.T) {
 	})
 }
 
-// The log of a host says what its server and its clients do, with the interface.
+// The log of a host says what its servers and its clients do, and names the interface.
 func TestEventsOfDHCPAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -371,7 +372,8 @@ func TestErrorsOfDHCPv6(t *testing.T) {
 	})
 }
 
-// A server answers a relay agent on another link, which sends by unicast, and only if it has links for relay agents.
+// A relay agent forwards a message of a client on another link to the server by unicast. The server answers only if
+// it serves links behind relay agents.
 func TestADHCPv6ServerAnswersARelayAgent(t *testing.T) {
 	for _, relayed := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -107,7 +107,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	}
 	a, ok := addrOf(info, l.Addr.Addr())
 	if !ok {
-		a.State = stack.AddrPreferred // the program has removed the address: the client does not change its state
+		a.State = stack.AddrPreferred // the program has removed the address: the lease goes on
 	}
 	switch {
 	case a.State == stack.AddrTentative:
@@ -154,8 +154,8 @@ func leaseAddr(info *stack.InterfaceInfo, l *dhcp.Lease4) stack.AddrInfo {
 	return stack.AddrInfo{Prefix: a.Prefix, Origin: a.Origin, ValidUntil: a.ValidUntil}
 }
 
-// compare reports whether the program has changed the address of the lease since the last look. The stack
-// may then have deleted the routes of the client, and compare forgets those.
+// compare reports whether the program has changed the address of the lease since the last look. The stack may
+// then have deleted routes that the client had added. compare removes these from d.applied.
 func (d *dhcpClient) compare(info *stack.InterfaceInfo, l *dhcp.Lease4) bool {
 	now := leaseAddr(info, l)
 	if now == d.seen {
@@ -200,7 +200,7 @@ func (r *linkRunner) addAddr(p netip.Prefix, o stack.AddrOptions) error {
 	}
 	had := slices.Contains(r.addrs, a)
 	if !had {
-		r.addrs = append(r.addrs, a) // first, so that WaitOnline does not return before the lease is applied
+		r.addrs = append(r.addrs, a) // before AddAddr, so that WaitOnline does not return before the lease is applied
 	}
 	r.mu.Unlock()
 	err := r.h.stack.AddAddr(r.nic, p, o)
@@ -308,8 +308,8 @@ func (d *dhcpClient) addRoute(r stack.Route) error {
 	return nil
 }
 
-// setMTU sets the MTU of IPv4. 0 means that the lease has none; the MTU is then again that of the link,
-// if the client has changed it.
+// setMTU sets the MTU of IPv4. If mtu is 0, the lease has no MTU. If the client has changed the MTU, setMTU
+// then restores that of the link.
 func (d *dhcpClient) setMTU(mtu int) {
 	d.mu.Lock()
 	ignore := d.ended || mtu == 0 && !d.applied.mtu

@@ -18,7 +18,7 @@ import (
 
 // This file has tests of a DHCP client whose host, interface or address changes while the client runs.
 
-// withClient starts a server with an address for an hour, and a host with a client without probes.
+// withClient starts a server that leases one address for an hour, and a host with a client that does not probe.
 func withClient(t *testing.T, dev func(nic.Device) nic.Device, cfg usernet.DHCPConfig) (s *testServer, client *usernet.Host) {
 	s, wire := linkWithServer(t, time.Hour)
 	client, err := usernet.New(usernet.Config{NIC: dev(wire), NoIPv6: true})
@@ -108,7 +108,7 @@ func TestRoutesComeBackWithTheirAddress(t *testing.T) {
 			require.Len(t, client.Routes(), 2)
 			require.Equal(t, gateway, client.Interfaces()[1].Gateway)
 
-			// The address is now the program's, and remains. The routes leave.
+			// The address now belongs to the program, so StopDHCP does not remove it. It removes the client's routes.
 			require.NoError(t, client.StopDHCP(""))
 			require.Equal(t, prefixes("192.0.2.7/24"), client.Addrs())
 			require.Len(t, client.Routes(), 1)

@@ -232,7 +232,7 @@ func parseDHCP(b []byte) (m dhcpMessage) {
 	return m
 }
 
-// serveDHCP assigns an address to each client, until the host is closed.
+// serveDHCP assigns the address a to each client that asks, until the host is closed.
 func serveDHCP(h *usernet.Host, a netip.Addr, lease time.Duration) {
 	c, err := h.ListenPacket("udp4", ":67")
 	if err != nil {

@@ -62,7 +62,7 @@ func TestADHCPv6LeaseOf136Years(t *testing.T) {
 }
 
 // Two servers on a link assign different addresses, routers and name servers. Each host has all settings from one
-// of them. When that one has died, the host gets all settings from the other one.
+// of them. When that server has died, the host gets all settings from the other one.
 func TestTwoDHCPServersDisagree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})
@@ -82,7 +82,7 @@ func TestTwoDHCPServersDisagree(t *testing.T) {
 			defer h.Close()
 			hosts = append(hosts, h)
 		}
-		// from returns which server a host has its settings from.
+		// from returns the index of the server from which a host has its settings.
 		from := func(h *usernet.Host) int {
 			require.Len(t, h.Addrs(), 1, "%+v", h.DHCP())
 			l, info := h.DHCP()[0].Lease, h.Interfaces()[1]
@@ -199,8 +199,8 @@ func TestAFloodOfNonsenseFromADHCPv6Server(t *testing.T) {
 	})
 }
 
-// A flood of messages from invented clients, and of nonsense, is bounded, and does not keep a client from getting
-// an address.
+// A flood of messages from invented clients, and of nonsense, creates a bounded number of bindings, and does not keep
+// a client from getting an address.
 func TestAFloodDoesNotStopADHCPv6Server(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})

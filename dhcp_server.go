@@ -33,8 +33,8 @@ type DHCPServerConfig struct {
 // DHCPServerStats are the counters of a DHCP server.
 type DHCPServerStats struct {
 	dhcp.ServerStats4
-	// Malformed counts messages that are no DHCP messages, Dropped those that arrived while too many
-	// others waited, and Unsent the replies that could not be sent.
+	// Malformed counts datagrams that are no DHCP messages. Dropped counts messages that arrived while too
+	// many others waited. Unsent counts replies that could not be sent.
 	Malformed, Dropped, Unsent uint64
 }
 
@@ -64,7 +64,7 @@ type dhcpProbe struct {
 const (
 	maxDHCPQueries = 256
 	// dhcpProbeTime is how long a server waits for an answer to a probe. It is a little shorter than the
-	// time after which the machine offers the address.
+	// half second after which dhcp.Server4 offers the address.
 	dhcpProbeTime = 490 * time.Millisecond
 )
 
@@ -125,7 +125,8 @@ func (d *DHCPServer) socket() (stack.Family, uint16, string, bool) {
 	return stack.Family4, dhcp.ServerPort4, "server", true
 }
 
-// completeServer fills in what follows from the interface.
+// completeServer fills in the server identifier, the network and the pool from the interface, if cfg does not
+// have them.
 func completeServer(cfg *dhcp.ServerConfig4, info *stack.InterfaceInfo) error {
 	i := slices.IndexFunc(info.Addrs, func(p netip.Prefix) bool { return p.Addr().Is4() && (!cfg.ID.IsValid() || p.Addr() == cfg.ID) })
 	if i < 0 {
@@ -216,7 +217,7 @@ func (d *DHCPServer) outputs(now time.Time) (replies []dhcp.Reply4, events []dhc
 }
 
 // sendAll sends replies and probes, and returns how many of the replies it could not send. If the transmit
-// queue of the link is full, sendAll waits for dhcpSendTime in all.
+// queue of the link is full, sendAll waits for at most dhcpSendTime in total.
 func (d *DHCPServer) sendAll(replies []dhcp.Reply4, probes []netip.Addr) (unsent int) {
 	end := d.sendEnd()
 	for i := range replies {
@@ -241,7 +242,7 @@ func (d *DHCPServer) sendAll(replies []dhcp.Reply4, probes []netip.Addr) (unsent
 		binary.BigEndian.PutUint16(b[6:], uint16(i))
 		binary.BigEndian.PutUint16(b[2:], wire.Checksum(b))
 		d.raw.SetWriteDeadline(end)
-		d.raw.WriteTo(b, a, stack.SendOptions{NIC: d.index, Src: d.id}) // without a probe, the address is offered
+		d.raw.WriteTo(b, a, stack.SendOptions{NIC: d.index, Src: d.id}) // on an error, a is offered unprobed
 	}
 	return unsent
 }
@@ -261,8 +262,8 @@ func (d *DHCPServer) receiveEcho(b []byte, from netip.AddrPort, _ stack.Meta) {
 	}
 }
 
-// endProbes tells the machine which probed addresses are in use: those that have answered an echo request, and
-// after dhcpProbeTime also those whose machines have only answered the ARP request. d.mu is held.
+// endProbes tells d.machine which probed addresses are in use: those from which an echo reply has come, and after
+// dhcpProbeTime also those for which only an ARP reply has come. d.mu is held.
 func (d *DHCPServer) endProbes(now time.Time, neighbors []stack.Neighbor) {
 	d.probes = slices.DeleteFunc(d.probes, func(p dhcpProbe) bool {
 		if !p.answered && now.Sub(p.began) < dhcpProbeTime {

@@ -109,8 +109,9 @@ func extended(mu *sync.Mutex, events *[]string) (n int) {
 	return n
 }
 
-// A server that is started again without its bindings does not know which addresses are in use. With probes
-// it finds out; without them, the clients do, and decline. Either way each host gets its own address.
+// A server that is started again without its bindings does not know which addresses are in use. With probes,
+// the server finds that out. Without probes, the clients find it out and decline such addresses. In both cases
+// each host gets its own address.
 func TestAServerThatForgets(t *testing.T) {
 	for _, probe := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -134,7 +135,7 @@ func TestAServerThatForgets(t *testing.T) {
 			require.Equal(t, dhcp.Declined, bound[0].State)
 			require.Equal(t, !probe, d.Stats().Declines == 1)
 
-			// The first client's lease ends because the server does not confirm it, and it gets another one.
+			// The first client's lease ends because the server does not confirm it. The client gets another lease.
 			time.Sleep(3 * time.Hour)
 			all := slices.Concat(first.Addrs(), second.Addrs())
 			require.Len(t, all, 2)
@@ -268,8 +269,8 @@ func (r *rawClient) sendBytes(mac, payload []byte) {
 	require.NoError(r.t, err)
 }
 
-// A flood of messages from invented clients, and of nonsense, is bounded, and does not keep a client from
-// getting an address.
+// A flood of messages from invented clients, and of nonsense, creates a bounded number of bindings, and does
+// not keep a client from getting an address.
 func TestAFloodDoesNotStopAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})

@@ -275,7 +275,8 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 }
 
 // DHCP reports a lease only when the host has applied its settings, so that WaitOnline does not return
-// before the routes exist. Without probes, the client has the lease already at the event of the probe.
+// before the routes exist. Without probes, the state machine has the lease already when OnEvent gets the Probe
+// event.
 func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, wire := linkWithServer(t, time.Minute)
@@ -314,7 +315,8 @@ func TestAnAddressBeingProbedIsReturned(t *testing.T) {
 	})
 }
 
-// A stoppable device is a device whose Send blocks while the channel of its last stop is open.
+// A stoppable device is a device whose Send blocks while the channel that was passed to the last call of stop is
+// open.
 type stoppable struct {
 	nic.Device
 	mu   sync.Mutex
@@ -338,7 +340,7 @@ func (d *stoppable) Send(batch []nic.Frame) (int, error) {
 }
 
 // StopDHCP on a link that accepts no frames ends in time, even if StopDHCP on another link begins and ends
-// meanwhile. Each of the two also ends if the client is sending when it is called.
+// meanwhile. It also ends in time if the client on the stuck link is sending a message when StopDHCP is called.
 func TestStopDHCPDoesNotWaitForAStuckLink(t *testing.T) {
 	for _, sending := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

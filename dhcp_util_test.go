@@ -164,7 +164,8 @@ func router6(t *testing.T, dev nic.Device) *usernet.Host {
 	return h
 }
 
-// advertise makes a router advertise its prefix, without addresses from it, and the flags M and O.
+// advertise makes a router advertise its prefix and the flags M and O. Hosts do not form addresses from the prefix
+// themselves.
 func advertise(t *testing.T, h *usernet.Host, managed, other bool) {
 	require.NoError(t, h.Stack().Advertise("", &stack.RouterConfig{
 		Lifetime: 30 * time.Minute, Interval: 10 * time.Second, Managed: managed, Other: other,
@@ -180,7 +181,7 @@ func pool6() usernet.DHCP6ServerConfig {
 	return cfg
 }
 
-// addrsIn returns the addresses of the only link of a host in a network.
+// addrsIn returns the addresses of a host's only link that are in a network.
 func addrsIn(h *usernet.Host, network string) (addrs []stack.AddrInfo) {
 	for _, a := range h.Interfaces()[1].AddrInfo {
 		if netip.MustParsePrefix(network).Contains(a.Prefix.Addr()) {
@@ -190,7 +191,7 @@ func addrsIn(h *usernet.Host, network string) (addrs []stack.AddrInfo) {
 	return addrs
 }
 
-// addrIn returns the first of these addresses that is not tentative. It is invalid if there is none.
+// addrIn returns the first address of addrsIn that is not tentative. The result is invalid if there is none.
 func addrIn(h *usernet.Host, network string) netip.Addr {
 	for _, a := range addrsIn(h, network) {
 		if a.State != stack.AddrTentative {
@@ -259,7 +260,8 @@ func (b *logBuffer) Write(p []byte) (int, error) {
 	return b.buf.Write(p)
 }
 
-// String returns all that was logged, by all goroutines that have not blocked yet too. It must be called in a bubble.
+// String waits until all other goroutines of the bubble are blocked, and returns what was logged. It must be called
+// in a bubble.
 func (b *logBuffer) String() string {
 	synctest.Wait()
 	b.mu.Lock()

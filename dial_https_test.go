@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/resolve"
 )
 
-// serveRecords answers questions with the records of names. delay is the time before answers about HTTPS
-// records. asked counts the questions about those.
+// serveRecords answers questions with the records of names. For each question about HTTPS records, serveRecords
+// calls asked, and answers after the time that delay returns.
 func serveRecords(pc net.PacketConn, records map[string][]dnsmessage.ResourceBody, delay func() time.Duration, asked func()) {
 	buf := make([]byte, 1500)
 	for {
@@ -172,7 +172,7 @@ func TestADialDoesNotWaitLongForAnEndpoint(t *testing.T) {
 	}
 }
 
-// silentAbout receives no queries about names with a first label.
+// silentAbout drops queries about names whose first label begins with label.
 type silentAbout struct {
 	net.PacketConn
 	label string

@@ -1,8 +1,8 @@
 //go:build ignore
 
-// Mutants shows that the tests notice faults. It makes one change of the program at a time, each of which
-// breaks a rule of IPv6, and runs the test of that rule, which must fail. The files of the checkout do not
-// change: each change is an overlay of go test.
+// Mutants shows that the tests notice faults. It changes the program in one place at a time, so that the
+// program breaks a rule of IPv6. Then it runs the test of that rule, and the test must fail. The files of the
+// checkout do not change: each change is an overlay of go test.
 //
 //	go run .ci/mutants.go [NAME...]
 package main
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// A mutant replaces a text of a file, which the file must have once.
+// A mutant replaces the text old in a file by new. The file must contain old exactly once.
 type mutant struct {
 	name     string
 	file     string
@@ -85,8 +85,8 @@ func main() {
 	}
 }
 
-// dies runs the test with the change. It returns nil if the test, and nothing else, has failed. dir is a
-// directory for the changed file.
+// dies runs the test with the change. It returns nil if the test fails, and an error if the test passes or does
+// not run. dir is a directory for the changed file.
 func (m *mutant) dies(dir string) error {
 	text, err := os.ReadFile(m.file)
 	if err != nil {

@@ -513,8 +513,8 @@ func serverOf(m *Message4) string {
 	return "an unknown server"
 }
 
-// doWithout stops the client for a while if the network asks hosts to do without IPv4, and reports
-// whether it does.
+// doWithout stops the client for a while if the network asks hosts to do without IPv4. It reports
+// whether it has stopped the client.
 //
 // RFC 8925 3.2: the client "SHOULD NOT request the IPv4 address provided in the DHCPOFFER", and
 // stops for V6ONLY_WAIT. An address in use is kept, with its connections, as long as servers extend

@@ -234,7 +234,7 @@ func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 	const week = 7 * 24 * time.Hour
 	b := newBench(t, nil)
 	b.bound(uint32(week / time.Second))
-	// The lease is renewed once, at half of its time plus the fuzz.
+	// The lease is renewed once, at half of its time less the fuzz.
 	d := b.next()
 	require.InDelta(t, week/2, d, float64(week/64))
 	require.Equal(t, Renewing, b.c.State())
@@ -304,8 +304,8 @@ func TestAnotherServerRebinds(t *testing.T) {
 	require.Equal(t, addr("192.0.2.99"), b.sent().To)
 }
 
-// With a lease of two minutes the client sends several requests before it ends, although
-// RFC 2131 4.4.5 requires 60 seconds between them.
+// With a lease of two minutes, the client sends several requests before the lease ends, although
+// RFC 2131 4.4.5 requires 60 seconds between requests.
 func TestAShortLeaseSurvivesLostRequests(t *testing.T) {
 	b := newBench(t, nil)
 	l := b.bound(120)

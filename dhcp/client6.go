@@ -41,8 +41,9 @@ type ClientConfig6 struct {
 	DUID []byte
 	// IAID identifies the interface among those of the client; if 0, it is made from the MAC.
 	IAID uint32
-	// Addrs asks for an address, and Prefixes for a delegated prefix of about PrefixBits bits, if not 0.
-	// With neither, the client only asks for other settings (RFC 8415 18.2.6).
+	// Addrs asks for an address, and Prefixes for a delegated prefix. PrefixBits, if not 0, is the length of the
+	// prefix that the client prefers. With neither Addrs nor Prefixes, the client only asks for other settings
+	// (RFC 8415 18.2.6).
 	Addrs, Prefixes bool
 	PrefixBits      int
 	// RapidCommit accepts a lease in the first answer of a server (RFC 8415 18.2.1).
@@ -105,7 +106,7 @@ type Client6 struct {
 	bad    netip.Addr    // the address that is being declined
 
 	solMaxRT, infMaxRT time.Duration
-	paid               time.Time // until when the messages that were sent use up the rate: see wait
+	paid               time.Time // each message moves it ahead by messageTime; its lead over now is limited: see wait
 
 	sends  []*Message6
 	events []Event6
@@ -552,12 +553,12 @@ func (c *Client6) replied(now time.Time, m *Message6, server []byte) {
 	}
 }
 
-// rest returns to the use of the lease after a Confirm.
+// rest enters the state Bound6, in which the client uses its lease until the renewal is due.
 func (c *Client6) rest() {
 	c.state, c.tries, c.next = Bound6, 0, c.held.Renew
 }
 
-// settings returns a lease with the settings of a message, without addresses.
+// settings6 returns a lease with the settings of a message, without addresses.
 func settings6(now time.Time, m *Message6) *Lease6 {
 	l := &Lease6{Obtained: now, Options: m.Options, DNS: m.Options.Addrs(Opt6DNS, maxServers), Search: m.Options.Search(maxSearch)}
 	l.ServerID, _ = m.Options.Get(Opt6ServerID)
@@ -668,7 +669,7 @@ func (l *Lease6) setTimes(t1, t2, shortest time.Duration) {
 		return // never
 	}
 	if t2 <= 0 {
-		t2 = max(shortest/5*4, t1) // in this order, since shortest may be 136 years
+		t2 = max(shortest/5*4, t1) // divide first: shortest may be 136 years, and shortest*4 would overflow
 	}
 	if t1 == 0 {
 		t1 = min(shortest/2, t2)

@@ -355,7 +355,7 @@ func TestAServer6ForgetsItsBindings(t *testing.T) {
 	require.Equal(t, a, l.event(Renewed).Lease.Addrs[0].Prefix)
 }
 
-// RFC 8415 18.2.4 and 6.3: prefix delegation, with a server of the test.
+// RFC 8415 18.2.4 and 6.3: prefix delegation. The test writes the prefix into the replies of the server.
 func TestAPrefixIsDelegated(t *testing.T) {
 	l := newLink6(t, func(c *ClientConfig6, _ *ServerConfig6) { c.Prefixes, c.PrefixBits = true, 56 })
 	want := netip.MustParsePrefix("2001:db8:5600::/56")

@@ -16,7 +16,7 @@ func isPrintable(text string) bool {
 	return !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
-// No byte of a name gets to a program, a log or a terminal unless it is printable, whichever option has the name.
+// Bytes of a name that are not printable never reach a program, a log or a terminal, whichever option has the name.
 func TestNamesWithControlCharactersAreOmitted(t *testing.T) {
 	const optTFTPServer, optBootfile = OptionCode4(66), OptionCode4(67)
 	for c := range 256 {
@@ -52,8 +52,8 @@ func TestNamesWithControlCharactersAreOmitted(t *testing.T) {
 	}
 }
 
-// RFC 8415 7.7: "a value of 0xffffffff is used to represent 'infinity'". Lifetimes may be 0, and one second less
-// than infinity, which is 136 years.
+// RFC 8415 7.7: "a value of 0xffffffff is used to represent 'infinity'". The test also has lifetimes
+// of 0, and of one second less than infinity, which is 136 years.
 func TestLifetimesFromNoneToInfinity(t *testing.T) {
 	for _, c := range []struct {
 		preferred, valid uint32
@@ -106,7 +106,7 @@ func TestLifetimesFromNoneToInfinity(t *testing.T) {
 	}
 }
 
-// A server with lifetimes of centuries sends infinity, and one with 136 years sends them.
+// A server sends lifetimes of 136 years as they are, and longer ones as infinity.
 func TestAServer6WithLongLifetimes(t *testing.T) {
 	for _, c := range []struct {
 		valid time.Duration
@@ -145,7 +145,7 @@ func TestALoopOfRefusals6IsLimited(t *testing.T) {
 	}
 }
 
-// Two servers disagree about everything. Each Reply of the one that was not asked is ignored.
+// Two servers disagree about everything. The client ignores each Reply of the server that it has not asked.
 func TestTwoServers6Disagree(t *testing.T) {
 	l := newLink6(t, nil)
 	cfg := l.s.cfg
@@ -167,7 +167,8 @@ func TestTwoServers6Disagree(t *testing.T) {
 		l.next()
 		require.Equal(t, first.Addrs[0].Prefix, l.event(Renewed).Lease.Addrs[0].Prefix)
 	}
-	// The first server dies. The second one gives another address, and takes the old one back (RFC 8415 18.3.5).
+	// The first server dies. The second one assigns another address, and gives the old address lifetimes of 0
+	// (RFC 8415 18.3.5).
 	l.s, l.change = second, nil
 	for n := 0; l.c.Lease() == nil || l.c.Lease().Addrs[0].Prefix == first.Addrs[0].Prefix; n++ {
 		require.Less(t, n, 100)

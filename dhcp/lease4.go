@@ -124,7 +124,7 @@ func (l *Lease4) setAddr(m *Message4) error {
 // duration_of_lease)." "T1 MUST be earlier than T2, which, in turn, MUST be earlier than the time
 // at which the client's lease will expire." If the server's values violate this, they are ignored.
 func (l *Lease4) setTimes(d time.Duration) {
-	t1, t2 := d/2, d/8*7 // in this order, since d may be 136 years
+	t1, t2 := d/2, d/8*7 // divide first: d may be 136 years, and d*7 would overflow
 	if s, ok := l.Options.Uint32(OptRebindingTime); ok && s > 0 && time.Duration(s)*time.Second < d {
 		t2 = time.Duration(s) * time.Second
 		t1 = min(t1, t2/7*4)

@@ -21,8 +21,8 @@ type LinkLocalEvent4 struct {
 // A LinkLocal4 chooses a link-local IPv4 address for one link (RFC 3927). It is not safe for concurrent use.
 //
 // After each call, the caller processes the events from NextEvent, and calls Tick at the time of Deadline. On
-// a Probe event it checks whether another host uses the address, and calls Probed. If another host uses the
-// address of the last Acquired event, and the host does not defend it, it calls Conflict.
+// a Probe event, the caller checks whether another host uses the address, and calls Probed. If another host uses
+// the address of the last Acquired event, and this host does not defend the address, the caller calls Conflict.
 type LinkLocal4 struct {
 	random    uint64 // state of the generator of addresses
 	addr      netip.Addr

@@ -216,7 +216,7 @@ func (o Options6) Uint32(code OptionCode6) (v uint32, ok bool) {
 // Search returns at most limit names of the domain search list. It omits names that a host cannot have.
 func (o Options6) Search(limit int) []string {
 	b, _ := o.Get(Opt6DomainSearch)
-	names, _ := parseSearch(b, limit) // RFC 8415 10 forbids compression; parseSearch bears it
+	names, _ := parseSearch(b, limit) // RFC 8415 10 forbids compression; parseSearch accepts it
 	return names
 }
 
@@ -375,6 +375,6 @@ func DUIDFromMACAndTime(mac [6]byte, now time.Time) []byte {
 // DUIDFromUUID returns a DUID-UUID (RFC 8415 11.5, RFC 6355).
 func DUIDFromUUID(uuid [16]byte) []byte { return append([]byte{0, 4}, uuid[:]...) }
 
-// IsDUID reports whether b may be a DUID. RFC 8415 11.1: "The DUID [...] MUST NOT be [...] longer than 130 octets"
+// isDUID reports whether b may be a DUID. RFC 8415 11.1: "The DUID [...] MUST NOT be [...] longer than 130 octets"
 // including the type, and has at least one octet after the type.
 func isDUID(b []byte) bool { return len(b) >= 3 && len(b) <= 130 }

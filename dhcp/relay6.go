@@ -46,11 +46,11 @@ func (r *Relay6) Append(b []byte) []byte {
 	return r.Options.append(b)
 }
 
-// maxRelays6 is the number of relay agents between a client and a server. RFC 8415 7.6: HOP_COUNT_LIMIT is 8.
+// maxRelays6 is the maximum number of relay agents between a client and a server. RFC 8415 7.6: HOP_COUNT_LIMIT is 8.
 const maxRelays6 = 9
 
 // ReceiveRelayed processes a message that a relay agent has sent to port 547, and returns the reply for the agent's
-// address, port 547, or nil. Only clients on the links in ServerConfig6.Relayed get one.
+// address, port 547, or nil. Only clients on the links in ServerConfig6.Relayed get a reply.
 //
 // RFC 8415 13.1: the link of the client is that of the link-address in the message of the agent that is the closest
 // to the client. An agent that is not the closest sets the link-address to 0 (19.1.2).

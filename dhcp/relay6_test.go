@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// behind returns a message as it arrives through relay agents with link-addresses, the closest to the client first.
+// behind returns a message as it arrives through relay agents. links are their link-addresses; that of the agent
+// closest to the client is the first.
 func behind(m *Message6, links ...string) *Relay6 {
 	inner := m.Append(nil)
 	var r *Relay6

@@ -47,8 +47,8 @@ type Network4 struct {
 	Search []string
 	// MTU is the MTU of the link in bytes, at least 68; if zero, the server does not send it.
 	MTU int
-	// IPv6Only, if not zero, asks clients that can do without IPv4 to do so for this duration, at least
-	// 300 seconds (RFC 8925).
+	// IPv6Only, if not zero, asks clients that can do without IPv4 to do so for this duration. Clients use
+	// 300 seconds if it is shorter (RFC 8925).
 	IPv6Only time.Duration
 	// Options are further options. They replace those that the other fields make.
 	Options Options4
@@ -165,9 +165,10 @@ type ServerEvent4 struct {
 type ServerStats4 struct {
 	Discovers, Requests, Declines, Releases, Informs uint64 // received
 	Offers, ACKs, NAKs                               uint64 // sent
-	// Foreign counts messages with which clients chose another server, Unknown those about addresses of
-	// which the server has no record, Relays those of relay agents that are refused, Invalid those
-	// without a usable type, client or address, and Full those for which there was no free address.
+	// Foreign counts messages with which clients chose another server. Unknown counts messages about
+	// addresses of which the server has no record. Relays counts messages of relay agents that the server
+	// does not serve. Invalid counts messages without a usable type, client or address. Full counts
+	// messages for which there was no free address.
 	Foreign, Unknown, Relays, Invalid, Full uint64
 	// Reclaimed counts offers that ended early because another client needed the address.
 	Reclaimed uint64
@@ -180,8 +181,8 @@ type ServerStats4 struct {
 // be before the time of the previous call.
 //
 // The memory is bounded: see ServerConfig4.MaxBindings. Clients that only send DHCPDISCOVERs get at
-// most maxOffers addresses at a time. If no other address is free, a new client gets the address that was
-// offered first, so that invented clients do not keep out others.
+// most maxOffers addresses at a time. If no address is free, the server ends its oldest offer and offers that
+// address to the new client, so that clients that do not exist do not keep out others.
 type Server4 struct {
 	cfg      ServerConfig4
 	networks []*network4 // the link's network first
@@ -262,8 +263,8 @@ func (s *Server4) NextEvent() (e ServerEvent4, ok bool) {
 }
 
 // NextProbe returns the next address to probe. ok is false if there is none. The caller sends an ICMP
-// echo request to the address, and calls Answered if a machine answers that or the ARP request for it.
-// Otherwise the server offers the address after half a second.
+// echo request to the address, and calls Answered if a machine answers the echo request or the ARP request
+// that precedes it. Otherwise the server offers the address after half a second.
 //
 // RFC 2131 3.1: servers "SHOULD check that the offered network address is not already in use; e.g., the
 // server may probe the offered address with an ICMP Echo Request."
@@ -388,7 +389,7 @@ func (s *Server4) discover(now time.Time, q *query4) {
 		return
 	}
 	switch {
-	case b.state == Leased: // its own: the lease goes on until the client requests it again
+	case b.state == Leased: // by this client: its lease continues until the client requests the address again
 		s.offer(q, b)
 	case b.waiting != nil:
 		s.table.await(b, q.Message4) // answer the last message
@@ -405,9 +406,10 @@ func (s *Server4) discover(now time.Time, q *query4) {
 // probeTime is how long a server waits for an answer to a probe.
 const probeTime = 500 * time.Millisecond
 
-// Answered tells the server that a machine has answered a probe of an address, with its link address or
-// nil. If it is the client to which the address is to be offered, the offer goes out at once. Otherwise the
-// address is not assigned for DeclineTime, and the client gets another one.
+// Answered tells the server that a machine has answered a probe of an address. mac is the machine's link
+// address, or nil if it is unknown. If the machine is the client that waits for the offer of the address, the
+// server sends the offer at once. Otherwise the address is not assigned for DeclineTime, and the client gets
+// another one.
 func (s *Server4) Answered(now time.Time, a netip.Addr, mac []byte) {
 	b := s.table.byAddr[a]
 	if b == nil || b.waiting == nil {
@@ -451,8 +453,9 @@ func (s *Server4) request(now time.Time, q *query4) {
 	}
 }
 
-// selecting answers the DHCPREQUEST of a client that has chosen the server's offer. The offer may be of
-// an earlier server with the same address, or have ended. The client gets the address if it is free.
+// selecting answers the DHCPREQUEST of a client that has chosen the server's offer. The server may have no
+// record of the offer, because the offer has ended or the server was restarted. The client then still gets the
+// address if the address is free.
 //
 // RFC 2131 4.3.2: "If the selected server is unable to satisfy the DHCPREQUEST message (e.g., the
 // requested network address has been allocated), the server SHOULD respond with a DHCPNAK message."

@@ -46,7 +46,7 @@ func (n *network4) makeOptions() error {
 		}
 		put(OptMTU, binary.BigEndian.AppendUint16(nil, uint16(n.MTU)))
 	}
-	if n.Prefix.Bits() <= 30 { // RFC 3021: a shorter network has no broadcast address of its own
+	if n.Prefix.Bits() <= 30 { // RFC 3021: a network with a 31-bit prefix has no broadcast address
 		put(OptBroadcast, AppendAddrs(nil, broadcastOf(n.Prefix)))
 	}
 	if n.IPv6Only > 0 {
@@ -88,7 +88,7 @@ func (n *network4) classlessRoutes() []Route4 {
 }
 
 // linkSelection returns the address of the link selection suboption of a relay agent; invalid if there
-// is none. RFC 3527 3: the server then allocates an address of that network instead of giaddr's.
+// is none. RFC 3527 3: the server allocates an address of that network instead of an address of giaddr's network.
 func linkSelection(m *Message4) netip.Addr {
 	const subLink = 5
 	b, _ := m.Options.Get(OptRelayAgent)
@@ -156,7 +156,7 @@ func (s *Server4) send(q *query4, m *Message4, d time.Duration) {
 			s.replies = append(s.replies, r)
 			return
 		}
-		// The last parameters do not fit. Those that the client has asked for first are sent.
+		// Not all parameters fit. Leave out the last one: the client has requested the others before it.
 		if len(m.Options) == essential {
 			return // not even the essential options fit
 		}
@@ -167,8 +167,8 @@ func (s *Server4) send(q *query4, m *Message4, d time.Duration) {
 // replySize returns the maximum length of a reply in bytes.
 //
 // RFC 2132 9.10: the Maximum DHCP Message Size includes the headers of IP and UDP, as RFC 2131 2's
-// default of 576 does. A longer message than fits into an Ethernet frame would be fragmented, which clients
-// without an address do not always reassemble.
+// default of 576 does. A message that does not fit into an Ethernet frame would be fragmented, and clients
+// without an address do not always reassemble fragments.
 func replySize(m *Message4) int {
 	size, ok := m.Options.Uint16(OptMaxMessageSize)
 	if !ok || size < 576 {

@@ -18,7 +18,7 @@ type network4 struct {
 	reserved map[netip.Addr]bool      // the addresses of reservations
 	excluded map[netip.Addr]bool      // addresses that are not assigned
 	pool     int                      // the pool of next
-	next     netip.Addr               // no address from here on to the end of the pools has been assigned, except on request
+	next     netip.Addr               // the address at which nextUnused continues
 	options  Options4                 // for all clients of the network
 }
 
@@ -85,8 +85,8 @@ func (n *network4) isDynamic(a netip.Addr) bool {
 }
 
 // client returns the key of a client, and its reservation, or nil if it has none. A client with a
-// reservation by MAC has one key, even if only some of its programs, as a boot loader and its system, send a
-// client identifier.
+// reservation by MAC has one key, even if, for example, its operating system sends a client identifier and its
+// boot loader does not.
 func (n *network4) client(id []byte, htype uint8, chaddr []byte) (clientKey, *Reservation4) {
 	for _, who := range []string{identity(id, htype, chaddr), identity(nil, htype, chaddr)} {
 		if r := n.byClient[who]; r != nil {
@@ -145,7 +145,7 @@ type binding4 struct {
 	state    BindingState4
 	key      clientKey // the client that has or last had the address; zero: none
 	offered  clientKey // the client to which the address is offered, in state Offered
-	id, mac  []byte    // of the client key
+	id, mac  []byte    // of the client; in state Declined, of the client that declined the address
 	hostName string
 	until    time.Time // when the state ends; zero: never; in state Free: when the lease ended
 	waiting  *Message4 // the DHCPDISCOVER that is answered after the probe; nil: no probe is going on
@@ -168,8 +168,8 @@ func (b *binding4) export() Binding4 {
 	return Binding4{Addr: b.addr, State: b.state, ClientID: b.id, MAC: b.mac, HostName: b.hostName, Until: b.until}
 }
 
-// A table4 holds the bindings of a server. Each binding that has an end is in timed. Each free binding
-// is in a list of its network, and each offered one is in offers.
+// A table4 holds the bindings of a server. Each binding whose state ends is in timed. Each offered binding is in
+// offers. A free binding that any client may get is in unused or used; a free reserved address is in no list.
 type table4 struct {
 	cfg      *ServerConfig4
 	byAddr   map[netip.Addr]*binding4
@@ -184,7 +184,7 @@ type table4 struct {
 
 const (
 	maxOffers = 1024 // maximum number of addresses that are offered at a time
-	maxProbes = 64   // maximum number of probes at a time; further addresses are offered without
+	maxProbes = 64   // maximum number of probes at a time; further addresses are offered without a probe
 )
 
 func (t *table4) init(cfg *ServerConfig4) {
@@ -289,8 +289,8 @@ func (t *table4) freeList(b *binding4) *list.List {
 	return l
 }
 
-// free makes a binding free. After a lease, the address goes to the end of its list. An offer that was
-// not requested does not count as a use.
+// free makes a binding free. After a lease, the address goes to the end of its list. After an offer that the
+// client did not request, it goes to the front, because such an offer does not count as a use.
 func (t *table4) free(b *binding4) {
 	wasOffer := b.state == Offered
 	t.leave(b)
@@ -515,8 +515,8 @@ func (s *Server4) Bindings() iter.Seq[Binding4] {
 	}
 }
 
-// restore adds a binding of an earlier server. Offers are not restored: if the client requests the address,
-// it gets the address if that is free.
+// restore adds a binding of an earlier server. Offers are not restored. A client that requests an address that
+// the earlier server offered still gets it if it is free.
 func (s *Server4) restore(now time.Time, old *Binding4) {
 	t := &s.table
 	i := slices.IndexFunc(s.networks, func(n *network4) bool { return n.Prefix.Contains(old.Addr) })

@@ -494,8 +494,8 @@ func TestReservations(t *testing.T) {
 	require.Equal(t, "192.0.2.10", b.lease(1))
 }
 
-// A client without a parameter list gets everything; RFC 8925 3.3: the option of IPv6-only networks only
-// if it requests the option.
+// A client without a parameter list gets all options except IPv6-Only Preferred. RFC 8925 3.3: this option is
+// only for clients that request it.
 func TestOptionsThatAClientRequests(t *testing.T) {
 	b := newServerBench(t, func(cfg *ServerConfig4) {
 		cfg.Link.IPv6Only, cfg.Link.MTU = 10*time.Minute, 1400

@@ -180,7 +180,7 @@ func TestAThousandClientsForAWeek(t *testing.T) {
 	require.Zero(t, w.s.Stats().Full)
 }
 
-// addrs returns the address of each client.
+// addrs returns the addresses in use, with the client that uses each.
 func (w *world) addrs() map[netip.Addr]int {
 	all := make(map[netip.Addr]int)
 	for a, i := range w.inUse {
@@ -223,8 +223,8 @@ func TestAServerForgetsItsBindings(t *testing.T) {
 	require.Equal(t, 60, len(leased(w.s)))
 }
 
-// More clients than addresses: those that are switched off return nothing, and their addresses go to others
-// when their leases end.
+// There are more clients than addresses. Clients that are switched off do not return their leases. Their addresses
+// go to other clients when the leases end.
 func TestClientsThatDisappear(t *testing.T) {
 	w := newWorld(t, 40, 20, nil)
 	for i, c := range w.clients[:20] {

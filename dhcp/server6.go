@@ -50,8 +50,8 @@ type ServerConfig6 struct {
 	Delegated    []PrefixPool6
 	// Relayed are links behind relay agents. If there are none, the server ignores messages of relay agents.
 	Relayed []Link6
-	// Preferred and Valid are the lifetimes of the addresses and prefixes; half of Valid, and two hours, if zero.
-	// The unit on the wire is the second.
+	// Preferred and Valid are the lifetimes of the addresses and prefixes. If Valid is zero, it is two hours; if
+	// Preferred is zero, it is half of Valid. The unit on the wire is the second.
 	Preferred, Valid time.Duration
 	// DNS and NTP are the addresses of servers, and Search are search domains.
 	DNS, NTP []netip.Addr
@@ -112,9 +112,9 @@ type ServerEvent6 struct {
 type ServerStats6 struct {
 	Received [RelayForward6]uint64 // messages by type; index 0: other types
 	Replies  uint64
-	// Invalid counts messages without a required identifier or with a forbidden one, and Foreign those for another
-	// server or from a link that is not served. Full counts the associations for which there was no address or
-	// prefix, and Relayed the messages of relay agents.
+	// Invalid counts malformed relay messages, and messages without a required identifier or with a forbidden one.
+	// Foreign counts messages for another server or from a link that is not served. Full counts the associations
+	// for which there was no address or prefix. Relayed counts the messages of relay agents.
 	Invalid, Foreign, Full, Relayed uint64
 }
 
@@ -130,7 +130,7 @@ type Server6 struct {
 	byClient map[string]*Binding6
 	reserved map[netip.Addr]string // the DUID
 	next     time.Time             // when the first binding ends; zero: unknown or never
-	options  Options6              // by request
+	options  Options6              // sent to clients that request them
 	events   []ServerEvent6
 	stats    ServerStats6
 }
@@ -265,7 +265,7 @@ func (s *Server6) event(kind ServerEventKind4, b *Binding6) {
 	s.events = append(s.events, ServerEvent6{kind, *b})
 }
 
-// Bindings returns the assigned and the declined addresses, in their order.
+// Bindings returns the assigned and the declined addresses, and the assigned prefixes, in ascending order.
 func (s *Server6) Bindings() iter.Seq[Binding6] {
 	return func(yield func(Binding6) bool) {
 		all := make([]Binding6, 0, len(s.byAddr))
@@ -438,8 +438,8 @@ func (s *Server6) parameters(m, r *Message6) {
 	}
 }
 
-// assign fills an identity association of a client with an address or a prefix. If commit is set, the client gets
-// it. full reports whether there was none.
+// assign fills an identity association of a client with an address or a prefix. If commit is set, assign also
+// stores the binding. full reports whether there was no free address or prefix.
 func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia6, client []byte, commit bool, link *Link6) (full bool) {
 	asked := ia.items
 	*ia = ia6{id: ia.id}
@@ -453,7 +453,7 @@ func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia
 	if b != nil && !moved {
 		p = b.prefix()
 	} else {
-		for _, item := range asked { // a server that was started again gives the client what it has
+		for _, item := range asked { // a server without its bindings lets the client keep what it has
 			if s.available(code, item.prefix, client, link) {
 				p = item.prefix
 				break
@@ -518,11 +518,11 @@ func (s *Server6) available(code OptionCode6, p netip.Prefix, client []byte, lin
 	return slices.ContainsFunc(link.Pools, func(p Range6) bool { return !a.Less(p.First) && !p.Last.Less(a) })
 }
 
-// maxSearch6 limits the number of addresses that choose looks at.
+// maxSearch6 limits the number of addresses or prefixes that choose looks at in each pool.
 const maxSearch6 = 4096
 
-// choose chooses a free address or prefix for a client: its reserved one, or else one at a place in the pools that
-// the client's identity determines. It is invalid if there is none.
+// choose chooses a free address or prefix for a client: its reserved one, or else the first free one after a place
+// in the pools that a hash of the client's DUID and IAID determines. The result is invalid if there is none.
 func (s *Server6) choose(code OptionCode6, client []byte, iaid uint32, link *Link6) netip.Prefix {
 	if code == Opt6IANA {
 		for _, r := range link.Reservations {
@@ -586,7 +586,7 @@ func addTo(a netip.Addr, n uint64) netip.Addr {
 }
 
 // confirm answers a Confirm. RFC 8415 18.3.3: the server answers whether all addresses are right for the link. It
-// does not answer without addresses, or if it cannot know.
+// does not answer if the Confirm has no addresses, or if the server does not know the prefix of the link.
 func (s *Server6) confirm(m, r *Message6, link *Link6) bool {
 	n, status, text := 0, Success6, "all addresses are on the link"
 	for _, o := range m.Options {

@@ -58,7 +58,7 @@ func isDown(name string) bool {
 	return err == nil && ifc.Flags&net.FlagUp == 0
 }
 
-// plans are the plans of both families. The addresses of six are invalid if there is no IPv6; its note may
+// plans holds a plan for each family. If there is no IPv6, the addresses in six are invalid, and six.note may
 // say why.
 type plans struct{ four, six plan }
 

@@ -94,7 +94,7 @@ func (e *environment) noTAP(err *tapError) []string {
 	case e.system != "linux":
 		return []string{why, "to get one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
-		// Use perm.Err instead of perm, whose text contains the commands: they are the second line.
+		// The text of perm contains the commands. Use perm.Err, because the commands are the second line.
 		why = fmt.Sprintf("no %s device: %v", err.kind(), perm.Err)
 		// Root lacks the permission only if its capabilities were removed, as in a container.
 		if e.root {

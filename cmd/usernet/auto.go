@@ -15,8 +15,8 @@ import (
 const (
 	// offlineTime is the time between two log records while the host has no address.
 	offlineTime = 10 * time.Second
-	// secondTime is how long awaitAddrs waits for an IPv4 address when the host already has an IPv6
-	// address.
+	// secondTime is the longest time that awaitAddrs waits, after the host has an address, for an IPv4 address
+	// and for the other settings of a lease.
 	secondTime = 10 * time.Second
 )
 
@@ -65,8 +65,7 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	if err := n.awaitOnline(ctx); err != nil {
 		return err
 	}
-	// An IPv6 address is usable before the probes for an IPv4 address of DHCP, or the negotiation of one over PPP,
-	// have ended.
+	// The host may have a usable IPv6 address while DHCP still probes an IPv4 address or PPP still negotiates one.
 	wait, cancel := context.WithTimeout(ctx, secondTime)
 	defer cancel()
 	for {

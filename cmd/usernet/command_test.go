@@ -604,7 +604,7 @@ func TestIPv6AndItsRoutersCanBeTurnedOff(t *testing.T) {
 		require.Equal(t, c.six, slices.ContainsFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() }), c)
 	}
 
-	// A device keeps its IPv6 addresses, but they are not planned.
+	// The plan ignores the IPv6 addresses that the kernel's side of a device has.
 	l := linkFlags{noIPv6: true}
 	p, err := l.plan(kernel("tap0", "192.0.2.1/24", "tap0", "2001:db8::1/64"), nil, true)
 	require.NoError(t, err)

@@ -168,19 +168,19 @@ func dumpLink(ctx context.Context, t terminal, l *linkFlags, d *dumpFlags, out *
 	return err
 }
 
-// A dumper prints the frames that a filter selects. Its methods must not be called concurrently.
+// A dumper prints the frames that a filter selects. Its methods frame and close may be called concurrently.
 type dumper struct {
 	mu sync.Mutex // held by frame and close
 
 	dumpFlags
 	w    io.Writer
-	mac  []byte       // source of the frames that a packet socket saw being sent; nil on other links
+	mac  []byte       // of the interface of a packet socket: frames from this address are outbound; nil on other links
 	file *output      // of -w; may be nil
-	pcap *pcap.Writer // made with the first frame, whose link type is the file's
+	pcap *pcap.Writer // made for the first frame, with its link type
 	out  []byte
-	left int           // frames that are left of -c
+	left int           // frames still to print; not positive without -c
 	done chan struct{} // closed after the last frame or an error
-	over bool          // done is closed
+	over bool          // no more frames are printed
 	err  error         // the error of writing
 }
 
@@ -256,7 +256,7 @@ func (d *dumper) writePacket(pkt pcap.Packet) (err error) {
 	return d.pcap.Write(pkt)
 }
 
-// close ends the file of -w. A file without frames is a capture, too.
+// close completes the file of -w. Without frames, the file is still a valid capture.
 func (d *dumper) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -97,8 +97,8 @@ func (l *linkFlags) linkName(dev nic.Device) string {
 	return dev.Link().Name
 }
 
-// kernelSide returns the name of the interface with the kernel's addresses: the TAP, the TUN, or an
-// interface of the kernel for the VLAN on the TAP, if it has the usual name.
+// kernelSide returns the name of the interface with the kernel's addresses: the TAP or the TUN or, with -vlan,
+// the kernel's interface for the VLAN on the TAP. kernelSide assumes that this interface has the usual name.
 func (l *linkFlags) kernelSide() string {
 	if l.vlan != 0 {
 		return fmt.Sprintf("%s.%d", l.tap, l.vlan)
@@ -138,8 +138,8 @@ func (l *linkFlags) checkFlags() error {
 // memory, a second host.
 type network struct {
 	host *usernet.Host
-	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
-	addr netip.Addr    // our IPv4 address; with -auto, the IPv6 address if there is no IPv4 one
+	peer *usernet.Host // the second host on a wire in memory; nil on other links
+	addr netip.Addr    // our IPv4 address; if the link assigned only an IPv6 address, that one
 	six  netip.Addr    // our IPv6 address; may be invalid
 	gate prefixes      // the addresses of the other end
 	link string        // the name of the link
@@ -150,8 +150,8 @@ type network struct {
 	capt *nic.Captured
 }
 
-// closeTime is the longest time that Close waits for the hosts to close: their link may be stuck. The
-// sum of closeTime and the time that site.Shutdown takes is below one second, so that the program ends within a second.
+// closeTime is the longest time that Close waits for the hosts to close: their link may be stuck. closeTime and
+// the time that site.Shutdown takes are less than one second in total, so the program ends within a second.
 const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {
@@ -181,7 +181,8 @@ func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 	return n, advised(err)
 }
 
-// advised returns a *tapError with advice how to get a TAP added. It returns other errors unchanged.
+// advised replaces a *tapError by an error that says why there is no TAP or TUN and how to get one. It returns
+// other errors unchanged.
 func advised(err error) error {
 	var failed *tapError
 	if !errors.As(err, &failed) {
@@ -233,8 +234,8 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// openDevice opens the link of the flags; without any, it is the TAP. The prefixes are for the kernel's side
-// of a new TAP or TUN.
+// openDevice opens the link that the flags select, by default the TAP. If openDevice creates a TAP or TUN, the
+// kernel's side gets the addresses host.
 func (l *linkFlags) openDevice(host prefixes) (dev nic.DownNotifier, err error) {
 	if l.socket.isSet() {
 		return l.socket.open(l.mac, l.everything)
@@ -320,8 +321,8 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 }
 
 // plan chooses the addresses of both ends and calls l.check. own are the kernel's addresses on the
-// TAP, and taken those on other interfaces. If six is set, it always plans IPv6 (see planBoth), unless
-// l.noIPv6 is set.
+// TAP, and taken those on other interfaces. six is the parameter wanted of planBoth. If l.noIPv6 is set, plan
+// ignores six and the IPv6 addresses in own.
 func (l *linkFlags) plan(own, taken []ifaceAddr, six bool) (plans, error) {
 	if l.noIPv6 {
 		six = false
@@ -386,8 +387,8 @@ func (n *network) follow() {
 	}()
 }
 
-// newHost makes a host with the addresses ours, whose default routers are the addresses other. If auto
-// is set, the host also configures itself from the link's IPv6 routers, as routers says.
+// newHost makes a host. ours are the host's addresses, and other are its default routers. If auto is set and
+// l.routers reports true, the host also configures itself from the link's IPv6 routers.
 func (l *linkFlags) newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
 	cfg := usernet.Config{
 		NIC:     dev,

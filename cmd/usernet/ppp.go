@@ -102,7 +102,8 @@ func (f *pppFlags) open(l *linkFlags, log *slog.Logger) (*ppp.Device, error) {
 	return dev, err
 }
 
-// openEthernet opens a TAP of a name, which may exist, or else a packet socket on the interface of that name.
+// openEthernet opens the TAP with a name, and creates the TAP if there is no interface with that name. If this
+// fails, openEthernet opens a packet socket on the interface with that name.
 func openEthernet(name string, mac [6]byte) (nic.Device, error) {
 	tap, err := nic.OpenTAP(nic.TAPConfig{Name: name, MAC: mac})
 	if err == nil {

@@ -13,8 +13,8 @@ import (
 
 // socketFlags are the flags of the links that are sockets of the system.
 type socketFlags struct {
-	iface  string // of the kernel, for a packet socket
-	name   string // of the flag for iface, if it is not "i"
+	iface  string // the kernel's interface for a packet socket
+	name   string // the name of the flag for iface; define sets "i" if it is empty
 	vde    string
 	stream string
 	dgram  string
@@ -42,7 +42,7 @@ func (s *socketFlags) flags() (set []string) {
 
 func (s *socketFlags) isSet() bool { return len(s.flags()) > 0 }
 
-// place returns what the flag names.
+// place returns the value of the flag that is set.
 func (s *socketFlags) place() string { return s.iface + s.vde + s.stream + s.dgram }
 
 // kind returns what the link is, for messages.
@@ -78,8 +78,8 @@ func (s *socketFlags) check(l *linkFlags) error {
 	return nil
 }
 
-// checkAddrs returns an error if a host on an interface has no address of the interface's network. The
-// addresses that other links have by default are of no use there.
+// checkAddrs returns an error if the link is a packet socket and neither -addr nor -auto is given. The default
+// addresses are of no use there, because they are not on the network of the interface.
 func (s *socketFlags) checkAddrs(l *linkFlags) error {
 	if s.iface != "" && !l.auto && l.addr == (prefixes{}) {
 		return usageError("-" + s.name + " needs -addr, an address on the network of the interface, or -auto")
@@ -145,7 +145,8 @@ func openDatagram(spec string, mac [6]byte) (*nic.Datagram, error) {
 	return nic.OpenDatagram(nic.DatagramConfig{Network: network, Local: local, Remote: remote, MAC: mac, Name: "datagram"})
 }
 
-// isCreated reports whether the program made the device, so that it is ready for use.
+// isCreated reports whether the device is ready for use without commands of the user: the program has created
+// it, or it is not a TAP or TUN.
 func isCreated(dev nic.Device) bool {
 	d, ok := dev.(interface{ Created() bool })
 	return !ok || d.Created()
