@@ -78,7 +78,7 @@ func (e *Event) String() string {
 	return text
 }
 
-// args returns what the event says, for a log.
+// args returns the fields of the event as attributes, for a log and for String.
 func (e *Event) args() []slog.Attr {
 	var all []slog.Attr
 	if e.NIC != "" {
@@ -142,7 +142,7 @@ func (h *Host) Events(ctx context.Context) iter.Seq[Event] {
 	}
 }
 
-// A configuration is what events are about, at one moment.
+// A configuration is a snapshot of the state whose changes are events.
 type configuration struct {
 	links   []stack.InterfaceInfo
 	routes  []Route
@@ -262,7 +262,8 @@ func (c *configuration) leaseEvents(d *configuration) []Event {
 	return all
 }
 
-// A changeLog logs the events of a host. The clients of DHCP log those of leases, and the stack logs those of links.
+// A changeLog logs the changes of a host's addresses, routes and name servers. The DHCP clients log leases, and the
+// stack logs links.
 type changeLog struct {
 	h    *Host
 	mu   sync.Mutex

@@ -69,7 +69,8 @@ func ethernetIP6(to int, h wire.IPv6, payload []byte) []byte {
 	return b
 }
 
-// forgeICMP6 quotes a real packet in an ICMPv6 error to its sender, or makes another message.
+// forgeICMP6 makes an ICMPv6 message to the host at the end to. It is often an error that quotes the real packet in
+// the frame b.
 func forgeICMP6(r *rand.Rand, b []byte, to int) []byte {
 	me, other := netip.MustParseAddr([...]string{addr6A, addr6B}[to]), netip.MustParseAddr([...]string{addr6B, addr6A}[to])
 	if r.IntN(3) == 0 {
@@ -195,8 +196,8 @@ func fixFrame6(b []byte) []byte {
 	switch {
 	case err != nil || !whole:
 	case src.Is4In6() || dst.Is4In6():
-		// Package wire does not compute such a checksum, and the stack drops such a packet before
-		// it verifies one.
+		// Package wire computes no checksum over IPv4-mapped addresses. The stack drops a packet
+		// with such an address before it verifies the checksum.
 	case proto == wire.ProtoTCP && len(p) >= wire.TCPLen:
 		wire.SetTCPChecksum(src, dst, p)
 	case proto == wire.ProtoUDP && len(p) >= wire.UDPLen:

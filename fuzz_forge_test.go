@@ -9,7 +9,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// forge makes forged frames for the end to of a wire, from the frame like, which the end from has sent.
+// forge makes forged frames from the real frame like. from is the end of the wire that sent like, and to is the end
+// that receives the forged frames.
 func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Frame {
 	b := like.AppendTo(nil)
 	ip := len(b) >= wire.EthernetLen+wire.IPv4Len && isType(b, wire.EtherTypeIPv4)
@@ -87,7 +88,7 @@ func reversePorts(proto wire.Proto, t []byte) {
 	}
 }
 
-// cut shortens a packet that is larger than the MTU, because it was a super-frame.
+// cut shortens a packet that is larger than the MTU. Such a packet was sent as a super-frame.
 func cut(b []byte, mtu int) []byte {
 	if len(b) <= wire.EthernetLen+mtu {
 		return b
@@ -162,8 +163,8 @@ func ethernetIP(to int, h wire.IPv4, payload []byte) []byte {
 	return b
 }
 
-// forgeICMP makes an ICMP error to the sender of a real packet, which quotes the packet, or an ICMP
-// query.
+// forgeICMP makes an ICMP message to the host at the end to. It is often an error that quotes the real packet in the
+// frame b.
 func forgeICMP(r *rand.Rand, b []byte, from, to int) []byte {
 	me, other := netip.MustParseAddr([...]string{addrA, addrB}[to]), netip.MustParseAddr([...]string{addrB, addrA}[to])
 	if r.IntN(3) == 0 {

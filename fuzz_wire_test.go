@@ -447,8 +447,8 @@ func (e *fuzzEnd) check(f *nic.Frame) error {
 	return nil
 }
 
-// parseIP reads the headers of an IP packet up to the transport header. p are the bytes from there on.
-// whole reports whether the packet is not a fragment.
+// parseIP reads the headers of an IP packet before the transport header. p is the rest of the packet, which begins
+// with the transport header. whole reports whether the packet is not a fragment.
 func parseIP(b []byte) (src, dst netip.Addr, proto wire.Proto, p []byte, whole bool, err error) {
 	if wire.Version(b) == 6 {
 		ip, p, reason := wire.ParseIPv6(b)

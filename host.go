@@ -122,8 +122,8 @@ type Config struct {
 	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
 	// file. Resolver.Servers applies only if DNS above is empty. In the same way, Resolver.Search and
 	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Prefixes64, Multicast,
-	// MulticastRecords, Source or Rand of Resolver is nil, New sets it to the host's own function. With
-	// Source, New also sets Deprecated if that is nil.
+	// MulticastRecords, Source or Rand of Resolver is nil, New sets it to the host's own function. If
+	// Source and Deprecated are both nil, New also sets Deprecated.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.
@@ -299,7 +299,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 func (h *Host) Close() error {
 	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
 	h.mdns.Load().close() // first, because its goodbyes need the addresses of the leases
-	// A set is made if there is none, so that a start at the same time fails.
+	// setOf makes a set that does not exist yet, so that a concurrent start finds the set closed and fails.
 	setOf(&h.dhcp).close()
 	setOf(&h.dhcpServers).close()
 	setOf(&h.dhcp6).close()

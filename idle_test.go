@@ -217,7 +217,8 @@ func TestAnIdleCopyHoldsNoBuffer(t *testing.T) {
 	}
 }
 
-// A sniffedConn is a connection of the system whose first bytes were read earlier, as proxies do.
+// A sniffedConn is a kernel connection whose first bytes have been read before, as by a proxy that detects the
+// protocol.
 type sniffedConn struct {
 	*net.UnixConn // which has no WriteTo
 	r             io.Reader
@@ -315,8 +316,8 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	require.NoError(t, err, "what was read before is not waited for")
 }
 
-// A slowReader returns the numbers of bytes in gives, one after the other. It records the size of the
-// largest and of the last buffer that Read got.
+// A slowReader provides portions of data whose sizes are in gives. A Read returns bytes of one portion only. The
+// reader records the size of the largest buffer and of the last buffer that Read got.
 type slowReader struct {
 	gives      []int
 	most, last int

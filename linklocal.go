@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// This file keeps the link-local IPv4 address of an interface (RFC 3927). A dhcpClient keeps it, alone or
-// while no DHCP server answers.
+// This file manages the link-local IPv4 address of an interface (RFC 3927). A dhcpClient has the address. A client
+// that is alone has only this address; any other client has it only while no DHCP server answers.
 
 const (
 	// linkLocalTries is the number of unanswered messages of DHCP after which a client chooses a
@@ -28,9 +28,10 @@ const (
 )
 
 // StartLinkLocal gives an interface a link-local IPv4 address, 169.254.x.y/16, as Config.LinkLocal without
-// DHCP does (RFC 3927). An empty nicName means the only link. The host chooses the address from the MAC, and
-// uses it after it has probed for five to seven seconds that no other machine has the address. If another
-// machine uses the address later, the host defends it once in ten seconds, and otherwise chooses another one.
+// DHCP does (RFC 3927). An empty nicName means the only link. The host chooses the address from the MAC. It probes
+// for five to seven seconds whether another machine has the address, and uses the address if none has. If another
+// machine uses the address later, the host defends it. At a second conflict within ten seconds it chooses another
+// address.
 // For an address that is only used while no DHCP server answers, see DHCPConfig.LinkLocal.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet, EEXIST if
@@ -56,8 +57,8 @@ func (h *Host) StopLinkLocal(nicName string) error {
 // tendLinkLocal starts or stops the link-local address, and does what is due for it. The goroutine that runs
 // steps calls it.
 //
-// RFC 3927 2.11 leaves to the host when it gives up waiting for a DHCP server. The client continues to search
-// for servers.
+// RFC 3927 2.11 lets the host decide when it stops waiting for a DHCP server. The client continues to search for
+// servers.
 func (d *dhcpClient) tendLinkLocal(now time.Time) {
 	l := d.linkLocal
 	if l == nil {

@@ -209,9 +209,9 @@ func (r *linkRunner) wait() {
 	}
 }
 
-// finish calls last and ends the runner. It waits until time end at the latest. A call of work that is still
-// running then, for example because the link accepts no frames, changes nothing on the host any more, and is
-// followed by last.
+// finish calls last and ends the runner. It waits until time end at the latest. A call of work may still be running
+// at that time, for example because the link accepts no frames. That call then changes nothing on the host any more,
+// and last is called after it.
 func (r *linkRunner) finish(end time.Time) {
 	late := time.AfterFunc(time.Until(end), func() { r.end() })
 	defer late.Stop()

@@ -18,8 +18,8 @@ import (
 type linkUser interface {
 	comparable
 	base() *linkRunner
-	// socket returns the port that the users of a linkSet share, and what they are called. need is false if
-	// this user needs no socket.
+	// socket returns the family and the port of the socket that the users of a linkSet share. name is what errors
+	// call a user. need is false if this user needs no socket.
 	socket() (family stack.Family, port uint16, name string, need bool)
 	// receive handles a datagram that has arrived on the interface. It does not block, because it runs on the
 	// goroutine that received the packet.
@@ -134,7 +134,7 @@ func (s *linkSet[T]) on(index int) (u T, ok bool) {
 	return u, false
 }
 
-// close ends all users, within dhcpReleaseTime for those that can wait, and prevents further ones. If several
+// close ends all users, and prevents further ones. Together the users have dhcpReleaseTime to end. If several
 // goroutines call close, each call returns when the users have ended. The caller closes the stack afterwards.
 func (s *linkSet[T]) close() {
 	s.mu.Lock()

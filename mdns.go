@@ -38,16 +38,17 @@ const (
 	// waited in vain, the messages behind it wait only for mdnsStuckTime.
 	mdnsSendTime  = 200 * time.Millisecond
 	mdnsStuckTime = 10 * time.Millisecond
-	// mdnsBurst is the maximum number of messages that a goroutine of the program sends. Answers to other machines
-	// may be among them.
+	// mdnsBurst is the maximum number of messages that a goroutine of the program sends in one call. Answers to
+	// other machines may be among them.
 	mdnsBurst = 64
-	// mdnsEndTime limits the time for which the end of a link waits for a goroutine that sends.
+	// mdnsEndTime limits the time for which mdnsLink.end waits for a goroutine that sends.
 	mdnsEndTime = time.Second
 	// mdnsTimeout is how long a lookup waits for a first answer. The query is sent at 0, 1 and 3 s.
 	mdnsTimeout = 4 * time.Second
 	// mdnsMoreTime is how long a lookup waits for further answers after the first one.
 	mdnsMoreTime = 200 * time.Millisecond
-	// mdnsLostTime is how long a lookup waits for a record that must exist after another record of its name.
+	// mdnsLostTime is how long a lookup of an instance waits for the other one of its SRV and TXT records after the
+	// first one. Both must exist.
 	mdnsLostTime = 1500 * time.Millisecond
 )
 
@@ -314,7 +315,8 @@ func (l *mdnsLink) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	}
 }
 
-// do runs f, which may be nil, and what is due, and sends the messages of the node.
+// do handles the received messages, runs f if it is not nil, does what is due, and sends the messages of the node.
+// On a link that has ended, do does nothing.
 func (l *mdnsLink) do(f func(now time.Time)) {
 	l.mu.Lock()
 	if l.ended {
@@ -378,8 +380,8 @@ func (l *mdnsLink) queue() {
 }
 
 // drain sends the messages of the outbox in their order. If another goroutine is sending, drain returns at
-// once, and the other goroutine sends them. drain leaves what exceeds most messages to the timer, unless the link has
-// ended.
+// once, and the other goroutine sends them. most is the maximum number of messages that drain sends; it leaves the
+// others to the timer. On a link that has ended, drain sends all messages.
 func (l *mdnsLink) drain(most int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -449,8 +451,8 @@ func (l *mdnsLink) look() {
 	conns := l.all.conns
 	l.all.mu.Unlock()
 	if i >= 0 && conns[0] != nil {
-		// A group that is joined already is an error, and so is one of a family that the interface
-		// does not have yet.
+		// Errors are ignored. Join fails if the group is joined already, and if the interface has no address
+		// of the family yet.
 		conns[0].Join(mdns.Group4, l.index)
 		if conns[1] != nil {
 			conns[1].Join(mdns.Group6, l.index)
@@ -520,10 +522,10 @@ type publishedPart struct {
 	p *mdns.Published
 }
 
-// Publish publishes a service (RFC 6763) until Close or the end of the host. Other machines then find it by
+// Publish publishes a service (RFC 6763) until the Publication or the host is closed. Other machines then find it by
 // browsing, for example with avahi-browse. Publish does not wait until the service is announced, which takes
-// about a second. The errors are mdns.ErrBadService, mdns.ErrExists, ENODEV if Multicast DNS is on on no
-// interface, and net.ErrClosed, all wrapped.
+// about a second. The errors are mdns.ErrBadService, mdns.ErrExists, ENODEV if no interface has Multicast DNS, and
+// net.ErrClosed. They may be wrapped.
 func (h *Host) Publish(s MDNSService) (*Publication, error) {
 	links := h.mdns.Load().list()
 	if errors.Is(h.Err(), net.ErrClosed) {
@@ -546,8 +548,8 @@ func (h *Host) Publish(s MDNSService) (*Publication, error) {
 	return p, nil
 }
 
-// Instance returns the name of the instance, which differs from that in the Service if another machine has
-// an instance of the same name. With several interfaces it is that on the first one.
+// Instance returns the name of the instance. It differs from the name in the Service if another machine has an
+// instance of that name. With several interfaces, Instance returns the name on the first one.
 func (p *Publication) Instance() string {
 	part := p.parts[0]
 	part.l.mu.Lock()

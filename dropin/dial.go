@@ -63,7 +63,7 @@ func (d *Dialer) on(h *usernet.Host) *usernet.Dialer {
 		KeepAlive:       d.KeepAlive,
 		KeepAliveConfig: d.KeepAliveConfig,
 		LookupNetIP:     r.byHost(h).LookupNetIP,
-		Cancel:          d.Cancel, //lint:ignore SA1019 it has to work as long as it is there
+		Cancel:          d.Cancel, //lint:ignore SA1019 the deprecated field must still work
 		Control:         d.Control,
 		ControlContext:  d.ControlContext,
 	}

@@ -26,13 +26,13 @@ type cached struct {
 	received time.Time
 	life     time.Duration
 	expires  time.Time
-	// refresh is the time of the next query that renews the record, if somebody asks for it; zero if there
-	// is none.
+	// refresh is when to query for the record again, if there is a question for it. Zero means that there
+	// are no further queries.
 	refresh time.Time
 	queries int // number of such queries so far
 }
 
-// soon lowers the time of the next change.
+// soon sets next to at, if at is earlier. A zero at has no effect.
 func (c *cache) soon(at time.Time) {
 	if !at.IsZero() && (c.next.IsZero() || at.Before(c.next)) {
 		c.next = at
@@ -104,7 +104,8 @@ func (n *Node) learn(now time.Time, r *record) {
 	}
 }
 
-// evict removes the records of a name that nobody asks for. It reports false if there are none.
+// evict removes the records of one name and type for which there is no question. It reports false if there are
+// no such records.
 func (n *Node) evict() bool {
 	for k, set := range n.cache.entries {
 		if n.questions[k] == nil {
@@ -116,8 +117,9 @@ func (n *Node) evict() bool {
 	return false
 }
 
-// expire removes records whose life has ended, and makes the questions for others be asked again. RFC 6762
-// section 5.2: "The querier should plan to issue a query at 80% of the record lifetime, and then if no answer
+// expire removes records whose life has ended. For records that are about to expire, it asks their questions again.
+//
+// RFC 6762 section 5.2: "The querier should plan to issue a query at 80% of the record lifetime, and then if no answer
 // is received, at 85%, 90%, and 95%."
 func (n *Node) expire(now time.Time) {
 	c := &n.cache

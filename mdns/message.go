@@ -36,7 +36,7 @@ const (
 	maxMessage = 1400
 	// maxReceived is the largest message that is parsed (RFC 6762 section 17).
 	maxReceived = 9000
-	// maxRecords is the maximum number of records of a message that are parsed.
+	// maxRecords is the maximum number of questions and records of a message. A message with more is malformed.
 	maxRecords = 1024
 )
 
@@ -51,12 +51,12 @@ type question struct {
 type record struct {
 	name  name
 	typ   uint16
-	flush bool // whether this is the whole set of records of the name and type
+	flush bool // the cache-flush bit: the sender's records of the name and type are the whole set
 	ttl   uint32
 	data  string // in wire form; names in it are not compressed
 }
 
-// same reports whether x and y are the same record. Names in the data are compared with their case.
+// same reports whether x and y are the same record. It compares names in the data with regard to case.
 func (x *record) same(y *record) bool {
 	return x.typ == y.typ && x.data == y.data && x.name.fold() == y.name.fold()
 }
@@ -128,7 +128,7 @@ func readRecord(b []byte, off int) (r record, class uint16, end int, ok bool) {
 	if end > len(b) {
 		return r, 0, 0, false
 	}
-	// RFC 2181 8: a TTL with the most significant bit set is zero.
+	// RFC 2181 8: a TTL with the most significant bit set is treated as zero.
 	if r.ttl>>31 != 0 {
 		r.ttl = 0
 	}

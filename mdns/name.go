@@ -31,8 +31,8 @@ func makeName(parent name, labels ...string) (name, bool) {
 	return n, len(n) <= maxName
 }
 
-// parseName parses a name in presentation form, with or without a final dot. A backslash is before a
-// literal dot or backslash, or before three decimal digits for any byte.
+// parseName parses a name in presentation form, with or without a final dot. A backslash escapes the next byte, for
+// example a dot. A backslash and three decimal digits stand for the byte with that value.
 func parseName(s string) (name, error) {
 	var labels []string
 	var label []byte
@@ -110,7 +110,7 @@ func (n name) labels() []string {
 }
 
 // fold returns the name with ASCII letters in lower case. RFC 6762 section 16: names are compared without
-// regard to the case of ASCII letters. The lengths of labels are below 'A'.
+// regard to the case of ASCII letters. fold does not change the length bytes of labels, because they are below 'A'.
 func (n name) fold() name {
 	for i := range len(n) {
 		if c := n[i]; 'A' <= c && c <= 'Z' {
@@ -152,7 +152,7 @@ func readName(msg []byte, off int) (n name, end int, ok bool) {
 				end = off + 2
 			}
 			target := (c&0x3f)<<8 | int(msg[off+1])
-			// A pointer leads backwards, so that a loop ends.
+			// A pointer must lead backwards. The limit on jumps ends loops.
 			if jumps++; target >= off || jumps > maxName/2 {
 				return "", 0, false
 			}

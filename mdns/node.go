@@ -1,6 +1,6 @@
 // Package mdns is Multicast DNS (RFC 6762) and DNS-based Service Discovery (RFC 6763) for one link, as a
-// machine of messages and time. It resolves names below "local.", publishes the name of a host and its
-// services, and finds the services of others.
+// state machine whose inputs are messages and the time. It resolves names below "local.", publishes the name
+// of a host and its services, and finds the services of others.
 //
 // A Node has no clock, socket or goroutine. Its caller passes received messages and the time, sends the
 // messages that Next returns, and calls Tick when Deadline is reached. A usernet.Host does all this, see
@@ -61,7 +61,7 @@ type Node struct {
 	questions map[key]*ask
 
 	host     *group
-	groups   []*group // with host
+	groups   []*group // including host
 	index    map[name][]*own
 	addrs    []netip.Addr
 	delayed  []*response        // multicast responses that wait for their time
@@ -138,8 +138,8 @@ func (n *Node) Tick(now time.Time) {
 	n.sendDelayed(now)
 }
 
-// Receive handles a message from another machine on the link. The caller drops messages from other links,
-// and its own. The error is the reason why the Node ignored the message: ErrMalformed, ErrCode or ErrPort.
+// Receive handles a message from another machine on the link. The caller must not pass messages from other links
+// or its own messages. The error is the reason why the Node ignored the message: ErrMalformed, ErrCode or ErrPort.
 func (n *Node) Receive(now time.Time, data []byte, from netip.AddrPort) error {
 	m, err := parse(data)
 	switch {

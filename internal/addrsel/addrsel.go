@@ -87,8 +87,8 @@ func newDestination(addr, src netip.Addr, deprecated bool) destination {
 }
 
 // compare returns a negative number if a comes before b, a positive number if a comes after b, and
-// zero if the rules of RFC 6724 section 6 do not decide. It leaves out two rules. Rule 4 concerns
-// mobile homes, and rule 7 tunnels, which this host does not have.
+// zero if the rules of RFC 6724 section 6 do not decide. It leaves out two rules: rule 4 concerns
+// the home addresses of mobile nodes, and rule 7 concerns tunnels. This host has neither.
 func compare(a, b destination) int {
 	// Rule 1: "Avoid unusable destinations."
 	if !a.src.IsValid() || !b.src.IsValid() {
@@ -159,7 +159,8 @@ func common(s, d netip.Addr, most int) int {
 
 // SortDestinations sorts addresses in the order in which to try them (RFC 6724 6). source returns
 // the address from which the host would send to dst, or an invalid address if the host cannot send to
-// dst. deprecated reports whether such a source is deprecated (RFC 4862 5.5.4). If it is nil, none is.
+// dst. deprecated reports whether such a source is deprecated (RFC 4862 5.5.4). If deprecated is nil, no
+// source is.
 func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr, deprecated func(src netip.Addr) bool) {
 	if len(addrs) < 2 {
 		return
@@ -188,7 +189,7 @@ type Source struct {
 // decide, it returns false, so that the first of several sources wins. The addresses of a and b have
 // the family of dst.
 //
-// Better leaves out rule 4, because this host has no mobile homes.
+// Better leaves out rule 4, because this host has no home addresses of a mobile node.
 func Better(dst netip.Addr, a, b Source) bool {
 	s, r := a.Prefix.Addr(), b.Prefix.Addr()
 	// Rule 1: "Prefer same address."

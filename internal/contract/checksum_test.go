@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// setChecksum sets the socket option IPV6_CHECKSUM, for the kernel's sockets with x/net. It returns the errno.
+// setChecksum sets the socket option IPV6_CHECKSUM and returns the errno. On a kernel socket it uses x/net.
 func setChecksum(pc net.PacketConn, on bool, offset int) syscall.Errno {
 	var err error
 	if own, ok := pc.(interface{ SetChecksum(bool, int) error }); ok {
@@ -46,7 +46,8 @@ func rawChecksums(t *testing.T, w *world.World) []any {
 		n, err := from.WriteTo([]byte(data), to.LocalAddr())
 		seen = append(seen, n, err)
 	}
-	// Each of these has a wrong checksum. from itself has none yet, and receives them.
+	// A packet that is sent while the option of from is off has no valid checksum, so to drops the packet. These
+	// packets are "the first" and "the last".
 	send("the first")
 	seen = append(seen, setChecksum(from, true, 4))
 	send("data??and more")

@@ -12,8 +12,8 @@
 //
 // "src" or "dst" before host, net or port restricts the primitive to that end. host and net also match the
 // addresses of ARP packets. A protocol may stand before them: "tcp port 80", "ip6 net 2001:db8::/32", "udp
-// src port 53". A value without a word before it has the words of the primitive before it: "port 80 or
-// 443", "host 192.0.2.1 or 192.0.2.2". An address at the beginning or after src or dst needs no "host".
+// src port 53". If a value has no keywords of its own, the keywords of the previous primitive apply to it: "port
+// 80 or 443", "host 192.0.2.1 or 192.0.2.2". An address at the beginning or after src or dst needs no "host".
 //
 // Unlike tcpdump, a filter sees the packet inside a VLAN tag, and the protocol after the extension headers
 // of IPv6. It looks up no names.
@@ -42,7 +42,7 @@ func (f *Filter) Match(frame []byte, ethernet bool) bool {
 	return f.all.match(&p)
 }
 
-// A sequence is terms that and and or join. It is evaluated from left to right.
+// A sequence is a list of terms joined by "and" and "or". It is evaluated from left to right.
 type sequence struct {
 	first term
 	rest  []joined

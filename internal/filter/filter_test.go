@@ -29,7 +29,7 @@ func ether(kind wire.EtherType, tag bool, b []byte) []byte {
 	return append(f, b...)
 }
 
-// ip returns an IP packet. ext are the bytes of IPv6's extension headers, the first of which is of type next.
+// ip returns an IP packet. ext has the extension headers of an IPv6 packet, and next is the type of the first one.
 func ip(src, dst string, proto wire.Proto, ext []byte, next wire.Proto, payload []byte) []byte {
 	s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
 	if s.Is4() {
@@ -140,7 +140,7 @@ func selected(t *testing.T, expr string, frames [][]byte) (numbers []string) {
 	return numbers
 }
 
-// expressions are those that tcpdump is asked too.
+// expressions are the expressions that the tests give to Parse and to tcpdump.
 var expressions = []string{
 	"ip", "ip6", "arp", "tcp", "udp", "icmp", "icmp6", "igmp",
 	"host 192.0.2.1", "src host 192.0.2.1", "dst host 192.0.2.1", "src 192.0.2.1", "dst 2001:db8::1", "host fe80::1",
@@ -193,7 +193,7 @@ func TestTcpdumpSelectsTheSameFrames(t *testing.T) {
 		}
 		require.Equal(t, want, selected(t, expr, frames), "%q", expr)
 	}
-	// Each expression but the two that select nothing here selects some frames and not all.
+	// Ports 0 and 65535 are in no frame. Each other expression selects some of the frames, but not all.
 	for _, expr := range expressions {
 		n := len(selected(t, expr, frames))
 		require.True(t, (n > 0) == (expr != "port 0" && expr != "port 65535") && n < len(frames), "%q selects %d", expr, n)

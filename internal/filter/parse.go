@@ -87,7 +87,7 @@ func split(s string) (words []word) {
 type parser struct {
 	words []word
 	end   int
-	last  *primitive // the primitive before, whose words a value without words has
+	last  *primitive // the previous primitive, whose keywords apply to a value without keywords
 }
 
 // peek returns the next word, or "" at the end.
@@ -98,7 +98,7 @@ func (p *parser) peek() string {
 	return p.words[0].s
 }
 
-// take returns the next word and moves on if it is one of the alternatives.
+// take reports whether the next word is one of the alternatives. If so, it removes the word.
 func (p *parser) take(alternatives ...string) bool {
 	for _, a := range alternatives {
 		if len(p.words) > 0 && p.words[0].s == a {
@@ -200,7 +200,7 @@ func (p *parser) primitive() (c primitive, err error) {
 		return c, p.wrong("after src and dst, allowed are host, net, port and an address")
 	case hasProto && !hasEnd:
 		p.last = nil
-		return c, nil // the value of "tcp or 192.0.2.1" does not follow directly
+		return c, nil // in "tcp or 192.0.2.1", the address is a primitive of its own
 	case !isValue:
 		return c, p.wrong(allowed)
 	case !hasProto && !hasEnd && p.last != nil:
@@ -216,7 +216,8 @@ func (p *parser) primitive() (c primitive, err error) {
 	return p.value(c)
 }
 
-// checkKind returns an error if a protocol, which is written as name, has nothing of the kind.
+// checkKind returns an error if a protocol does not have what the kind k compares: addresses or ports. name is the
+// protocol's keyword.
 func (p *parser) checkKind(proto protocol, k kind, name string) error {
 	hasAddrs := proto == protoIP || proto == protoIP6 || proto == protoARP
 	switch {

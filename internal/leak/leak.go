@@ -1,4 +1,4 @@
-// Package leak measures what an action leaves behind that a test repeats.
+// Package leak measures the goroutines and the memory that a repeated action leaves behind.
 package leak
 
 import (
@@ -9,9 +9,9 @@ import (
 // patience is how long goroutines may need to end.
 const patience = time.Minute
 
-// Growth calls f until caches and pools have their size, and then n times. It returns by how much the number of
+// Growth first calls f several times to fill caches and pools, and then n times. It returns by how much the number of
 // goroutines and the bytes of the heap in use have grown during the n calls. Nothing else should run meanwhile. In
-// a bubble of testing/synctest, Growth counts the goroutines of all bubbles, too.
+// a bubble of testing/synctest, Growth also counts the goroutines outside the bubble.
 func Growth(n int, f func()) (goroutines int, bytes int64) {
 	for range n/10 + 2 {
 		f()

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// patience ends a program that hangs, and says nothing about speed.
+// patience is the time limit of a program. It is long, because it only has to end a program that hangs.
 const patience = 3 * time.Minute
 
 // Need skips a test that does not run as root. It calls Lacks if a tool is missing.
@@ -31,7 +31,7 @@ func Need(t testing.TB, tools ...string) {
 	}
 }
 
-// Lacks skips a test because something is missing that it needs. With CI=true the test fails instead.
+// Lacks skips a test because something that it needs is missing. With CI=true the test fails instead.
 func Lacks(t testing.TB, what string, err error) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -102,8 +102,8 @@ func (ns Namespace) Shell(t testing.TB, script string) string {
 	return ns.Run(t, "bash", "-euo", "pipefail", "-c", script)
 }
 
-// Lose makes the kernel drop one in a hundred, at random, of the packets that arrive in the namespace or leave it. match
-// selects packets in the words of nft; if it is empty, all packets are selected. Lose needs nft.
+// Lose makes the kernel drop one in a hundred of the packets that arrive in the namespace or leave it, at random. match
+// is an nft expression that selects the packets; if it is empty, all packets are selected. Lose needs nft.
 func (ns Namespace) Lose(t testing.TB, match string) {
 	t.Helper()
 	ns.Shell(t, fmt.Sprintf(`

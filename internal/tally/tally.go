@@ -4,8 +4,8 @@ package tally
 import "sync/atomic"
 
 // A Tally counts frames and their bytes. Several goroutines may add at once. An Add is one atomic
-// addition, because both counts are in one word. With a word for each count, counting took an eighth
-// of the time of a small datagram: a frame that stays in memory is counted four times on its way.
+// addition, because both counts are in one word. When each count had its own word, counting took an
+// eighth of the time of a small datagram, because a frame that stays in memory is counted four times.
 type Tally struct {
 	recent atomic.Uint64 // frames<<frameShift | bytes, not yet in the sums
 	begun  atomic.Uint32 // number of calls of fold that have begun

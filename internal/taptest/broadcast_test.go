@@ -15,8 +15,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A misaddressed device sends frames with SYN segments to all stations of the link, until it has sent so two of
-// them.
+// A misaddressed device sends the first two frames with SYN segments to the Ethernet broadcast address.
 type misaddressed struct {
 	nic.Device
 	syns atomic.Int32
@@ -51,8 +50,8 @@ func isSYN(b []byte) bool {
 	return false
 }
 
-// TestTCPIgnoresLinkLayerBroadcasts dials with SYNs in frames to all stations. The kernel drops them, and so do
-// we: the connection begins with the first SYN in a frame to the station.
+// TestTCPIgnoresLinkLayerBroadcasts dials, and sends the first two SYNs to the Ethernet broadcast address. The kernel
+// and usernet both drop these SYNs. The connection begins with the third SYN, which is sent to the server's MAC.
 //
 // RFC 1122 3.3.6: "A host SHOULD silently discard a datagram that is received via a link-layer broadcast but does
 // not specify an IP multicast or broadcast destination address."

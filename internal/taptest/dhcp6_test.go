@@ -59,8 +59,9 @@ func newTAP6(t *testing.T) (*namespace, *nic.TAP) {
 	return ns, tap
 }
 
-// Each server assigns an address to the host, which renews it and releases it. dnsmasq also advertises, with the
-// flag M, so that the host asks by itself. kea also delegates a prefix, and the link loses frames.
+// Each server assigns an address to the host, which releases it at the end. dnsmasq also sends Router Advertisements
+// with the flag M, so that the host starts DHCPv6 by itself. kea also delegates a prefix, the host renews its lease,
+// and the link loses frames.
 func TestDHCPv6ServersConfigureAHost(t *testing.T) {
 	t.Parallel()
 	need(t, "kea-dhcp6", "dnsmasq", "ping", "tshark", "unshare")
@@ -80,7 +81,8 @@ func TestDHCPv6ServersConfigureAHost(t *testing.T) {
 				dev = nic.Impair(dev, nic.ImpairConfig{In: bad, Out: bad, Seed: 5})
 				cfg = usernet.Config{}
 			}
-			// The capture has what the host sends, before the loss: it sends a Release only once.
+			// The capture is between the host and the loss. It has all that the host sends, also the Release, which
+			// the host sends only once.
 			cfg.NIC = nic.Capture(dev, capture, nic.CaptureConfig{})
 			h, err := usernet.New(cfg)
 			require.NoError(t, err)

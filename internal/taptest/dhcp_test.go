@@ -262,8 +262,8 @@ func TestServeAutoGetsItsAddresses(t *testing.T) {
 	need(t, append(avahiTools, "dnsmasq", "curl")...)
 	exe := build(t)
 	ns := newNamespace(t)
-	// Without duplicate address detection, dnsmasq has a link-local address, from which it must send router
-	// advertisements, as soon as the host asks for one.
+	// dnsmasq must send router advertisements from a link-local address. Without duplicate address detection, the
+	// interface has that address before the host asks for an advertisement.
 	ns.run(t, "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_dad=0")
 	ns.run(t, "ip", "tuntap", "add", "dev", tapName, "mode", "tap")
 	ns.run(t, "ip", "addr", "add", kernelAddr+"/24", "dev", tapName)

@@ -145,8 +145,8 @@ func allDiffCells() (cells []diffCell) {
 	return append(cells, diffCell{delay: 40 * time.Millisecond, seeds: 9, while: time.Second})
 }
 
-// run measures the three transfers of a cell with one seed, one after the other. If the cell has both loss
-// and delay, the processors are mostly idle, so as many transfers as -parallel allows run at the same time.
+// run measures the three transfers of a cell with one seed. They run one after the other, except in a cell with
+// both loss and delay. Such transfers leave the processors mostly idle, so they run in parallel.
 func (c diffCell) run(t *testing.T, seed uint64) (r diffRun) {
 	ok := t.Run(fmt.Sprintf("delay %v, loss %g, seed %d", c.delay, c.loss, seed), func(t *testing.T) {
 		t.Run("ours to kernel", func(t *testing.T) { r.out, r.outDropped = c.oursToKernel(t, seed) })

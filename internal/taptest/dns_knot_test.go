@@ -73,7 +73,7 @@ func TestCookiesAtARealServer(t *testing.T) {
 	require.Equal(t, map[string]int{"udp": 1, "tcp": 1}, c.since())
 }
 
-// Knot parses the records from their text form (RFC 9460 2.1), so their wire form is not ours.
+// Knot makes the wire form of the records from their text form (RFC 9460 2.1), so no code of usernet encodes them.
 func TestServiceBindingsOfARealServer(t *testing.T) {
 	t.Parallel()
 	need(t, "knotd")

@@ -98,8 +98,8 @@ func TestDNSOverTLSAndHTTPS(t *testing.T) {
 	}
 }
 
-// A server with another name is refused, and by opportunistic clients accepted. A server without TLS is
-// queried in clear, if that is allowed.
+// A server whose certificate has another name is refused, unless the client does not authenticate servers. A server
+// without TLS is queried in clear only if the resolver is opportunistic.
 func TestDNSOverTLSWithTheWrongServer(t *testing.T) {
 	t.Parallel()
 	needNameServers(t)

@@ -75,7 +75,7 @@ type station struct {
 	mu     sync.Mutex
 	said   []string
 	pong   chan uint16
-	echoed chan uint16 // ports to which an echo of UDP to markerPort and the following ports was sent
+	echoed chan uint16 // destination ports of the UDP echoes, if from markerPort up
 }
 
 // markerPort is the first source port of the datagrams that answers sends.
@@ -143,8 +143,9 @@ func (st *station) send(dst netip.Addr, next wire.Proto, payload []byte) {
 	require.Equal(st.t, 1, n)
 }
 
-// answers waits until the station has processed all frames, and returns its answers. It sends a datagram to
-// the program that echoes UDP, which echoes it last, and then a ping, which the station answers last.
+// answers waits until the station has processed all frames, and returns its answers. To detect this, it sends two
+// packets, one after the other, and waits for each answer: a UDP datagram, which the program on port 7 echoes after
+// all earlier ones, and a ping, which the station answers after all earlier packets.
 func (st *station) answers(id uint16) []string {
 	st.t.Helper()
 	b := make([]byte, wire.UDPLen)

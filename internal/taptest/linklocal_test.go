@@ -53,7 +53,8 @@ func TestLinkLocalAddressesBesideAvahi(t *testing.T) {
 	st, err := h.Ping(t.Context(), kernel, usernet.PingConfig{Timeout: patience})
 	require.NoError(t, err)
 	require.Equal(t, 1, st.Received)
-	// Unlike other programs, Debian's arping ignores replies by broadcast, which RFC 3927 2.5 requires.
+	// RFC 3927 2.5 requires that ARP replies are broadcast. Debian's arping ignores such replies, so the test uses
+	// that of busybox.
 	require.Contains(t, ns.run(t, "busybox", "arping", "-f", "-w", "60", "-I", tapName, first.String()), "Received 1 response")
 
 	// The kernel claims the host's address in each of its ARP requests, again and again.
@@ -68,7 +69,8 @@ func TestLinkLocalAddressesBesideAvahi(t *testing.T) {
 	require.Contains(t, ns.run(t, "ping", "-c", "2", "-i", "0.2", "-W", "60", second.String()), " 2 received")
 }
 
-// dnsmasq begins to serve a host that has chosen a link-local address meanwhile.
+// dnsmasq starts after the host has chosen a link-local address. The host then gets a lease, and the link-local
+// address is deprecated.
 func TestALinkLocalAddressGivesWayToDnsmasq(t *testing.T) {
 	t.Parallel()
 	need(t, "dnsmasq", "ping")

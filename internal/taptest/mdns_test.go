@@ -104,7 +104,7 @@ func (a *avahi) try(t *testing.T, args ...string) (stdout, stderr string, err er
 	return a.ns.try(t, append([]string{"env", "DBUS_SYSTEM_BUS_ADDRESS=" + a.bus}, args...)...)
 }
 
-// resolves waits until avahi-resolve prints a line with the fields.
+// resolves waits until avahi-resolve prints the fields of want, which are separated by single spaces.
 func (a *avahi) resolves(t *testing.T, want string, args ...string) {
 	t.Helper()
 	a.wait(t, strings.Join(args, " ")+" to print "+want, func() bool {
@@ -122,7 +122,7 @@ func TestMulticastDNSWithAvahi(t *testing.T) {
 		t.Run(map[bool]string{false: "no loss", true: "loss"}[loss], func(t *testing.T) {
 			t.Parallel()
 			ns, tap := newTAP(t, false)
-			goodbyes := 1 // that a peer may need
+			goodbyes := 1 // how often a service is withdrawn at most, until its goodbye arrives
 			if loss {
 				ns.drop(t)
 				goodbyes = 5
@@ -260,9 +260,9 @@ func weFindAvahi(t *testing.T, a *avahi, h *usernet.Host, goodbyes int) {
 	}
 }
 
-// The name of avahi's host is taken, so the host takes another one. If avahi is so slow that it defends its
-// name only after the host's announcement, both verify the name again, and the one with the lesser address takes
-// another name, which is avahi (RFC 6762 sections 8.2 and 9).
+// The host asks for the name of avahi's host, finds it taken, and takes another one. If avahi is so slow that it
+// defends its name only after the host's announcement, both verify the name again. The one with the lesser address
+// then takes another name (RFC 6762 sections 8.2 and 9). This is avahi.
 func aConflictWithAvahi(t *testing.T, a *avahi, h *usernet.Host) {
 	t.Helper()
 	require.NoError(t, h.StopMDNS(""))

@@ -13,7 +13,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// Each side detects that the other side already has the address that it is given.
+// Each side is given an address that the other side already has, and detects the duplicate.
 func TestDuplicatesAreFoundByAndAtTheKernel(t *testing.T) {
 	t.Parallel()
 	ns, h := newLink(t, "sysctl")

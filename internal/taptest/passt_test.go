@@ -11,9 +11,9 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// TestDataCrossesPasst has a host as the guest of passt. A mebibyte crosses in each direction, on connections of
-// either side, over each family. Debian's passt ignores IPv4 packets in frames with padding, such as an
-// acknowledgment of 54 bytes in a frame of 60: it then repeated the first window every two seconds.
+// TestDataCrossesPasst makes a host the guest of passt. A mebibyte crosses in each direction, on connections of
+// either side, over each family. Debian's passt ignores IPv4 packets in frames with padding. If the stream device
+// padded an acknowledgment of 54 bytes to 60, passt would repeat the first window every two seconds.
 func TestDataCrossesPasst(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "passt", "sha256sum")

@@ -21,14 +21,14 @@ import (
 	"github.com/usernet/usernet/nic/ppp"
 )
 
-// The addresses of both ends of a PPP link, in the form of families.
+// The addresses of both ends of a PPP link. They are the same as on a TAP.
 const (
 	pppd4, pppd6 = kernelAddr, kernelAddr6
 	ours4, ours6 = ourAddr, ourAddr6
 )
 
-// pppSecrets makes the guest's /etc/ppp, whose only users are joe and isp, and forgets the machine's own
-// options.
+// pppSecrets makes a new /etc/ppp for the guest. Its only users are joe and isp, and it hides the options of the
+// machine.
 const pppSecrets = `
 mount -t tmpfs none /etc/ppp
 echo 'joe * secret *
@@ -96,7 +96,7 @@ func usePPP(t *testing.T, u *uml, h *usernet.Host, dev string, size int64) {
 		sum := contentSum(t, size)
 		require.Equal(t, []string{sum, "-", fmt.Sprint(size), sum}, strings.Fields(out))
 	}
-	// The host as a client.
+	// Now the host is the client.
 	u.run(t, "mkdir -p /run/www; cp /run/content /run/www; busybox httpd -p 8000 -h /run/www >/dev/null 2>&1") // httpd listens when the script ends
 	client := &http.Client{Transport: &http.Transport{DialContext: h.DialContext, DisableKeepAlives: true}, Timeout: patience}
 	for _, url := range []string{"http://" + pppd4, "http://[" + pppd6 + "]"} {
@@ -107,15 +107,15 @@ func usePPP(t *testing.T, u *uml, h *usernet.Host, dev string, size int64) {
 	}
 }
 
-// zoneless returns the link-local address of the guest's interface, with the zone of the host's.
+// zoneless returns the link-local address of the guest's interface dev. The zone is the host's interface, ppp0.
 func zoneless(t *testing.T, u *uml, dev string) string {
 	t.Helper()
 	out := u.run(t, "ip -6 -o addr show dev "+dev+" scope link | sed 's/.*inet6 \\([^ /]*\\).*/\\1/'")
 	return strings.TrimSpace(out) + "%ppp0"
 }
 
-// pppd assigns the addresses. Each end authenticates itself, by CHAP or PAP. Data of both families crosses
-// the link in both directions. pppd ends the link, and we end it.
+// pppd assigns the addresses. With CHAP both ends authenticate themselves, and with PAP only the host does. Data of
+// both families crosses the link in both directions. Then pppd negotiates the link again, and the host ends it.
 func TestHostDialsIntoPPPD(t *testing.T) {
 	t.Parallel()
 	need(t, "linux.uml", "pppd", "curl", "ping", "busybox")

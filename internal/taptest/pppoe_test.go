@@ -20,8 +20,8 @@ import (
 	"github.com/usernet/usernet/nic/ppp"
 )
 
-// newUMLEthernet boots a guest with an Ethernet, and returns our end of it. The frames that we send are
-// impaired by imp.
+// newUMLEthernet boots a guest with an Ethernet, and returns our end of the Ethernet. imp impairs the frames in both
+// directions.
 func newUMLEthernet(t *testing.T, imp nic.Impairment, modules ...string) (*uml, nic.Device) {
 	t.Helper()
 	wire, guest := socketPair(t, unix.SOCK_DGRAM)
@@ -32,8 +32,8 @@ func newUMLEthernet(t *testing.T, imp nic.Impairment, modules ...string) (*uml, 
 	return u, nic.Impair(eth, nic.ImpairConfig{Out: imp, In: imp, Seed: 3})
 }
 
-// rp-pppoe's server gives the host a session, and the host uses it. The server ends the session, and gives
-// another. Close ends the session of the server.
+// rp-pppoe's server gives the host a session, and the host uses it. The server ends the session, and gives the host
+// another one. When the host is closed, that session ends on the server too.
 func TestHostUsesAPPPoEServer(t *testing.T) {
 	t.Parallel()
 	need(t, "linux.uml", "pppd", "pppoe-server", "curl", "ping", "busybox")

@@ -238,7 +238,7 @@ func useAndCapture(t *testing.T, plain bool) {
 		"ip && tcp.flags.reset == 1", "ip && tcp.flags.fin == 1", "ip && tcp.checksum.status == 1 && tcp.srcport == 80",
 		"ipv6 && tcp.flags.reset == 1", "ipv6 && tcp.flags.fin == 1", "ipv6 && tcp.checksum.status == 1 && tcp.srcport == 80"}
 	// The second filter matches correct frames that would show a fault of the stack. The third filter
-	// matches segments without a flow label, which only a reset without a connection may be.
+	// matches segments without a flow label.
 	absent := []string{faulty, "tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1",
 		"ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow == 0"}
 	if plain {

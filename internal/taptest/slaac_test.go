@@ -154,7 +154,7 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	out := ns.shell(t, fmt.Sprintf("curl -6 -sS --fail 'http://[%s]/content?n=%d' | sha256sum", a.Prefix.Addr(), someBulk))
 	require.Equal(t, contentSum(t, someBulk), strings.Fields(out)[0])
 
-	// First radvd deprecates the prefix. When radvd stops, the router and the address are removed.
+	// First radvd deprecates the prefix. When radvd stops, the router is removed. The address stays deprecated.
 	require.NoError(t, os.WriteFile(conf, []byte(radvdConfig(0, 3600)), 0o644))
 	require.NoError(t, radvd.Process.Signal(syscall.SIGHUP))
 	await(t, h, "the prefix is deprecated", func() bool { return autoAddr(h, "2001:db8:1::/64").State == stack.AddrDeprecated })

@@ -43,8 +43,8 @@ func newVeth(t *testing.T) (near, far *namespace) {
 	return near, far
 }
 
-// background starts a program in the namespace that runs until the end of the test. It returns the program's
-// output so far.
+// background starts a program in the namespace that runs until the end of the test. It returns a function that
+// returns the program's output so far.
 func (ns *namespace) background(t *testing.T, args ...string) func() string {
 	t.Helper()
 	cmd := ns.command(t.Context(), args...)
@@ -179,12 +179,12 @@ func TestDumpCommandWatchesAnInterface(t *testing.T) {
 	require.NotContains(t, got, "bad")
 }
 
-// newSwitch starts a vde_switch in the namespace, whose port with the kernel's addresses is a TAP, and
-// returns the directory of the switch.
+// newSwitch starts a vde_switch in the namespace, and returns the directory of the switch. One port of the switch is
+// a TAP with the kernel's addresses.
 func (ns *namespace) newSwitch(t *testing.T) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "vde.ctl")
-	// The switch ends with its standard input, unless it is a daemon.
+	// A switch that is not a daemon exits at the end of its standard input.
 	log := ns.background(t, "bash", "-c", fmt.Sprintf("sleep infinity | vde_switch -s %s -t %s", dir, tapName))
 	awaitFile(t, filepath.Join(dir, "ctl"), log)
 	ns.shell(t, "until ip link show dev "+tapName+" >/dev/null 2>&1; do sleep 0.05; done")
@@ -376,7 +376,7 @@ func TestAReplayedPingIsAnswered(t *testing.T) {
 	require.Equal(t, uint64(3), again.Stats().ICMP.Received)
 }
 
-// countPackets returns the number of packets in a capture that may be cut.
+// countPackets returns the number of whole packets in a capture, which may end within a packet.
 func countPackets(b []byte) (n int) {
 	r, err := pcap.NewReader(bytes.NewReader(b))
 	for err == nil {

@@ -267,8 +267,8 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	}
 }
 
-// vanish deletes the host's device, whose interface has the given name, while the host has data that it has
-// acknowledged.
+// vanish deletes the host's device, whose interface has the given name, while the host holds data that it has
+// acknowledged and that has not been read.
 func vanish(t *testing.T, ns *namespace, h *usernet.Host, name string) {
 	ln, err := h.Listen("tcp", ":5000")
 	require.NoError(t, err)

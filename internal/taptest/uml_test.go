@@ -136,7 +136,7 @@ func bootUML(t *testing.T, cfg umlConfig) *uml {
 	return u
 }
 
-// shutDown ends the guest. It must end by itself once nobody can send a script.
+// shutDown ends the guest. The guest must end by itself after its serial line 0 is closed.
 func (u *uml) shutDown(t *testing.T) {
 	u.scripts.Close()
 	select {

@@ -55,9 +55,9 @@ func (ns *namespace) newVLANSwitch(t *testing.T) (dir string, console *vdeConsol
 	return dir, &vdeConsole{c, bufio.NewReader(c)}
 }
 
-// TestVLANsOfAVDESwitchMeetAtATrunk has two hosts in different VLANs of a switch, the kernel in VLAN 100 and a
-// usernet host in VLAN 200, whose ports have no tags. A third host, on a port with tags, is in both VLANs and in
-// the network without a VLAN.
+// TestVLANsOfAVDESwitchMeetAtATrunk connects three hosts to a switch. The kernel is in VLAN 100 and a usernet host is
+// in VLAN 200, both on ports without tags. A third host, on a port with tags, is in both VLANs and in the network
+// without a VLAN.
 func TestVLANsOfAVDESwitchMeetAtATrunk(t *testing.T) {
 	t.Parallel()
 	need(t, "vde_switch", "curl", "ping", "sha256sum")
@@ -122,7 +122,7 @@ func TestVLANsOfAVDESwitchMeetAtATrunk(t *testing.T) {
 	}
 	require.Zero(t, trunk.Stats().Drops["frame of a VLAN without an interface"])
 
-	// The kernel does not reach the host of the other VLAN until its port is in VLAN 100.
+	// The kernel does not reach the host in VLAN 200 until the host's port is in VLAN 100.
 	for _, addr := range []string{"10.0.1.3", "2001:db8:1::3"} {
 		_, _, err := ns.try(t, "ping", "-c", "2", "-i", "0.2", "-W", "1", addr)
 		require.Error(t, err, addr)

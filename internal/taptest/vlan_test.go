@@ -18,8 +18,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// TestAKernelAnswersInEachVLAN connects a host to user-mode Linux, whose kernel has 802.1Q, with an interface
-// without a VLAN and two VLANs on one link. A mebibyte crosses in both directions in each network and family.
+// TestAKernelAnswersInEachVLAN connects a host to user-mode Linux, whose kernel has 802.1Q. The one link carries three
+// networks: one without a VLAN, and two VLANs. A mebibyte crosses in both directions in each network and family.
 func TestAKernelAnswersInEachVLAN(t *testing.T) {
 	t.Parallel()
 	need(t, "linux.uml", "modprobe", "curl", "sha256sum", "ping")

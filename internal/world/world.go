@@ -97,7 +97,7 @@ func KernelDialer(o DialOptions) *net.Dialer {
 		Timeout: o.Timeout, Deadline: o.Deadline, LocalAddr: o.Local, FallbackDelay: o.Fallback, KeepAlive: o.KeepAlive,
 		KeepAliveConfig: o.Config, Control: o.Control, ControlContext: o.ControlCtx,
 	}
-	//lint:ignore SA1019 it has to work as long as it is there
+	//lint:ignore SA1019 the deprecated field must still work
 	d.Cancel = o.Cancel
 	if o.Multipath {
 		d.SetMultipathTCP(true)
@@ -111,7 +111,7 @@ func UsernetDialer(h *usernet.Host, o DialOptions) *usernet.Dialer {
 		Host: h, Timeout: o.Timeout, Deadline: o.Deadline, LocalAddr: o.Local, FallbackDelay: o.Fallback, KeepAlive: o.KeepAlive,
 		KeepAliveConfig: o.Config, Control: o.Control, ControlContext: o.ControlCtx,
 	}
-	//lint:ignore SA1019 it has to work as long as it is there
+	//lint:ignore SA1019 the deprecated field must still work
 	d.Cancel = o.Cancel
 	if o.Multipath {
 		d.SetMultipathTCP(true)

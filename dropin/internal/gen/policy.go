@@ -52,7 +52,7 @@ func choices() map[string]choice {
 			"AddrError", "DNSConfigError", "DNSError", "InvalidAddrError", "OpError", "ParseError", "UnknownNetworkError",
 			// Nothing in the package returns one of these, but type switches name them.
 			"UnixConn", "UnixListener",
-			// Functions of their arguments alone.
+			// Functions whose results depend only on their arguments.
 			"CIDRMask", "IPv4", "IPv4Mask", "JoinHostPort", "ParseCIDR", "ParseIP", "ParseMAC", "Pipe", "ResolveUnixAddr", "SplitHostPort",
 			"TCPAddrFromAddrPort", "UDPAddrFromAddrPort",
 		}},

@@ -1,4 +1,4 @@
-// Package data uses what of net is not about connections.
+// Package data uses the data types of net, the list of interfaces, Pipe and Buffers.
 package data
 
 import (
@@ -17,7 +17,7 @@ type config struct {
 	Mask   net.IPMask
 }
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	ip, network, err := net.ParseCIDR("192.0.2.77/26")
 	fmt.Fprintln(w, ip, network, err, network.Contains(net.IPv4(192, 0, 2, 127)), len(ip) == net.IPv6len)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A limited listener counts, as those of golang.org/x/net/netutil do.
+// A limited listener wraps a listener, as that of golang.org/x/net/netutil does, and counts the calls of Accept.
 type limited struct {
 	net.Listener
 	n int
@@ -21,10 +21,10 @@ func (l *limited) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// dial has the type of many a field.
+// dial is a function type that many structs have as a field, for example http.Transport.
 type dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	lc := net.ListenConfig{KeepAlive: -1, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Hour}}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package names looks up what is known without asking.
+// Package names makes lookups that need no query to a server.
 package names
 
 import (
@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	addrs, err := net.LookupHost("localhost")
 	fmt.Fprintln(w, "localhost:", slices.Contains(addrs, "127.0.0.1"), err)

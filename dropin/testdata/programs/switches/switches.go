@@ -39,7 +39,7 @@ func settings(c net.Conn) error {
 	return raw.Control(func(uintptr) {})
 }
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP("127.0.0.1")})
 	if err != nil {

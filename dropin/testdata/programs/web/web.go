@@ -22,7 +22,7 @@ func (Upper) Do(in string, out *string) error {
 	return nil
 }
 
-// Run writes what it sees.
+// Run writes the results of its calls to w.
 func Run(w io.Writer) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
