@@ -65,11 +65,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	failed := 0
+	failed, ran := 0, 0
 	for i, m := range mutants {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], m.name) {
 			continue
 		}
+		ran++
 		began := time.Now()
 		if err := m.dies(filepath.Join(dir, fmt.Sprint(i))); err != nil {
 			failed++
@@ -79,6 +80,10 @@ func main() {
 		fmt.Printf("   %s: %s fails (%.0f s)\n", m.name, m.test, time.Since(began).Seconds())
 	}
 	os.RemoveAll(dir)
+	if ran == 0 {
+		fmt.Fprintln(os.Stderr, "there is no such mutant")
+		os.Exit(1)
+	}
 	if failed > 0 {
 		fmt.Fprintf(os.Stderr, "%d mutants live\n", failed)
 		os.Exit(1)

@@ -90,7 +90,11 @@ var sysctls = map[string]string{
 }
 
 func (l *lab) namespace(name string) (namespace, error) {
-	made, err := netns.Make(fmt.Sprintf("%s%d-%s", labPrefix, os.Getpid(), name))
+	prefix := labPrefix
+	if p := os.Getenv("USERNET_NETNS"); p != "" {
+		prefix = p + "-bench-" // .ci/run removes what a killed test leaves
+	}
+	made, err := netns.Make(fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), name))
 	if err != nil {
 		return namespace{}, err
 	}
@@ -216,7 +220,17 @@ func (ns namespace) start(cmd *exec.Cmd, core int) error {
 		if err := unix.SchedGetaffinity(0, &all); err != nil {
 			return err
 		}
-		one.Set(core)
+		left := core
+		for cpu := range 8 * int(unsafe.Sizeof(all)) { // the core-th of those that are permitted
+			if !all.IsSet(cpu) {
+				continue
+			}
+			if left == 0 {
+				one.Set(cpu)
+				break
+			}
+			left--
+		}
 		if err := unix.SchedSetaffinity(0, &one); err != nil {
 			return err
 		}

@@ -43,7 +43,9 @@ func twoNamespaces(t *testing.T, loss bool) (a, b netns.Namespace) {
 func startKernel(t *testing.T, ns netns.Namespace, cfg Config) {
 	t.Helper()
 	const port = 51820
-	cmd := exec.Command("ip", "netns", "exec", string(ns), "wireguard-go", "-f", "wg0")
+	// Namespaces do not separate the sockets /var/run/wireguard/NAME.sock.
+	ifc := fmt.Sprintf("wg%d", os.Getpid())
+	cmd := exec.Command("ip", "netns", "exec", string(ns), "wireguard-go", "-f", ifc)
 	var errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &errs, &errs
 	require.NoError(t, cmd.Start())
@@ -60,12 +62,12 @@ func startKernel(t *testing.T, ns netns.Namespace, cfg Config) {
 		"[Interface]\nPrivateKey = %v\nListenPort = %d\n[Peer]\nPublicKey = %v\nPresharedKey = %v\nAllowedIPs = %v, %v\n",
 		cfg.PrivateKey, port, p.PublicKey, p.PresharedKey, p.AllowedIPs[0], p.AllowedIPs[1]), 0o600))
 	require.Eventually(t, func() bool {
-		return exec.Command("ip", "netns", "exec", string(ns), "wg", "setconf", "wg0", file).Run() == nil
+		return exec.Command("ip", "netns", "exec", string(ns), "wg", "setconf", ifc, file).Run() == nil
 	}, patience, 50*time.Millisecond)
 	for _, a := range cfg.Addresses {
-		ns.Shell(t, fmt.Sprintf("ip addr add %v dev wg0 $([[ %[1]v == *:* ]] && echo nodad)", a))
+		ns.Shell(t, fmt.Sprintf("ip addr add %[1]v dev %[2]s $([[ %[1]v == *:* ]] && echo nodad)", a, ifc))
 	}
-	ns.Shell(t, "ip link set wg0 mtu 1420 up")
+	ns.Shell(t, "ip link set "+ifc+" mtu 1420 up")
 }
 
 func TestKernelReachesTheHostThroughWireguardGo(t *testing.T) {

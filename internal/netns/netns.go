@@ -38,7 +38,7 @@ func Make(name string) (Namespace, error) {
 func (ns Namespace) Remove() error {
 	out, err := exec.Command("ip", "netns", "pids", string(ns)).Output()
 	if err != nil {
-		return fmt.Errorf("ip netns pids %s: %w", ns, err)
+		err = fmt.Errorf("ip netns pids %s: %w", ns, err)
 	}
 	for _, pid := range strings.Fields(string(out)) {
 		switch n, _ := strconv.Atoi(pid); n {

@@ -198,9 +198,10 @@ exit 0
 			}, patience, 50*time.Millisecond)
 			require.Eventually(t, func() bool { return count("extended") >= 1 }, patience, 50*time.Millisecond, "it renews")
 			if name == "dhclient" { // dhcpcd 9.4.1 ends without a Release
-				b, err := os.ReadFile(filepath.Join(dir, "prefix"))
-				require.NoError(t, err)
-				require.Equal(t, prefix, strings.TrimSpace(string(b)))
+				require.Eventually(t, func() bool {
+					b, _ := os.ReadFile(filepath.Join(dir, "prefix"))
+					return strings.TrimSpace(string(b)) == prefix
+				}, patience, 50*time.Millisecond, "the script gets the prefix")
 				ns.run(t, append([]string{"dhclient", "-r"}, args...)...)
 				require.Eventually(t, func() bool { return count("returned") >= 2 }, patience, 50*time.Millisecond, "it releases")
 			}
@@ -263,4 +264,5 @@ func TestADHCPv6RelayAgentServesAnotherLink(t *testing.T) {
 	types := show("-Y", "dhcpv6", "-T", "fields", "-e", "dhcpv6.msgtype")
 	require.Contains(t, types, "12,")
 	require.Contains(t, types, "13,")
+	require.Contains(t, types, "12,8", "the agent relayed a Release")
 }

@@ -4,6 +4,7 @@ package taptest
 
 import (
 	"encoding/json"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,11 +16,12 @@ func TestIperf3MovesAGibibyteOverIPv6(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 30
 	ns, h := newLink(t, "iperf3", "ss")
-	ns.daemon(t, "iperf3", "-s", "-B", "127.0.0.1", "-p", "5201")
-	ns.shell(t, "until ss -Hltn 'sport = :5201' | grep -q 5201; do sleep 0.02; done")
-	forward(t, ns, h, "5201", "127.0.0.1:5201")
 	e := families[1]
-	for _, options := range [][]string{nil, {"--reverse"}} {
+	for i, options := range [][]string{nil, {"--reverse"}} {
+		port := strconv.Itoa(5201 + i) // a server is not ready at once after a test
+		ns.daemon(t, "iperf3", "-s", "-B", "127.0.0.1", "-p", port)
+		ns.shell(t, "until ss -Hltn 'sport = :"+port+"' | grep -q "+port+"; do sleep 0.02; done")
+		forward(t, ns, h, port, "127.0.0.1:"+port)
 		var got struct {
 			End struct {
 				Sent     struct{ Bytes int64 } `json:"sum_sent"`
@@ -27,7 +29,7 @@ func TestIperf3MovesAGibibyteOverIPv6(t *testing.T) {
 			}
 			Error string
 		}
-		out := ns.run(t, append([]string{"iperf3", e.flag, "--json", "-c", e.ours, "-n", "1G"}, options...)...)
+		out := ns.run(t, append([]string{"iperf3", e.flag, "--json", "-c", e.ours, "-p", port, "-n", "1G"}, options...)...)
 		require.NoError(t, json.Unmarshal([]byte(out), &got))
 		require.Empty(t, got.Error)
 		require.GreaterOrEqual(t, got.End.Sent.Bytes, int64(size), "%v", options)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,9 +50,14 @@ func (ns *namespace) newVLANSwitch(t *testing.T) (dir string, console *vdeConsol
 	manage := filepath.Join(t.TempDir(), "console")
 	log := ns.background(t, "bash", "-c", fmt.Sprintf("sleep infinity | vde_switch -s %s -t %s -M %s", dir, tapName, manage))
 	awaitFile(t, manage, log)
-	c, err := net.Dial("unix", manage)
-	require.NoError(t, err)
+	var c net.Conn
+	require.Eventually(t, func() bool { // the socket exists a moment before the switch listens
+		var err error
+		c, err = net.Dial("unix", manage)
+		return err == nil
+	}, patience, 10*time.Millisecond)
 	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
 	return dir, &vdeConsole{c, bufio.NewReader(c)}
 }
 

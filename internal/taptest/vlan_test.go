@@ -84,7 +84,9 @@ func TestDumpCommandShowsVLANTags(t *testing.T) {
 			require.NoError(t, p.cmd.Start())
 			done := make(chan error, 1)
 			go func() { done <- p.cmd.Wait() }()
+			end := time.Now().Add(patience)
 			for running := true; running; {
+				require.True(t, time.Now().Before(end), "dump does not see the frames")
 				_, err := dev.Send([]nic.Frame{{Head: frame}})
 				require.NoError(t, err)
 				select {
