@@ -153,6 +153,7 @@ func (d *dhcp6Client) round(queue []func(time.Time)) (next time.Time) {
 		if d.machine != nil && d.machine.Lease() != nil {
 			d.handle(dhcp.Event6{Kind: dhcp.Lost, Lease: d.machine.Lease(), Reason: "its interface was removed"})
 		}
+		d.machine = nil // last must not report the lease again
 		d.all.remove(d)
 		return next
 	}

@@ -22,7 +22,7 @@ type DHCP6ServerConfig struct {
 	// link-local. Without Pools, Reservations, Delegated and Relayed, the server is stateless.
 	Server dhcp.ServerConfig6
 	// OnEvent, if not nil, is called for each new, extended and ended lease, one after the other. It may
-	// call the methods of the DHCP6Server except Close.
+	// call the methods of the DHCP6Server except Close. It must not call Host.Close either, which waits for it.
 	OnEvent func(dhcp.ServerEvent6)
 }
 
@@ -86,11 +86,22 @@ func (h *Host) serveDHCP6(nicName string, cfg DHCP6ServerConfig) (*DHCP6Server, 
 	if err := d.all.add(d); err != nil {
 		return nil, err
 	}
-	if err := d.conn.Join(dhcp.AllServers6(), d.index); err != nil {
-		d.Close()
-		return nil, err
+	for _, g := range d.groups() {
+		if err := d.conn.Join(g, d.index); err != nil {
+			d.Close()
+			return nil, err
+		}
 	}
+	d.do(nil) // for the ends of the leases of cfg.Server.Bindings
 	return d, nil
+}
+
+// groups returns the multicast groups to which clients and relay agents send.
+func (d *DHCP6Server) groups() []netip.Addr {
+	if d.relayed {
+		return []netip.Addr{dhcp.AllServers6(), dhcp.RelayedServers6()}
+	}
+	return []netip.Addr{dhcp.AllServers6()}
 }
 
 func (d *DHCP6Server) socket() (stack.Family, uint16, string, bool) {
@@ -217,7 +228,9 @@ func (d *DHCP6Server) Close() error {
 	if !d.end() {
 		return net.ErrClosed
 	}
-	d.conn.Leave(dhcp.AllServers6(), d.index)
+	for _, g := range d.groups() {
+		d.conn.Leave(g, d.index)
+	}
 	d.all.remove(d) // closes the socket, so that a waiting send returns
 	d.wait()
 	return nil

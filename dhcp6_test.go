@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -225,11 +226,11 @@ func TestADHCPv6ServerReceivesWhileItReports(t *testing.T) {
 	pc, err := h.ListenPacket("udp6", ":546")
 	require.NoError(t, err)
 	zone := h.Interfaces()[1].Name
-	reports := 0
+	var reports atomic.Int32
 	router := router6(t, &sendHook{Device: wireA, before: func(f nic.Frame) {
 		// The record of a group has four bytes before the group (RFC 9777 5.2.5).
 		if g := dhcp.AllServers6().AsSlice(); bytes.Contains(slices.Concat(f.Head, f.Body), append([]byte{0, 0, 0}, g...)) {
-			reports++
+			reports.Add(1)
 			m := &dhcp.Message6{Type: dhcp.InformationRequest6, XID: 7}
 			pc.WriteTo(m.Append(nil), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[ff02::1:2%"+zone+"]:547")))
 		}
@@ -249,7 +250,7 @@ func TestADHCPv6ServerReceivesWhileItReports(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("ServeDHCP6 waits for itself")
 	}
-	require.Positive(t, reports)
+	require.Positive(t, reports.Load())
 }
 
 // A server ends with its interface, and another socket may then use the port.

@@ -26,7 +26,7 @@ type DHCPServerConfig struct {
 	// Server.Link has neither Pools nor Reservations, the pool is the whole network.
 	Server dhcp.ServerConfig4
 	// OnEvent, if not nil, is called for each new, extended and ended lease, one after the other. It may
-	// call the methods of the DHCPServer except Close.
+	// call the methods of the DHCPServer except Close. It must not call Host.Close either, which waits for it.
 	OnEvent func(dhcp.ServerEvent4)
 }
 

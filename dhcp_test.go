@@ -387,7 +387,7 @@ func TestStopDHCPDoesNotWaitForAStuckLink(t *testing.T) {
 			select {
 			case err := <-stopped:
 				require.NoError(t, err)
-				require.Equal(t, 200*time.Millisecond, time.Since(began))
+				require.LessOrEqual(t, time.Since(began), 200*time.Millisecond)
 			case <-time.After(time.Hour):
 				t.Error("StopDHCP does not return")
 			}

@@ -36,10 +36,14 @@ const (
 
 // String returns the kind in words, for example "address added".
 func (k EventKind) String() string {
-	return [...]string{
+	names := [...]string{
 		"link added", "link removed", "link up", "link down", "address added", "address changed",
 		"address removed", "route added", "route removed", "name servers changed", "lease changed", "lease ended",
-	}[k]
+	}
+	if int(k) >= len(names) {
+		return fmt.Sprintf("event %d", uint8(k))
+	}
+	return names[k]
 }
 
 // An Event is a change of a host's configuration.
@@ -57,7 +61,7 @@ type Event struct {
 }
 
 // Router returns the router of a default route that was added or removed, or an invalid address.
-func (e *Event) Router() netip.Addr {
+func (e Event) Router() netip.Addr {
 	if e.Route.Dst.IsValid() && e.Route.Dst.Bits() == 0 {
 		return e.Route.Via
 	}
@@ -65,7 +69,7 @@ func (e *Event) Router() netip.Addr {
 }
 
 // String describes the event in a line.
-func (e *Event) String() string {
+func (e Event) String() string {
 	text := e.Kind.String()
 	if e.NIC != "" {
 		text = e.NIC + ": " + text
@@ -79,7 +83,7 @@ func (e *Event) String() string {
 }
 
 // args returns the fields of the event as attributes, for a log and for String.
-func (e *Event) args() []slog.Attr {
+func (e Event) args() []slog.Attr {
 	var all []slog.Attr
 	if e.NIC != "" {
 		all = append(all, slog.String("nic", e.NIC))
@@ -262,24 +266,44 @@ func (c *configuration) leaseEvents(d *configuration) []Event {
 	return all
 }
 
-// A changeLog logs the changes of a host's addresses, routes and name servers. The DHCP clients log leases, and the
-// stack logs links.
+// A changeLog logs the changes of a host's addresses, routes and name servers. The clients of DHCP log the events of
+// leases, and the stack logs those of links.
 type changeLog struct {
 	h    *Host
-	mu   sync.Mutex
-	last *configuration
+	last *configuration // belongs to the goroutine that has the turn
+
+	mu    sync.Mutex
+	turn  bool // a goroutine logs
+	again bool // the goroutine that has the turn must look again
 }
 
-// logChanges logs the changes of the host's addresses, routes and name servers from now on.
+// logChanges logs the changes from now on.
 func (h *Host) logChanges() {
 	l := &changeLog{h: h, last: h.configuration()}
 	h.stack.OnChange(l.look)
 }
 
-// look logs what has changed since the last call.
+// look logs what has changed. If another goroutine is logging, that goroutine does it. No lock is held while the
+// handler of the log runs, because the handler may block.
 func (l *changeLog) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.again = true
+	if l.turn {
+		return
+	}
+	l.turn = true
+	for l.again {
+		l.again = false
+		l.mu.Unlock()
+		l.log()
+		l.mu.Lock()
+	}
+	l.turn = false
+}
+
+// log logs what has changed since the last call.
+func (l *changeLog) log() {
 	if errors.Is(l.h.Err(), net.ErrClosed) {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/dhcp"
 	"github.com/usernet/usernet/internal/nictest"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
@@ -135,4 +136,62 @@ func TestEventsEndWithTheHost(t *testing.T) {
 		require.NoError(t, h.Close())
 		<-ended
 	})
+}
+
+// A slowHandler is a handler of a log that blocks for a second.
+type slowHandler struct{ slog.Handler }
+
+func (h slowHandler) Handle(ctx context.Context, r slog.Record) error {
+	time.Sleep(time.Second)
+	return h.Handler.Handle(ctx, r)
+}
+
+// In a bubble, time stands still while a goroutine waits for a mutex.
+func TestASlowLogHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := nic.Pipe(nic.PipeConfig{})
+		defer far.Close()
+		var log logBuffer
+		h, err := usernet.New(usernet.Config{NIC: near, NoIPv6: true, Logger: slog.New(slowHandler{slog.NewTextHandler(&log, nil)})})
+		require.NoError(t, err)
+		defer h.Close()
+		start := time.Now()
+		for i := range 3 {
+			require.NoError(t, h.AddAddr("", netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + i)}), 32), usernet.AddrOptions{}))
+			time.Sleep(time.Millisecond)
+		}
+		require.Less(t, time.Since(start), time.Second)
+		time.Sleep(time.Minute)
+		require.Equal(t, 3, strings.Count(log.String(), "address added"))
+	})
+}
+
+// The handler of an event may close the host, whatever has ended the lease.
+func TestTheHandlerOfALostLeaseMayCloseTheHost(t *testing.T) {
+	for name, end := range map[string]func(h *usernet.Host) error{
+		"the client is stopped":    func(h *usernet.Host) error { return h.StopDHCP("") },
+		"the interface is removed": func(h *usernet.Host) error { return h.Stack().RemoveNIC(h.Interfaces()[1].Name) },
+		"the host is closed":       func(h *usernet.Host) error { return h.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, wire := linkWithServer(t, time.Hour)
+				var h *usernet.Host
+				lost := make(chan struct{})
+				h, err := usernet.New(usernet.Config{NIC: wire, NoIPv6: true})
+				require.NoError(t, err)
+				require.NoError(t, h.StartDHCP("", usernet.DHCPConfig{OnEvent: func(e dhcp.Event4) {
+					if e.Kind == dhcp.Lost {
+						h.Close()
+						close(lost)
+					}
+				}}))
+				waitOnline(t, h)
+				start := time.Now()
+				require.NoError(t, end(h))
+				<-lost
+				require.LessOrEqual(t, time.Since(start), time.Second)
+			})
+		})
+	}
 }

@@ -192,6 +192,7 @@ func (r *linkRunner) end() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
+		r.changed.Broadcast() // finish may wait only until its time
 		return false
 	}
 	r.ended = true
@@ -213,15 +214,23 @@ func (r *linkRunner) wait() {
 // at that time, for example because the link accepts no frames. That call then changes nothing on the host any more,
 // and last is called after it.
 func (r *linkRunner) finish(end time.Time) {
-	late := time.AfterFunc(time.Until(end), func() { r.end() })
+	// The last quarter of the time is for what last does after its messages have waited for room in vain.
+	soon := end.Add(-time.Until(end) / 4)
+	late := time.AfterFunc(time.Until(soon), func() { r.end() })
 	defer late.Stop()
+	over := time.AfterFunc(time.Until(end), r.changed.Broadcast)
+	defer over.Stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.ended && r.until.IsZero() {
-		r.closing = end
-		r.run()
+		r.closing = soon
+		go func() { // not here: last calls OnEvent, which may block or call Host.Close
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.run()
+		}()
 	}
-	for !r.ended || r.turn && time.Now().Before(end) {
+	for !r.ended || (r.turn || !r.closing.IsZero()) && time.Now().Before(end) {
 		r.changed.Wait()
 	}
 }

@@ -20,6 +20,12 @@ func AllServers6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 13: 1, 15: 2})
 }
 
+// RelayedServers6 returns All_DHCP_Servers, ff05::1:3, the multicast address of servers to which relay agents send
+// (RFC 8415 7.1).
+func RelayedServers6() netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xff, 1: 5, 13: 1, 15: 3})
+}
+
 // A MessageType6 is the type of a DHCPv6 message (RFC 8415 7.3).
 type MessageType6 uint8
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"time"
@@ -124,15 +125,16 @@ type ServerStats6 struct {
 // An Advertise takes no memory: the server finds the address for a client from its DUID, so the client gets
 // the same address later.
 type Server6 struct {
-	cfg      ServerConfig6
-	links    []*Link6 // that of the server, and those behind relay agents
-	byAddr   map[netip.Prefix]*Binding6
-	byClient map[string]*Binding6
-	reserved map[netip.Addr]string // the DUID
-	next     time.Time             // when the first binding ends; zero: unknown or never
-	options  Options6              // sent to clients that request them
-	events   []ServerEvent6
-	stats    ServerStats6
+	cfg       ServerConfig6
+	links     []*Link6 // that of the server, and those behind relay agents
+	byAddr    map[netip.Prefix]*Binding6
+	byClient  map[string]*Binding6
+	reserved  map[netip.Addr]string // the DUID
+	delegated []PrefixPool6         // of all links
+	next      time.Time             // when the first binding ends; zero: unknown or never
+	options   Options6              // sent to clients that request them
+	events    []ServerEvent6
+	stats     ServerStats6
 }
 
 // NewServer6 returns a server. The error says which part of the configuration is wrong.
@@ -205,6 +207,12 @@ func (s *Server6) check(l *Link6, relayed bool) error {
 		if !p.Prefix.IsValid() || !p.Prefix.Addr().Is6() || p.Prefix.Bits() > p.Bits || p.Bits < 1 || p.Bits > 64 {
 			return fmt.Errorf("dhcp: the pool %v of prefixes does not have prefixes of %d bits, at most 64", p.Prefix, p.Bits)
 		}
+		for _, q := range s.delegated {
+			if q.Bits != p.Bits && q.Prefix.Overlaps(p.Prefix) {
+				return fmt.Errorf("dhcp: the pools %v and %v overlap, but have prefixes of different lengths", q.Prefix, p.Prefix)
+			}
+		}
+		s.delegated = append(s.delegated, p)
 	}
 	return nil
 }
@@ -449,6 +457,11 @@ func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia
 		return false
 	}
 	moved := b != nil && !link.fits(code, b.prefix()) // to another link
+	if moved && commit {                              // first, because the table may be full
+		s.drop(b)
+		s.event(Ended, b)
+		b, moved = nil, false
+	}
 	var p netip.Prefix
 	if b != nil && !moved {
 		p = b.prefix()
@@ -483,11 +496,6 @@ func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia
 	ia.t1, ia.t2 = uint32(min(preferred/2, infinity)), uint32(min(preferred*4/5, infinity))
 	if !commit {
 		return false
-	}
-	if moved {
-		s.drop(b)
-		s.event(Ended, b)
-		b = nil
 	}
 	kind := Extended
 	if b == nil {
@@ -567,12 +575,12 @@ func (s *Server6) choose(code OptionCode6, client []byte, iaid uint32, link *Lin
 // poolSize returns the number of addresses of a pool, at most 2^62.
 func poolSize(p Range6) uint64 {
 	first, last := p.First.As16(), p.Last.As16()
-	high := binary.BigEndian.Uint64(last[:]) - binary.BigEndian.Uint64(first[:])
-	low1, low2 := binary.BigEndian.Uint64(first[8:]), binary.BigEndian.Uint64(last[8:])
-	if high > 0 || low2-low1 >= 1<<62 {
+	low, borrow := bits.Sub64(binary.BigEndian.Uint64(last[8:]), binary.BigEndian.Uint64(first[8:]), 0)
+	high, _ := bits.Sub64(binary.BigEndian.Uint64(last[:]), binary.BigEndian.Uint64(first[:]), borrow)
+	if high > 0 || low >= 1<<62 {
 		return 1 << 62
 	}
-	return low2 - low1 + 1
+	return low + 1
 }
 
 func addTo(a netip.Addr, n uint64) netip.Addr {
