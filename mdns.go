@@ -181,10 +181,14 @@ func (ls *mdnsLinks) add(l *mdnsLink) error {
 	if len(ls.links) == 0 {
 		for i, fam := range []stack.Family{stack.Family4, stack.Family6} {
 			c, err := ls.h.stack.OpenSharedUDP(fam, netip.AddrPortFrom(netip.Addr{}, mdns.Port))
-			if err != nil && i == 1 {
+			if i == 1 && errors.Is(err, syscall.EAFNOSUPPORT) {
 				break // the host has no IPv6
 			}
 			if err != nil {
+				if i == 1 {
+					ls.conns[0].Close()
+					ls.conns[0] = nil
+				}
 				return err
 			}
 			c.SetHandler(ls.receive)

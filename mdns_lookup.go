@@ -271,10 +271,15 @@ func (h *Host) Browse(ctx context.Context, service string, f func(mdns.Event)) e
 // LookupInstance asks on one interface after the other. If no machine answers within four seconds on each, the
 // error is a *net.DNSError whose IsNotFound is set.
 func (h *Host) LookupInstance(ctx context.Context, name string) (*MDNSInstance, error) {
+	var closed error // of an interface that was removed meanwhile
 	for _, l := range h.mdns.Load().list() {
 		// RFC 6763 6: every service has a TXT record. If the TXT record is lost, the Node asks for it again
 		// after a second.
 		records, err := l.lookup(ctx, name, mdnsLostTime, mdns.SRV, mdns.TXT)
+		if err == net.ErrClosed {
+			closed = err
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -295,6 +300,9 @@ func (h *Host) LookupInstance(ctx context.Context, name string) (*MDNSInstance, 
 		}
 		in.Addrs = l.addrsOf(records)
 		return in, nil
+	}
+	if closed != nil {
+		return nil, closed
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 }

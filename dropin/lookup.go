@@ -93,7 +93,7 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 	var addrs []string
 	for _, ip := range ips {
 		addr := ip.Unmap().String()
-		if port != "" {
+		if network[0] != 'i' {
 			addr = net.JoinHostPort(addr, port)
 		}
 		addrs = append(addrs, addr)

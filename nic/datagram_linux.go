@@ -243,8 +243,12 @@ func (s *datagramSocket) write(batch []Frame) error {
 	var err error
 	for wait := fullWait; ; wait *= 2 {
 		op.full = false
+		sent := op.sent
 		if err = s.io.raw.Write(op.run); err != nil || !op.full {
 			break
+		}
+		if op.sent > sent {
+			wait = fullWait // the peer reads
 		}
 		if wait > maxFullWait {
 			s.loop.sendDropped.Add(uint64(op.count - op.first))

@@ -201,7 +201,7 @@ func (r *Raw) Connect(remote netip.Addr) error {
 		local = bind(r.fam, p.src, 0)
 		r.src = r.s.sourceOf(p.src)
 	}
-	if p.zone != 0 {
+	if a := local.addr; p.zone != 0 || !isLinkLocal6(a) && !a.IsMulticast() {
 		r.zone, local.zone = int(p.zone), int(p.zone)
 	}
 	r.remote = netip.AddrPortFrom(p.dst, 0)

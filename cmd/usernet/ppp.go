@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
@@ -109,8 +112,12 @@ func openEthernet(name string, mac [6]byte) (nic.Device, error) {
 	if err == nil {
 		return tap, nil
 	}
-	if dev, other := nic.OpenPacket(nic.PacketConfig{Interface: name, MAC: mac}); other == nil {
+	dev, other := nic.OpenPacket(nic.PacketConfig{Interface: name, MAC: mac})
+	if other == nil {
 		return dev, nil
+	}
+	if _, missing := net.InterfaceByName(name); missing == nil && errors.Is(err, syscall.EINVAL) {
+		return nil, other // the interface is no TAP
 	}
 	return nil, &tapError{name: name, err: err}
 }

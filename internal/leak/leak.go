@@ -24,7 +24,7 @@ func Growth(n int, f func()) (goroutines int, bytes int64) {
 	for end := time.Now().Add(patience); runtime.NumGoroutine() > before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	return runtime.NumGoroutine() - before, inUse() - heap
+	return max(runtime.NumGoroutine()-before, 0), inUse() - heap
 }
 
 // inUse returns the bytes of the heap that are in use.

@@ -118,18 +118,14 @@ func (m *machine) random32() uint32 {
 	}
 }
 
-// randomID returns an interface identifier other than not: Config.RemoteInterfaceID if there is one, or else a
-// random one.
+// randomID returns a random interface identifier that is not 0 and not in not.
 //
 // RFC 5072 4.1 requires that the universal/local bit of a random number is zero.
-func (m *machine) randomID(not uint64) uint64 {
-	if m.cfg.RemoteInterfaceID != 0 && m.cfg.RemoteInterfaceID != not {
-		return m.cfg.RemoteInterfaceID
-	}
+func (m *machine) randomID(not ...uint64) uint64 {
 	for {
 		var b [8]byte
 		m.cfg.Rand(b[:])
-		if id := binary.BigEndian.Uint64(b[:]) &^ (2 << 56); id != 0 && id != not {
+		if id := binary.BigEndian.Uint64(b[:]) &^ (2 << 56); id != 0 && !slices.Contains(not, id) {
 			return id
 		}
 	}

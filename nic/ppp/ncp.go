@@ -202,7 +202,10 @@ func (l *ipv6cp) judge(o option) (verdict byte, data []byte) {
 	l.peer, l.named = binary.BigEndian.Uint64(o.data), true
 	want := l.m.cfg.RemoteInterfaceID
 	if l.peer == 0 || l.peer == l.ours || want != 0 && want != l.ours && l.peer != want {
-		return configureNak, binary.BigEndian.AppendUint64(nil, l.m.randomID(l.ours))
+		if want == 0 || want == l.ours {
+			want = l.m.randomID(l.ours)
+		}
+		return configureNak, binary.BigEndian.AppendUint64(nil, want)
 	}
 	return configureAck, nil
 }
@@ -217,7 +220,7 @@ func (l *ipv6cp) refused(rejected bool, o option) error {
 		if id := binary.BigEndian.Uint64(o.data); id != 0 && id != l.peer {
 			l.ours = id
 		} else {
-			l.ours = l.m.randomID(l.peer)
+			l.ours = l.m.randomID(l.peer, l.m.cfg.RemoteInterfaceID)
 		}
 	}
 	return nil
