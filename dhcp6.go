@@ -16,8 +16,10 @@ import (
 // DHCP6Config configures the DHCPv6 client of an interface (RFC 8415).
 type DHCP6Config struct {
 	// FollowRouters makes the client ask for what the routers of the link advertise: addresses if the
-	// flag M is set, only other settings if the flag O is set, and nothing otherwise. FollowRouters needs
-	// NIC.Auto. Without FollowRouters, the client asks for an address. With NoAddr, it never does.
+	// flag M is set, only other settings if only the flag O is set, and nothing if neither flag is set. If
+	// the routers clear both flags, the client still keeps and renews its lease. FollowRouters needs
+	// NIC.Auto. Without FollowRouters, the client asks for an address. With NoAddr, the client never asks
+	// for an address.
 	FollowRouters, NoAddr bool
 	// Prefix asks for a delegated prefix of about PrefixBits bits; 0 means any. Lease6.Prefixes then has
 	// prefixes for other links of the program. The host itself does not use them.
@@ -25,8 +27,8 @@ type DHCP6Config struct {
 	PrefixBits int
 	// RapidCommit accepts an address in the first answer of a server.
 	RapidCommit bool
-	// DUID identifies the host, 3 to 130 bytes; if nil, it is made from the MAC (RFC 8415 11.4). IAID identifies
-	// the interface among those with the same DUID; if 0, it is made from the MAC.
+	// DUID identifies the host, 3 to 130 bytes; if nil or of another length, it is made from the MAC (RFC 8415
+	// 11.4). IAID identifies the interface among those with the same DUID; if 0, it is made from the MAC.
 	DUID []byte
 	IAID uint32
 	// Parameters are options to request in addition to those that the host uses itself.
@@ -44,8 +46,8 @@ type DHCP6Info struct {
 	Lease *dhcp.Lease6
 	// Tries is how many messages the client has sent in this state without an answer.
 	Tries int
-	// Refusal is a text for people. It says why the client last rejected a server's message. It is empty
-	// if this has not happened since the client last got or renewed a lease.
+	// Refusal is a text for people: the Reason of the last event dhcp.Refused. When the client gets or renews a
+	// lease, Refusal becomes empty.
 	Refusal string
 }
 
@@ -59,15 +61,16 @@ type dhcp6Client struct {
 	machine *dhcp.Client6
 	mac     [6]byte
 	up      bool
-	links   uint32 // LinkChanges of the interface in the last look
+	links   uint32 // InterfaceInfo.LinkChanges when compareLink was last called
 
 	info DHCP6Info // guarded by mu
 }
 
 // StartDHCP6 starts a DHCPv6 client on an interface, as Config.Auto together with Config.DHCP does. An empty
-// nicName means the only link. The client gets an address and the addresses of name servers, or with
-// DHCP6Config.NoAddr only the latter, renews them in time, and removes them when they end. It declines an
-// address that another node uses, and releases its address at Close. It ignores Reconfigure messages.
+// nicName means the only link. The client gets an address and the addresses of name servers. With
+// DHCP6Config.NoAddr, it gets no address for the host. The client renews what it got in time, and removes it
+// when it ends. The client declines an address that another node uses, and releases its address at Close. It
+// ignores Reconfigure messages.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet or
 // FollowRouters is set without NIC.Auto, EAFNOSUPPORT without IPv6, EEXIST if the interface already has a
@@ -143,7 +146,8 @@ func (d *dhcp6Client) receive(b []byte, _ netip.AddrPort, _ stack.Meta) {
 	}
 }
 
-// round compares the interface with the state of the client, runs steps, and does what is due.
+// round compares the interface with the state of the client, runs the functions in queue, and does what is
+// due. It returns the time at which it has to be called again; see linkRunner.work.
 func (d *dhcp6Client) round(queue []func(time.Time)) (next time.Time) {
 	info := d.link()
 	if info == nil { // the interface was removed, with its addresses
@@ -153,7 +157,7 @@ func (d *dhcp6Client) round(queue []func(time.Time)) (next time.Time) {
 		if d.machine != nil && d.machine.Lease() != nil {
 			d.handle(dhcp.Event6{Kind: dhcp.Lost, Lease: d.machine.Lease(), Reason: "its interface was removed"})
 		}
-		d.machine = nil // last must not report the lease again
+		d.machine = nil // so that giveBack, which may still be called, does not report the end of the lease again
 		d.all.remove(d)
 		return next
 	}
@@ -272,7 +276,8 @@ func (d *dhcp6Client) apply(e dhcp.Event6) {
 	}
 }
 
-// use makes the addresses of the host those of a lease. The length of their prefixes is 128.
+// use adds the addresses of a lease to the interface, with a prefix length of 128. It removes the other
+// addresses that the client has added.
 //
 // RFC 8415 18.2.10.1: "the client MUST NOT use the assigned address to form an address with a prefix length other
 // than 128".

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernelSocket is a net.UDPConn that also has the methods of a usernet.UDPConn, implemented with
-// x/net/ipv4.
+// A kernelSocket is a net.UDPConn that also has the other methods of a usernet.UDPConn that the tests
+// call. x/net/ipv4 implements them, except for FlagTOS.
 type kernelSocket struct {
 	*net.UDPConn
 	p *ipv4.PacketConn
@@ -133,7 +133,8 @@ func (k kernelSocket) WriteBatch(ms []Message, flags int) (int, error) {
 	return n, err
 }
 
-// A raw socket has the same control messages as a UDP socket.
+// The test compares the control messages of raw sockets, ours and the kernel's. Raw sockets have the
+// same control messages as UDP sockets.
 func TestIPControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for a raw socket of the kernel")

@@ -12,7 +12,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// budgetHost returns a host whose buffers have a budget of memory bytes.
+// budgetHost returns a host. All its TCP buffers together may use as many bytes as the parameter memory says; 0
+// means the default budget.
 func budgetHost(t *testing.T, dev nic.Device, addr netip.Addr, memory int64) *Stack {
 	s, err := New(Config{
 		NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(addr, 24)}}},

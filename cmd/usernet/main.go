@@ -1,5 +1,6 @@
 // The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping, a
-// web client and a frame dumper, which run on a TAP or a TUN device or on a wire in memory.
+// web client and a frame dumper. They run on a TAP or a TUN device, a packet socket, a socket of a
+// virtual machine or a virtual switch, a PPP link, or a wire in memory.
 package main
 
 import (
@@ -38,8 +39,8 @@ type command struct {
 	name string
 	args string // for the usage line
 	what string // one line
-	// define adds the command's flags to fs and returns the function that runs the command. args
-	// are the arguments that are not flags.
+	// define adds the command's flags to fs and returns the function that runs the command. The
+	// parameter args of that function has the arguments of the command line that are not flags.
 	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 	more   string // printed after the flags, with examples
 }

@@ -40,8 +40,8 @@ var (
 type controlFrame struct {
 	proto uint16
 	info  []byte
-	fr    framing // with which it is sent on a line of octets
-	raw   []byte  // the whole Ethernet frame, on PPPoE
+	fr    framing // on a line of octets: how the frame is encoded
+	raw   []byte  // on PPPoE: the whole Ethernet frame
 }
 
 // A note is an event for the log.
@@ -52,24 +52,25 @@ type note struct {
 }
 
 // A machine is one end of a PPP link: LCP, the authentication, IPCP and IPV6CP. It has no clock and does no
-// I/O. Its caller passes received frames to receive, calls tick at the time deadline, and sends out.
+// I/O. Its caller passes received frames to receive, calls tick at the time that deadline returns, and sends the
+// frames in the field out.
 type machine struct {
 	cfg  Config
 	lcp  lcp
 	ipv4 ipcp
 	ipv6 ipv6cp
 
-	local, remote auth // of us to the peer, and of the peer to us
+	local, remote auth // with local we authenticate ourselves; with remote the peer authenticates itself
 	authID        byte
 
 	network  bool // the network phase
 	up4, up6 bool // the NCP is opened
 	failed4  error
 	failed6  error
-	conf4    *nic.NetConfig // what IPCP has negotiated last; nil if it has not
-	conf6    *nic.NetConfig
-	given    netip.Addr // the address that the peer has assigned last
-	id       uint64     // our interface identifier
+	conf4    *nic.NetConfig // the last result of IPCP; nil if there is none, or if IPv4 cannot be used
+	conf6    *nic.NetConfig // the same for IPV6CP and IPv6
+	given    netip.Addr     // the address that the peer has assigned last
+	id       uint64         // our interface identifier
 
 	echoes   int // sent without an answer
 	echoID   byte
@@ -77,7 +78,7 @@ type machine struct {
 	noEcho   bool // the peer does not know Echo-Request
 	rejects  int
 
-	tx         framing // with which frames are sent
+	tx         framing // how sent frames are encoded
 	rxACCM     uint32
 	loopedBack bool
 	mtu        int
@@ -85,11 +86,11 @@ type machine struct {
 	err     error // why the link is being terminated; nil if it is not
 	last    error // the last err that was set
 	refusal error // the probable reason of a termination by the peer
-	fatal   error // another try would fail too
+	fatal   error // why another try would fail too; nil if another try may succeed
 	logged  string
 	closing bool // close was called
 	over    bool // the session has ended; the line begins another
-	done    bool // the link has ended; err says why
+	done    bool // the link has ended; err says why, unless close has ended it
 	retry   time.Time
 	holdoff time.Duration
 	out     []controlFrame
@@ -118,7 +119,7 @@ func (m *machine) random32() uint32 {
 	}
 }
 
-// randomID returns a random interface identifier that is not 0 and not in not.
+// randomID returns a random interface identifier. It is neither 0 nor one of the identifiers in the parameter not.
 //
 // RFC 5072 4.1 requires that the universal/local bit of a random number is zero.
 func (m *machine) randomID(not ...uint64) uint64 {
@@ -151,7 +152,8 @@ func (m *machine) start(now time.Time) {
 	m.lcp.fire(now, evUp)
 }
 
-// close terminates the link. done is set when the peer has confirmed it, or at a timeout.
+// close terminates the link. done is set when the peer has confirmed the termination, or at a timeout. If LCP is
+// not negotiating, close sets done at once.
 func (m *machine) close(now time.Time) {
 	if m.closing {
 		return
@@ -177,7 +179,7 @@ func (m *machine) end(err error) {
 	}
 }
 
-// fail notes why LCP has failed.
+// fail notes why the link ends, unless a reason has been noted before.
 func (m *machine) fail(err error) {
 	if m.err == nil {
 		m.err, m.last = err, err
@@ -190,7 +192,8 @@ func (m *machine) terminate(now time.Time, err error) {
 	m.lcp.fire(now, evClose)
 }
 
-// receive handles a frame of a control protocol, or of a protocol that is not supported.
+// receive handles a frame that is not a packet for the host: a frame of a control protocol, of a network protocol
+// that is not opened, or of a protocol that is not supported.
 func (m *machine) receive(now time.Time, proto uint16, info []byte) {
 	if m.done {
 		return
