@@ -565,7 +565,7 @@ func TestHugeAnswersAreNotCached(t *testing.T) {
 		require.NoError(t, err)
 		return [][]byte{msg}
 	}})
-	r := resolverOn(n, Config{Families: onlyIPv4}, server1)
+	r := resolverOn(n, Config{CacheSize: 100, Families: onlyIPv4}, server1)
 	for i := range 20 {
 		_, bindings, err := r.LookupHTTPS(t.Context(), fmt.Sprintf("h%d.test", i), 0)
 		require.NoError(t, err)

@@ -64,6 +64,7 @@ func TestGetTakesHTTPWhereThereIsNoScheme(t *testing.T) {
 		"localhost:8080":            "http://localhost:8080",
 		"[2001:db8::1]:80":          "http://[2001:db8::1]:80",
 		"https://www.example.com/x": "https://www.example.com/x",
+		"192.0.2.1/?u=http://b":     "http://192.0.2.1/?u=http://b",
 		"http:///x":                 "",
 		"file:///etc/passwd":        "",
 		"192.0.2.1:x":               "",

@@ -72,7 +72,7 @@ func nameServers(s string) ([]netip.AddrPort, error) {
 
 // parseURL checks the argument of get and adds http:// if it has no scheme.
 func parseURL(s string) (string, error) {
-	if !strings.Contains(s, "://") {
+	if scheme, _, ok := strings.Cut(s, "://"); !ok || strings.ContainsAny(scheme, "/?#") {
 		s = "http://" + s
 	}
 	u, err := url.Parse(s)

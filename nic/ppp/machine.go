@@ -168,6 +168,9 @@ func (m *machine) close(now time.Time) {
 
 // lost ends a link whose line has gone. Nothing can be sent any more.
 func (m *machine) lost(now time.Time, err error) {
+	if m.err == nil {
+		m.err = err // for the log
+	}
 	m.lcp.fire(now, evDown)
 	m.end(err)
 }
@@ -283,8 +286,12 @@ func (m *machine) lcpDown(now time.Time) {
 	m.ipv6.fire(now, evDown)
 	if wasUp {
 		err := m.err
-		if err == nil && m.closing {
+		switch {
+		case err != nil:
+		case m.closing:
 			err = errors.New("the device is being closed")
+		default:
+			err = errors.New("the peer negotiates the link again")
 		}
 		m.log(false, "PPP link down", "reason", err)
 		m.logged = ""
