@@ -17,12 +17,13 @@ import (
 
 // DHCP6ServerConfig configures a DHCPv6 server of a host.
 type DHCP6ServerConfig struct {
-	// Server has the pools, reservations and options. If Server.DUID is nil, it is made from the MAC. If
-	// Server.Prefix is invalid, it is the network of the first IPv6 address of the interface that is not
+	// Server has the pools, reservations and options. If Server.DUID is nil, ServeDHCP6 makes the DUID from the
+	// MAC. If Server.Prefix is invalid, the prefix is the network of the first IPv6 address of the interface that is not
 	// link-local. Without Pools, Reservations, Delegated and Relayed, the server is stateless.
 	Server dhcp.ServerConfig6
-	// OnEvent, if not nil, is called for each new, extended and ended lease, one after the other. It may
-	// call the methods of the DHCP6Server except Close. It must not call Host.Close either, which waits for it.
+	// OnEvent, if not nil, is called for each event of the server: a new, extended, returned or ended lease, or an
+	// address that another node uses. The calls do not overlap. OnEvent may call the methods of the DHCP6Server
+	// except Close. It must not call Host.Close either: both wait until OnEvent has returned.
 	OnEvent func(dhcp.ServerEvent6)
 }
 
@@ -47,10 +48,10 @@ type dhcp6Reply struct {
 }
 
 // ServeDHCP6 starts a DHCPv6 server on an interface (RFC 8415). An empty nicName means the only link. The server
-// assigns addresses until the server, the host or the interface is closed. Without pools, it only gives the other
-// settings. Clients ask the server if a router advertises the flags M or O: see stack.RouterConfig. The server
-// delegates prefixes from the pools in cfg.Server.Delegated, and answers relay agents only for the links in
-// cfg.Server.Relayed.
+// assigns addresses until the server, the host or the interface is closed. A stateless server (see
+// DHCP6ServerConfig.Server) only gives the other settings. Clients ask a server only if a router advertises the flag M
+// or the flag O: see stack.RouterConfig. The server delegates prefixes from the pools in cfg.Server.Delegated, and
+// answers relay agents only for the links in cfg.Server.Relayed.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet or cfg cannot
 // work, EAFNOSUPPORT without IPv6, EEXIST if the interface already has a server, EADDRINUSE if a socket of the
@@ -92,7 +93,7 @@ func (h *Host) serveDHCP6(nicName string, cfg DHCP6ServerConfig) (*DHCP6Server, 
 			return nil, err
 		}
 	}
-	d.do(nil) // for the ends of the leases of cfg.Server.Bindings
+	d.do(nil) // work schedules the ends of the leases in cfg.Server.Bindings
 	return d, nil
 }
 
@@ -137,7 +138,7 @@ func (d *DHCP6Server) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	})
 }
 
-// receiveRelayed queues a message of a relay agent, which may have sent it by unicast.
+// receiveRelayed queues a message of a relay agent. The relay agent may have sent the message by unicast.
 //
 // RFC 8415 19.3: the server sends the Relay-reply to the address from which the Relay-forward came. Relay agents use
 // port 547 (7.2).
@@ -199,7 +200,7 @@ func (d *DHCP6Server) report(e dhcp.ServerEvent6) {
 	}
 }
 
-// Bindings returns the addresses that are assigned or in use by other nodes, and the assigned prefixes, in
+// Bindings returns the assigned addresses, the addresses that other nodes use, and the assigned prefixes, in
 // ascending order.
 func (d *DHCP6Server) Bindings() iter.Seq[dhcp.Binding6] {
 	return func(yield func(dhcp.Binding6) bool) {
@@ -231,7 +232,7 @@ func (d *DHCP6Server) Close() error {
 	for _, g := range d.groups() {
 		d.conn.Leave(g, d.index)
 	}
-	d.all.remove(d) // closes the socket, so that a waiting send returns
+	d.all.remove(d) // closes the socket of the last server, so that a waiting send returns
 	d.wait()
 	return nil
 }

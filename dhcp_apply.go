@@ -43,17 +43,17 @@ func (d *dhcpClient) apply(e dhcp.Event4) {
 	}
 }
 
-// options returns the options of a lease's address.
+// options returns the options with which the client adds the address of a lease.
 func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
 	o := stack.AddrOptions{Origin: stack.AddrDHCP}
 	if !l.Expires.IsZero() {
-		o.Valid = max(time.Until(l.Expires), 1) // 0 would mean no end
+		o.Valid = max(time.Until(l.Expires), 1) // Valid 0 would mean no end
 	}
 	return o
 }
 
-// dhcpSettings are the settings that a client has added to its host, beside the addresses. The client
-// removes these and no others. The mu of the client guards them.
+// dhcpSettings are the settings, other than addresses, that a client has added to its host. The client
+// removes only these settings. The mu of the client guards them.
 type dhcpSettings struct {
 	routes []stack.Route
 	mtu    bool // the interface has the MTU of the lease
@@ -95,8 +95,8 @@ func (d *dhcpClient) stopProbing() {
 	}
 }
 
-// lookAtAddr passes the state of the lease's address to the machine. If the address has come back, after
-// the program had removed it, lookAtAddr restores its routes.
+// lookAtAddr passes the state of the lease's address to the machine. If the program has removed the address and added it
+// again, or has replaced it, lookAtAddr restores the routes of the lease.
 func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	l := d.machine.Lease()
 	if d.probing != nil {
@@ -107,7 +107,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	}
 	a, ok := addrOf(info, l.Addr.Addr())
 	if !ok {
-		a.State = stack.AddrPreferred // the program has removed the address: the lease goes on
+		a.State = stack.AddrPreferred // the program has removed the address; the client keeps the lease
 	}
 	switch {
 	case a.State == stack.AddrTentative:
@@ -115,7 +115,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	case d.probing == nil && a.State == stack.AddrDuplicate:
 		d.machine.Conflict(now)
 	case d.probing == nil:
-		// The address of the lease in use has no conflict.
+		// The client uses the lease, and no other machine uses its address.
 		if d.compare(info, l) && ok {
 			d.setRoutes(l)
 		}
@@ -128,7 +128,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	}
 }
 
-// addrOf returns an address of an interface.
+// addrOf returns the entry of address a on an interface. It reports false if the interface does not have a.
 func addrOf(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
 	i := slices.IndexFunc(info.AddrInfo, func(x stack.AddrInfo) bool { return x.Prefix.Addr() == a })
 	if i < 0 {
@@ -137,14 +137,14 @@ func addrOf(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
 	return info.AddrInfo[i], true
 }
 
-// foreign returns the address a of an interface if the program, and not the client, has added it. The
-// client neither changes nor removes such an address, even if a lease has it.
+// foreign returns the entry of address a on an interface. It reports true if the interface has a, and the program, not
+// the client, has added it. The client neither changes nor removes such an address, even if a lease has it.
 func (d *dhcpClient) foreign(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
 	x, ok := addrOf(info, a)
 	return x, ok && !(isClientOrigin(x.Origin) && d.hasAdded(a))
 }
 
-// isClientOrigin reports whether a client adds addresses with an origin.
+// isClientOrigin reports whether a client adds addresses with the origin o.
 func isClientOrigin(o stack.AddrOrigin) bool { return o == stack.AddrDHCP || o == stack.AddrLinkLocal }
 
 // leaseAddr returns the address of a lease on an interface, with the fields that change when the program
@@ -169,7 +169,7 @@ func (d *dhcpClient) compare(info *stack.InterfaceInfo, l *dhcp.Lease4) bool {
 	return true
 }
 
-// use adds the address of a lease to the host, and the other settings.
+// use adds the address of a lease, and the other settings of the lease, to the host.
 func (d *dhcpClient) use(l *dhcp.Lease4) {
 	info := d.link()
 	if info == nil {
@@ -189,7 +189,7 @@ func (d *dhcpClient) use(l *dhcp.Lease4) {
 	d.setMTU(l.MTU)
 }
 
-// addAddr adds an address to the interface. If finish ends the runner at the same time, addAddr removes the
+// addAddr adds an address to the interface. If the runner ends during the call, addAddr removes the
 // address again.
 func (r *linkRunner) addAddr(p netip.Prefix, o stack.AddrOptions) error {
 	a := p.Addr()
@@ -200,7 +200,7 @@ func (r *linkRunner) addAddr(p netip.Prefix, o stack.AddrOptions) error {
 	}
 	had := slices.Contains(r.addrs, a)
 	if !had {
-		r.addrs = append(r.addrs, a) // before AddAddr, so that WaitOnline does not return before the lease is applied
+		r.addrs = append(r.addrs, a) // before AddAddr: until the lease is applied, WaitOnline ignores the addresses in addrs
 	}
 	r.mu.Unlock()
 	err := r.h.stack.AddAddr(r.nic, p, o)
@@ -216,7 +216,7 @@ func (r *linkRunner) addAddr(p netip.Prefix, o stack.AddrOptions) error {
 	return err
 }
 
-// hasAdded reports whether addAddr has added an address.
+// hasAdded reports whether addAddr has added an address, or is adding it.
 func (r *linkRunner) hasAdded(a netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -259,7 +259,7 @@ func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 	want := leaseRoutes(l, d.nic)
 	if d.linkLocal != nil {
 		// RFC 3927 2.6.2: the host sends a packet to a link-local address "directly to its destination on the
-		// same physical link", also from a routable address.
+		// same physical link", even if the source of the packet is a routable address.
 		want = append(want, stack.Route{Dst: dhcp.LinkLocalNetwork4(), NIC: d.nic})
 	}
 	d.mu.Lock()
@@ -287,7 +287,7 @@ func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 	}
 }
 
-// addRoute adds a route to the host. If finish ends the client at the same time, addRoute removes the
+// addRoute adds a route to the host. If the client ends during the call, addRoute removes the
 // route again.
 func (d *dhcpClient) addRoute(r stack.Route) error {
 	if d.hasEnded() {
@@ -308,8 +308,8 @@ func (d *dhcpClient) addRoute(r stack.Route) error {
 	return nil
 }
 
-// setMTU sets the MTU of IPv4. If mtu is 0, the lease has no MTU. If the client has changed the MTU, setMTU
-// then restores that of the link.
+// setMTU sets the IPv4 MTU of the interface. If mtu is 0, the lease has no MTU; setMTU then restores the MTU of the link
+// if the client has changed it.
 func (d *dhcpClient) setMTU(mtu int) {
 	d.mu.Lock()
 	ignore := d.ended || mtu == 0 && !d.applied.mtu
@@ -323,7 +323,7 @@ func (d *dhcpClient) setMTU(mtu int) {
 	if err := d.h.stack.SetIPv4MTU(d.nic, mtu); err != nil {
 		d.log(slog.LevelWarn, "DHCP MTU cannot be used", "mtu", mtu, "err", err)
 	}
-	if mtu != 0 && d.hasEnded() { // stop may have reset the MTU before this call set it
+	if mtu != 0 && d.hasEnded() { // withdrawAll may have run before this call set the MTU
 		d.h.stack.SetIPv4MTU(d.nic, 0)
 	}
 }

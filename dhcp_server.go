@@ -21,12 +21,13 @@ import (
 // DHCPServerConfig configures a DHCP server of a host. The zero value serves all free addresses of the
 // interface's network for one hour each.
 type DHCPServerConfig struct {
-	// Server has the pools, reservations and options. If Server.ID is invalid, it is the first IPv4
-	// address of the interface. If Server.Link.Prefix is invalid, it is the network of Server.ID. If
+	// Server has the pools, reservations and options. If Server.ID is invalid, the ID is the first IPv4
+	// address of the interface. If Server.Link.Prefix is invalid, the prefix is the network of Server.ID. If
 	// Server.Link has neither Pools nor Reservations, the pool is the whole network.
 	Server dhcp.ServerConfig4
-	// OnEvent, if not nil, is called for each new, extended and ended lease, one after the other. It may
-	// call the methods of the DHCPServer except Close. It must not call Host.Close either, which waits for it.
+	// OnEvent, if not nil, is called for each event of the server: a new, extended, returned or ended lease, or an
+	// address that another machine uses. The calls do not overlap. OnEvent may call the methods of the DHCPServer
+	// except Close. It must not call Host.Close either: both wait until OnEvent has returned.
 	OnEvent func(dhcp.ServerEvent4)
 }
 
@@ -43,7 +44,7 @@ type DHCPServerStats struct {
 type DHCPServer struct {
 	linkRunner
 	all   *linkSet[*DHCPServer]
-	raw   *stack.Raw // for probes; nil: none
+	raw   *stack.Raw // for probes; nil: the server does not probe
 	id    netip.Addr
 	echo  uint16 // identifier of the echo requests
 	event func(dhcp.ServerEvent4)
@@ -70,7 +71,7 @@ const (
 
 // ServeDHCP starts a DHCP server on an interface (RFC 2131). An empty nicName means the only link. The
 // server assigns addresses with the options of cfg until the server, the host or the interface is closed.
-// Its port is UDP port 67. It answers clients on the link, and relay agents only for the networks in
+// The server uses UDP port 67. It answers clients on the link. It answers relay agents only for the networks in
 // cfg.Server.Relayed. To continue after a restart with the same leases, save Bindings and pass them in
 // cfg.Server.Bindings.
 //
@@ -201,7 +202,7 @@ func (d *DHCPServer) round(queue []func(time.Time)) (next time.Time) {
 	return next
 }
 
-// outputs takes the outputs of the machine. d.mu is held.
+// outputs takes the replies, events and probes of the machine, and adds the probes to d.probes. d.mu is held.
 func (d *DHCPServer) outputs(now time.Time) (replies []dhcp.Reply4, events []dhcp.ServerEvent4, probes []netip.Addr) {
 	for r, ok := d.machine.NextReply(); ok; r, ok = d.machine.NextReply() {
 		replies = append(replies, r)
@@ -216,8 +217,8 @@ func (d *DHCPServer) outputs(now time.Time) (replies []dhcp.Reply4, events []dhc
 	return replies, events, probes
 }
 
-// sendAll sends replies and probes, and returns how many of the replies it could not send. If the transmit
-// queue of the link is full, sendAll waits for at most dhcpSendTime in total.
+// sendAll sends replies and probes, and returns how many of the replies it could not send. While the transmit
+// queue of the link is full, sendAll waits, but at most dhcpSendTime in total.
 func (d *DHCPServer) sendAll(replies []dhcp.Reply4, probes []netip.Addr) (unsent int) {
 	end := d.sendEnd()
 	for i := range replies {
@@ -242,7 +243,7 @@ func (d *DHCPServer) sendAll(replies []dhcp.Reply4, probes []netip.Addr) (unsent
 		binary.BigEndian.PutUint16(b[6:], uint16(i))
 		binary.BigEndian.PutUint16(b[2:], wire.Checksum(b))
 		d.raw.SetWriteDeadline(end)
-		d.raw.WriteTo(b, a, stack.SendOptions{NIC: d.index, Src: d.id}) // on an error, a is offered unprobed
+		d.raw.WriteTo(b, a, stack.SendOptions{NIC: d.index, Src: d.id}) // on an error, a is offered without a probe
 	}
 	return unsent
 }
@@ -262,8 +263,8 @@ func (d *DHCPServer) receiveEcho(b []byte, from netip.AddrPort, _ stack.Meta) {
 	}
 }
 
-// endProbes tells d.machine which probed addresses are in use: those from which an echo reply has come, and after
-// dhcpProbeTime also those for which only an ARP reply has come. d.mu is held.
+// endProbes tells d.machine which probed addresses are in use, and removes the probes that have ended. An echo reply
+// ends a probe at once. After dhcpProbeTime, an ARP reply alone also shows that the address is in use. d.mu is held.
 func (d *DHCPServer) endProbes(now time.Time, neighbors []stack.Neighbor) {
 	d.probes = slices.DeleteFunc(d.probes, func(p dhcpProbe) bool {
 		if !p.answered && now.Sub(p.began) < dhcpProbeTime {
@@ -301,7 +302,7 @@ func (d *DHCPServer) report(e dhcp.ServerEvent4) {
 	}
 }
 
-// Bindings returns the addresses that are assigned, offered or in use by other machines, and those of which
+// Bindings returns the addresses that are assigned or offered, those that other machines use, and those of which
 // the server knows the last client, in the order of the addresses.
 func (d *DHCPServer) Bindings() iter.Seq[dhcp.Binding4] {
 	return func(yield func(dhcp.Binding4) bool) {
@@ -334,7 +335,7 @@ func (d *DHCPServer) Close() error {
 	if d.raw != nil {
 		d.raw.Close()
 	}
-	d.all.remove(d) // closes the socket, so that a waiting send returns
+	d.all.remove(d) // closes the socket of the last server, so that a waiting send returns
 	d.wait()
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 const (
 	httpsPort = 443
 	// httpsDelay is how long a dial waits for the HTTPS records of a name after it has the addresses of
-	// the name. RFC 8305 section 3 recommends the same Resolution Delay for the second family.
+	// the name. It equals the Resolution Delay of RFC 8305 section 3, a wait for the addresses of the other family.
 	httpsDelay = 50 * time.Millisecond
 	// maxEndpoints is the maximum number of endpoints whose addresses a dial looks up.
 	maxEndpoints = 4
@@ -59,14 +59,14 @@ func (d *Dialer) lookupHTTPS(ctx context.Context, network, address string) *http
 }
 
 // endpoints returns the addresses that the dial has to try: those of the endpoints in the HTTPS records, and
-// then addrs, the addresses of the name itself. err is the error of the lookup of addrs. The lookup of
-// the HTTPS records ends before endpoints returns.
+// then addrs, the addresses of the name itself. err is the error of the lookup of addrs. endpoints waits for the HTTPS
+// records: if err is nil, at most for httpsDelay. It ends the lookup of the records before it returns.
 func (l *httpsLookup) endpoints(ctx context.Context, addrs []net.Addr, err error) ([]net.Addr, error) {
 	timer := time.NewTimer(httpsDelay)
 	defer timer.Stop()
 	late := timer.C
 	if err != nil {
-		late = nil // there is nothing else to try
+		late = nil // without addrs, only the records can give addresses
 	}
 	select {
 	case <-l.ended:
@@ -78,7 +78,7 @@ func (l *httpsLookup) endpoints(ctx context.Context, addrs []net.Addr, err error
 	if l.err != nil {
 		return addrs, err
 	}
-	if len(addrs) > 0 { // the name's own addresses must not wait for long
+	if len(addrs) > 0 { // the dial must not wait long: it could already try addrs
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Second)
 		defer cancel()

@@ -18,14 +18,14 @@ import (
 // An EventKind says what has changed.
 type EventKind uint8
 
-// The kinds of events. Behind each kind are the fields of Event that are set.
+// The kinds of events. The comment after each kind names the fields that an Event of this kind sets.
 const (
 	LinkAdded    EventKind = iota // NIC
 	LinkRemoved                   // NIC
 	LinkUp                        // NIC
 	LinkDown                      // NIC; Err if the device has failed
 	AddrAdded                     // NIC, Addr
-	AddrChanged                   // NIC, Addr: its state, its origin or its prefix has changed
+	AddrChanged                   // NIC, Addr: its state, origin, prefix or ConflictMAC has changed
 	AddrRemoved                   // NIC, Addr as it was
 	RouteAdded                    // NIC, Route
 	RouteRemoved                  // NIC, Route
@@ -60,7 +60,8 @@ type Event struct {
 	Err     error
 }
 
-// Router returns the router of a default route that was added or removed, or an invalid address.
+// Router returns the router of the default route that was added or removed. The address is invalid for any other event,
+// and for a default route without a router.
 func (e Event) Router() netip.Addr {
 	if e.Route.Dst.IsValid() && e.Route.Dst.Bits() == 0 {
 		return e.Route.Via
@@ -110,7 +111,7 @@ func (e Event) args() []slog.Attr {
 	return all
 }
 
-// Events returns an iterator over the changes of the host's configuration from now on: links, addresses,
+// Events returns an iterator over the changes of the host's configuration after this call: changes of links, addresses,
 // routes, name servers and leases. The iterator waits for the next change. It ends when ctx ends or the host
 // is closed.
 //
@@ -146,7 +147,7 @@ func (h *Host) Events(ctx context.Context) iter.Seq[Event] {
 	}
 }
 
-// A configuration is a snapshot of the state whose changes are events.
+// A configuration is a snapshot of a host. The events are the differences between two snapshots.
 type configuration struct {
 	links   []stack.InterfaceInfo
 	routes  []Route
@@ -270,11 +271,11 @@ func (c *configuration) leaseEvents(d *configuration) []Event {
 // leases, and the stack logs those of links.
 type changeLog struct {
 	h    *Host
-	last *configuration // belongs to the goroutine that has the turn
+	last *configuration // only the goroutine that has the turn uses it
 
 	mu    sync.Mutex
 	turn  bool // a goroutine logs
-	again bool // the goroutine that has the turn must look again
+	again bool // the goroutine that has the turn must call log again
 }
 
 // logChanges logs the changes from now on.
@@ -283,7 +284,7 @@ func (h *Host) logChanges() {
 	h.stack.OnChange(l.look)
 }
 
-// look logs what has changed. If another goroutine is logging, that goroutine does it. No lock is held while the
+// look logs what has changed. If another goroutine is logging, that goroutine logs it. look holds no lock while the
 // handler of the log runs, because the handler may block.
 func (l *changeLog) look() {
 	l.mu.Lock()

@@ -49,7 +49,7 @@ import (
 type Config struct {
 	// NIC is the link, and Addrs are the host's addresses on it with their prefix lengths.
 	// Host.AddAddr adds addresses later. Gateway is the default router, if any. It must be in the
-	// network of one of the addresses, unless all are /32, as some clouds assign them. Host.Close
+	// network of one of the addresses, unless all addresses are /32, as in some clouds. Host.Close
 	// closes the device.
 	NIC     nic.Device
 	Addrs   []netip.Prefix
@@ -64,7 +64,7 @@ type Config struct {
 	// [::]:80, as net does on a machine without IPv6.
 	NoIPv6 bool
 	// Auto configures the host from the advertisements of the link's IPv6 routers: addresses,
-	// routes and name servers. The host uses them in addition to the configured ones, and queries
+	// routes and name servers. The host uses them in addition to those in Config, and queries
 	// the name servers in DNS first. Auto works on links with and without MAC addresses.
 	Auto bool
 	// Temporary adds IPv6 addresses with a random interface identifier that changes each day
@@ -74,7 +74,7 @@ type Config struct {
 	// StableSecret is the secret key from which Auto makes interface identifiers (RFC 7217). A host
 	// with the same secret and interface names has the same addresses each time it joins a network.
 	// The secret must have at least 16 unpredictable bytes. If it is nil, the host uses a random
-	// one, so its addresses differ in each run.
+	// secret, so its addresses differ in each run.
 	StableSecret []byte
 
 	// DHCP configures NIC by DHCP: an IPv4 address, routes, the MTU, name servers and search
@@ -146,11 +146,11 @@ type Config struct {
 type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
-	lookup      lookupFunc                // LookupNetIP of resolver, for Dial
+	lookup      lookupFunc                // lookupDial, with the hooks of httptrace
 	https       bool                      // Config.Resolver.HTTPS
 	nat64       bool                      // Config.Resolver.NAT64
 	fill        func(p []byte)            // fills p with unpredictable bytes
-	copyBuffers copyBuffers               // of ReadFrom and WriteTo
+	copyBuffers copyBuffers               // buffers of ReadFrom and WriteTo
 	batches     sync.Pool                 // of *[]stack.Datagram
 	logger      *slog.Logger              // nil: no log
 	mdns        atomic.Pointer[mdnsLinks] // nil until first needed
@@ -163,9 +163,9 @@ type Host struct {
 }
 
 // New makes a host, attaches its devices, and starts what cfg asks for: the detection of duplicate
-// addresses, the configuration from IPv6 routers (Auto), and a DHCP client (DHCP). New waits for none of
-// these: see WaitOnline. An error says which part of the configuration is wrong. After an error, no
-// device is attached or closed.
+// addresses, the configuration from IPv6 routers (Auto), DHCP clients (DHCP), the link-local address (LinkLocal), and
+// Multicast DNS (MDNS). New waits for none of these: see WaitOnline. An error says which part of the configuration is
+// wrong. After an error, no device is attached or closed.
 func New(cfg Config) (*Host, error) {
 	if (cfg.DHCP || cfg.LinkLocal) && cfg.NIC != nil && cfg.NIC.Link().Medium != nic.Ethernet {
 		what := "DHCP"
@@ -231,8 +231,8 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// learnedDNS returns the name servers and search domains that the network advertises. Those of DHCP
-// come before those of the routers, as RFC 8106 5.3.1 prefers.
+// learnedDNS returns the name servers and search domains that the network advertises. As RFC 8106 5.3.1 prefers, those
+// from DHCP come before those from the routers.
 func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
 	servers, search = h.leasedDNS()
 	more, domains := h.stack.LearnedDNS()
@@ -298,8 +298,8 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // and closes the devices. A second Close returns net.ErrClosed.
 func (h *Host) Close() error {
 	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
-	h.mdns.Load().close() // first, because its goodbyes need the addresses of the leases
-	// setOf makes a set that does not exist yet, so that a concurrent start finds the set closed and fails.
+	h.mdns.Load().close() // first: the goodbyes of mDNS need the addresses of the leases
+	// setOf makes a set that does not exist yet. So a start at the same time finds the set closed, and fails.
 	setOf(&h.dhcp).close()
 	setOf(&h.dhcpServers).close()
 	setOf(&h.dhcp6).close()
@@ -323,8 +323,8 @@ func (h *Host) Err() error { return h.stack.Err() }
 // example, they add and remove interfaces and neighbours.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
-// Stats returns a snapshot of the host's counters. Its Drops also count the messages of Multicast DNS that the
-// host has dropped.
+// Stats returns a snapshot of the host's counters. Drops in the result also counts the messages of Multicast DNS that
+// the host has dropped.
 func (h *Host) Stats() stack.Stats {
 	st := h.stack.Stats()
 	h.mdns.Load().addDrops(st.Drops)

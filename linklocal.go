@@ -15,12 +15,12 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// This file manages the link-local IPv4 address of an interface (RFC 3927). A dhcpClient has the address. A client
-// that is alone has only this address; any other client has it only while no DHCP server answers.
+// This file manages the link-local IPv4 address of an interface (RFC 3927). A dhcpClient has the address. If alone is
+// set, the client has only this address. Otherwise it has the address only while no DHCP server answers.
 
 const (
 	// linkLocalTries is the number of unanswered messages of DHCP after which a client chooses a
-	// link-local address: after about 12 seconds.
+	// link-local address. That takes about 12 seconds.
 	linkLocalTries = 3
 	// linkLocalGrace is how long a link-local address stays usable for the communication in progress after
 	// the host has got a lease.
@@ -29,9 +29,10 @@ const (
 
 // StartLinkLocal gives an interface a link-local IPv4 address, 169.254.x.y/16, as Config.LinkLocal without
 // DHCP does (RFC 3927). An empty nicName means the only link. The host chooses the address from the MAC. It probes
-// for five to seven seconds whether another machine has the address, and uses the address if none has. If another
-// machine uses the address later, the host defends it. At a second conflict within ten seconds it chooses another
+// for five to seven seconds whether another machine uses the address. If none does, the host uses it. If another
+// machine uses the address later, the host defends it. At a second conflict within ten seconds the host chooses another
 // address.
+//
 // For an address that is only used while no DHCP server answers, see DHCPConfig.LinkLocal.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet, EEXIST if
@@ -54,8 +55,8 @@ func (h *Host) StopLinkLocal(nicName string) error {
 	return err
 }
 
-// tendLinkLocal starts or stops the link-local address, and does what is due for it. The goroutine that runs
-// steps calls it.
+// tendLinkLocal starts or stops the link-local address, and does what is due for it. The goroutine that has the turn
+// calls it.
 //
 // RFC 3927 2.11 lets the host decide when it stops waiting for a DHCP server. The client continues to search for
 // servers.
@@ -90,11 +91,12 @@ func (d *dhcpClient) flushLinkLocal() {
 		}
 	}
 	if !l.Started() && d.chosen.IsValid() {
-		d.endLinkLocal(false) // it was still being probed
+		d.endLinkLocal(false) // the address was still being probed
 	}
 }
 
-// stopLinkLocal ends the use of the link-local address, without a delay.
+// stopLinkLocal ends the use of the link-local address. If the client has no lease, stopLinkLocal removes the address at
+// once.
 func (d *dhcpClient) stopLinkLocal() {
 	if d.linkLocal == nil {
 		return
@@ -127,7 +129,7 @@ func (d *dhcpClient) probeLinkLocal(p netip.Prefix) {
 	}
 }
 
-// endLinkLocal ends the use of the link-local address. If fade is set, the address remains for a while.
+// endLinkLocal ends the use of the link-local address. If fade is set, the address stays usable for linkLocalGrace.
 //
 // RFC 3927 1.9: a host that has an operable routable address "MUST use the routable address when initiating
 // new communications"; it "SHOULD continue to use the IPv4 Link-Local address for communications already
@@ -136,7 +138,7 @@ func (d *dhcpClient) endLinkLocal(fade bool) {
 	p := d.chosen
 	d.chosen = netip.Prefix{}
 	if !p.IsValid() {
-		return // another machine has the address, and it was removed
+		return // lookAtLinkLocal has removed the address, because another machine uses it
 	}
 	if fade {
 		o := stack.AddrOptions{Origin: stack.AddrLinkLocal, Preferred: -1, Valid: linkLocalGrace}
@@ -147,7 +149,7 @@ func (d *dhcpClient) endLinkLocal(fade bool) {
 	d.removeAddr(p.Addr())
 }
 
-// lookAtLinkLocal passes the state of the link-local address to its machine.
+// lookAtLinkLocal tells d.linkLocal whether the chosen address is free or in use by another machine.
 func (d *dhcpClient) lookAtLinkLocal(info *stack.InterfaceInfo, now time.Time) {
 	l := d.linkLocal
 	if l == nil || !d.chosen.IsValid() {

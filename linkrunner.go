@@ -13,45 +13,47 @@ import (
 
 // A linkRunner runs a machine without a clock, such as a client of package dhcp, on an interface of a host. No
 // goroutine waits for messages or deadlines. One goroutine at a time has the turn: it calls work until
-// nothing is left to do. Others only queue steps. Only work sends what the machine has made, and work holds no
-// lock while it sends. So messages leave in the order in which the machine has made them.
+// nothing is left to do. The other goroutines only queue steps. Only work sends the messages of the machine, and work
+// holds no lock while it sends. So messages leave in the order in which the machine has made them.
 type linkRunner struct {
 	h     *Host
 	nic   string
 	index int
-	conn  *stack.UDP // the socket of the linkSet; nil: none
-	limit int        // of received messages in the queue
-	// work runs the queued steps and does what is due. It returns when to call it again: never if the time is
-	// zero, and at once if the time has come. The goroutine that has the turn calls work without a lock.
+	conn  *stack.UDP // the socket of the linkSet; nil if the linkUser needs no socket
+	limit int        // room accepts a received message while queue is shorter
+	// work runs the queued steps and does what is due. It returns the time of the next call of work. If that time is
+	// zero, no call is due; if it has passed, the call is due at once. The goroutine that has the turn calls work
+	// without a lock.
 	work func(queue []func(now time.Time)) (next time.Time)
 	// last ends the use of the machine: see finish. The goroutine that has the turn calls last.
 	last  func()
-	until time.Time // until when last may wait; zero: finish was not called. It is set with the turn and mu.
+	until time.Time // messages of last may wait until then; zero: finish was not called. Written with the turn and mu.
 
 	mu      sync.Mutex
 	changed sync.Cond             // turn or ended has changed
 	timer   *time.Timer           // for the next call of work
 	queue   []func(now time.Time) // steps, in the order in which they are to be run
-	dropped uint64                // messages that arrived while the queue was full
-	closing time.Time             // until when last may wait; zero: last is not to be called
+	dropped uint64                // received messages that found the queue full
+	closing time.Time             // finish sets it, run moves it to until and calls last; zero: nothing to move
 	addrs   []netip.Addr          // added to the interface by addAddr, or about to be added
 	turn    bool                  // a goroutine runs work
-	again   bool                  // work is to be called once more
-	ended   bool                  // set when work is not called any more, and nothing more may be added to the host
+	again   bool                  // run has to call work once more
+	ended   bool                  // run does not call work any more, and addAddr and addRoute leave nothing on the host
 }
 
 const (
-	// runnerRounds is how often a goroutine calls work before it leaves the rest to the goroutine of the timer.
-	// So a flood of messages does not detain a caller of StartDHCP.
+	// runnerRounds is how often run calls work before it leaves the rest to the goroutine of the timer.
+	// So a flood of messages does not block a caller of StartDHCP for long.
 	runnerRounds = 16
 	// dhcpSendTime limits the time for which work waits for room in the transmit queue of the link.
 	dhcpSendTime = time.Second
-	// dhcpReleaseTime limits how long Close and the Stop methods wait. They wait for a running step, for room
-	// in the transmit queue, and for the link address of the next hop to a server.
+	// dhcpReleaseTime limits how long StopDHCP, StopDHCP6 and StopLinkLocal wait for a client, and how long
+	// linkSet.close waits for all its clients. A client needs the time for a running step, for room in the transmit
+	// queue, and for the link address of the next hop to a server.
 	dhcpReleaseTime = 200 * time.Millisecond
 )
 
-// init prepares a runner. It does not run before do, put or wake is called.
+// init prepares a runner. The runner calls work only after do, put, wake or finish was called.
 func (r *linkRunner) init(h *Host, info *stack.InterfaceInfo, limit int, work func([]func(time.Time)) time.Time) {
 	r.h, r.nic, r.index, r.limit, r.work = h, info.Name, info.Index, limit, work
 	r.changed.L = &r.mu
@@ -59,11 +61,11 @@ func (r *linkRunner) init(h *Host, info *stack.InterfaceInfo, limit int, work fu
 	r.timer.Stop() // until run or wake arms it
 }
 
-// base returns r. A linkSet finds with it the runner that a linkUser embeds.
+// base returns r. A linkSet calls base to get the runner that a linkUser embeds.
 func (r *linkRunner) base() *linkRunner { return r }
 
-// do calls f with the lock held, and then runs work. If another goroutine has the turn, that goroutine runs
-// work. f may be nil. If the runner has ended, do does nothing and returns false.
+// do calls f, if it is not nil, with the lock held, and then runs work. If another goroutine has the turn, that
+// goroutine runs work. If the runner has ended, do does nothing and returns false.
 func (r *linkRunner) do(f func(now time.Time)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,8 +79,9 @@ func (r *linkRunner) do(f func(now time.Time)) bool {
 	return true
 }
 
-// run calls work until nothing is left to do, unless another goroutine has the turn. r.mu is held; run
-// releases it meanwhile.
+// run calls work until nothing is left to do, but at most runnerRounds times; the timer then calls run again. If finish
+// asked for it, run also calls last. If another goroutine has the turn, that goroutine makes these calls. r.mu is held;
+// run releases it during the calls.
 func (r *linkRunner) run() {
 	r.again = true
 	if r.turn {
@@ -117,7 +120,7 @@ func (r *linkRunner) run() {
 	}
 }
 
-// due reports whether run has to call work or last, after n calls. next is what work has returned. r.mu is
+// due reports whether run has to call work or last, after n calls. next is the time that work has returned. r.mu is
 // held.
 func (r *linkRunner) due(next time.Time, n int) bool {
 	if !r.closing.IsZero() {
@@ -126,8 +129,8 @@ func (r *linkRunner) due(next time.Time, n int) bool {
 	return !r.ended && n < runnerRounds && (r.again || !next.IsZero() && !next.After(time.Now()))
 }
 
-// arm sets the timer. r.mu is held. The timer fires after a century at the latest, so that no sum overflows; work then
-// finds nothing to do.
+// arm sets the timer. r.mu is held. The timer fires after a century at the latest, so that the sum below does not
+// overflow. If nothing is due at that time, work does nothing and the timer is armed again.
 func (r *linkRunner) arm(at time.Time) {
 	now := time.Now()
 	if at.Before(now) {
@@ -141,7 +144,8 @@ func (r *linkRunner) arm(at time.Time) {
 	r.timer.Reset(at.Sub(now) + time.Duration(-at.UnixNano()&63))
 }
 
-// room reports whether the queue has room for a received message. If not, it counts the message as dropped.
+// room reports whether the queue has room for a received message. If the queue is full, room counts the message as
+// dropped. If the runner has ended, room returns false.
 func (r *linkRunner) room() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,8 +156,8 @@ func (r *linkRunner) room() bool {
 	return false
 }
 
-// put queues a step, which work will run. It does not block, because the goroutine that received a packet
-// calls it.
+// put queues a step, which work will run. If the runner has ended, put does nothing. put does not block: the goroutine
+// that received a packet calls it.
 func (r *linkRunner) put(f func(now time.Time)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,7 +175,7 @@ func (r *linkRunner) wake() {
 	}
 }
 
-// look makes work compare the interface with the state of the machine, in a goroutine of the runner.
+// look makes a goroutine call work soon. work then compares the interface with the state of the machine.
 func (r *linkRunner) look() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -186,13 +190,13 @@ func (r *linkRunner) hasEnded() bool {
 	return r.ended
 }
 
-// end ends the runner without a call of last. It reports false if the runner had ended already. A running call
+// end ends the runner, and does not call last. It returns false if the runner had ended already. A running call
 // of work continues.
 func (r *linkRunner) end() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
-		r.changed.Broadcast() // finish may wait only until its time
+		r.changed.Broadcast() // wake finish, which checks its deadline
 		return false
 	}
 	r.ended = true
@@ -210,11 +214,11 @@ func (r *linkRunner) wait() {
 	}
 }
 
-// finish calls last and ends the runner. It waits until time end at the latest. A call of work may still be running
-// at that time, for example because the link accepts no frames. That call then changes nothing on the host any more,
-// and last is called after it.
+// finish makes another goroutine call last, and ends the runner. It waits until time end at the latest. A call of work
+// may still be running at that time, for example because the link accepts no frames. That call then leaves no change on
+// the host, and run calls last after it.
 func (r *linkRunner) finish(end time.Time) {
-	// The last quarter of the time is for what last does after its messages have waited for room in vain.
+	// The messages of last wait for room until soon. The last quarter of the time is for the rest of last.
 	soon := end.Add(-time.Until(end) / 4)
 	late := time.AfterFunc(time.Until(soon), func() { r.end() })
 	defer late.Stop()
@@ -224,7 +228,7 @@ func (r *linkRunner) finish(end time.Time) {
 	defer r.mu.Unlock()
 	if !r.ended && r.until.IsZero() {
 		r.closing = soon
-		go func() { // not here: last calls OnEvent, which may block or call Host.Close
+		go func() { // not in this goroutine: last calls OnEvent, which may block or call Host.Close
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.run()
@@ -235,7 +239,7 @@ func (r *linkRunner) finish(end time.Time) {
 	}
 }
 
-// sendEnd returns until when a message may wait for room in the transmit queue.
+// sendEnd returns the time until which a message may wait for room in the transmit queue.
 func (r *linkRunner) sendEnd() time.Time {
 	if r.until.IsZero() {
 		return time.Now().Add(dhcpSendTime)

@@ -14,24 +14,26 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A linkUser uses a UDP port on one interface. Its base is the runner that it embeds.
+// A linkUser uses a UDP port on one interface. It embeds a linkRunner.
 type linkUser interface {
 	comparable
+	// base returns the linkRunner that the linkUser embeds.
 	base() *linkRunner
-	// socket returns the family and the port of the socket that the users of a linkSet share. name is what errors
-	// call a user. need is false if this user needs no socket.
+	// socket returns the family and the port of the socket that the users of a linkSet share. name is the word for
+	// a user in errors. need is false if this user needs no socket.
 	socket() (family stack.Family, port uint16, name string, need bool)
 	// receive handles a datagram that has arrived on the interface. It does not block, because it runs on the
 	// goroutine that received the packet.
 	receive(b []byte, from netip.AddrPort, meta stack.Meta)
-	// look is called when the host may have changed. It does not block.
+	// look is called when an interface, an address or a route of the host may have changed. It does not block.
 	look()
-	// stop ends the user and removes it from its linkSet. It waits until time end at the latest.
+	// stop ends the user and removes it from its linkSet. A client waits until time end at the latest. A server waits
+	// until a running call of OnEvent has returned.
 	stop(end time.Time)
 }
 
-// A linkSet has the users of a UDP port on the interfaces of a host: at most one for each interface. The zero
-// linkSet has none.
+// A linkSet has the users of a UDP port on the interfaces of a host: at most one user for each interface. The zero
+// linkSet has no users.
 type linkSet[T linkUser] struct {
 	life sync.Mutex // held by add and remove; no handler takes it
 
@@ -42,13 +44,13 @@ type linkSet[T linkUser] struct {
 	stopWatch func()
 }
 
-// setOf returns the linkSet of p, and makes it on first use.
+// setOf returns the linkSet that p points to. It makes the linkSet on first use.
 func setOf[T linkUser](p *atomic.Pointer[linkSet[T]]) *linkSet[T] {
 	p.CompareAndSwap(nil, new(linkSet[T]))
 	return p.Load()
 }
 
-// add adds a user. With the first user of the socket it opens the socket.
+// add adds a user. If the user is the first that needs the socket, add opens the socket.
 func (s *linkSet[T]) add(u T) error {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -83,7 +85,7 @@ func (s *linkSet[T]) add(u T) error {
 	return nil
 }
 
-// remove removes a user that has ended. With the last user of the socket it closes the socket.
+// remove removes a user that has ended. If no other user needs the socket, remove closes the socket.
 func (s *linkSet[T]) remove(u T) {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -100,7 +102,7 @@ func (s *linkSet[T]) remove(u T) {
 	} else {
 		s.stopWatch = nil
 	}
-	s.mu.Unlock() // Close may send, and this goroutine may then receive
+	s.mu.Unlock() // conn.Close may send, and this goroutine may then call receive
 	if stop != nil {
 		stop()
 	}
@@ -109,7 +111,7 @@ func (s *linkSet[T]) remove(u T) {
 	}
 }
 
-// list returns the users. s is nil if the host has never had one.
+// list returns the users. s may be nil.
 func (s *linkSet[T]) list() []T {
 	if s == nil {
 		return nil
@@ -134,8 +136,9 @@ func (s *linkSet[T]) on(index int) (u T, ok bool) {
 	return u, false
 }
 
-// close ends all users, and prevents further ones. Together the users have dhcpReleaseTime to end. If several
-// goroutines call close, each call returns when the users have ended. The caller closes the stack afterwards.
+// close ends all users, one after the other, and makes add fail from now on. The clients together have dhcpReleaseTime
+// to end. If several goroutines call close, each call returns when the users have ended. The caller closes the stack
+// afterwards.
 func (s *linkSet[T]) close() {
 	s.mu.Lock()
 	if closed := s.closed; closed != nil {
@@ -160,7 +163,7 @@ func (s *linkSet[T]) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	}
 }
 
-// look makes all users compare their interfaces with their state.
+// look calls look of all users.
 func (s *linkSet[T]) look() {
 	for _, u := range s.list() {
 		u.look()

@@ -20,9 +20,9 @@ import (
 
 // MDNSConfig configures Multicast DNS (RFC 6762) on an interface.
 type MDNSConfig struct {
-	// HostName is the first label of the name under which others on the link find the host: with
-	// "laptop", the name is laptop.local. If another machine has the name, the host adds a number. If
-	// HostName is empty, the host resolves names and browses, but publishes nothing.
+	// HostName is the first label of the host's name on the link: with "laptop", other machines find the host as
+	// laptop.local. If another machine has the name already, the host adds a number to its own name. If
+	// HostName is empty, the host resolves names and browses, but publishes nothing by itself.
 	HostName string
 }
 
@@ -34,8 +34,8 @@ const (
 	maxMDNSOutbox = 512
 	mdnsMaxSize   = 9000 // RFC 6762 section 17
 	mdnsTTL       = 255  // RFC 6762 section 11
-	// mdnsSendTime limits the time for which a message waits for room in the transmit queue. After a message has
-	// waited in vain, the messages behind it wait only for mdnsStuckTime.
+	// mdnsSendTime limits the time for which a message waits for room in the transmit queue. If there was no room in
+	// that time, each message behind it waits only for mdnsStuckTime, until one of them is sent.
 	mdnsSendTime  = 200 * time.Millisecond
 	mdnsStuckTime = 10 * time.Millisecond
 	// mdnsBurst is the maximum number of messages that a goroutine of the program sends in one call. Answers to
@@ -47,8 +47,8 @@ const (
 	mdnsTimeout = 4 * time.Second
 	// mdnsMoreTime is how long a lookup waits for further answers after the first one.
 	mdnsMoreTime = 200 * time.Millisecond
-	// mdnsLostTime is how long a lookup of an instance waits for the other one of its SRV and TXT records after the
-	// first one. Both must exist.
+	// An instance has an SRV and a TXT record. mdnsLostTime is how long a lookup of the instance waits for the second of
+	// them after it has the first.
 	mdnsLostTime = 1500 * time.Millisecond
 )
 
@@ -59,7 +59,7 @@ type mdnsLinks struct {
 	drops     [numMDNSDrops]atomic.Uint64
 	mu        sync.Mutex
 	closed    bool
-	conns     [2]*stack.UDP // IPv4 and IPv6; nil while there is no link
+	conns     [2]*stack.UDP // IPv4 and IPv6; nil while there is no link, and without IPv6
 	links     []*mdnsLink
 	stopWatch func()
 }
@@ -83,7 +83,7 @@ type mdnsLink struct {
 	// sends, without mu; see drain.
 	outbox  []mdns.Message
 	sending bool
-	sent    sync.Cond // signals the end of sending, and of the wait for it; its L is mu
+	sent    sync.Cond // wakes end when sending has become false or mdnsEndTime is over; its L is mu
 }
 
 type mdnsPacket struct {
@@ -117,7 +117,7 @@ var mdnsDropText = [numMDNSDrops]stack.DropReason{
 // drop counts a dropped message.
 func (ls *mdnsLinks) drop(reason int) { ls.drops[reason].Add(1) }
 
-// addDrops adds the counts of dropped messages to the counts of the stack. ls may be nil.
+// addDrops adds the counts of dropped messages to drops, the counts of the stack. ls may be nil.
 func (ls *mdnsLinks) addDrops(drops map[stack.DropReason]uint64) {
 	for i := 0; ls != nil && i < numMDNSDrops; i++ {
 		if n := ls.drops[i].Load(); n > 0 {
@@ -126,10 +126,10 @@ func (ls *mdnsLinks) addDrops(drops map[stack.DropReason]uint64) {
 	}
 }
 
-// An mdnsWait wakes a goroutine that waits for the events of queries.
+// An mdnsWait wakes a goroutine that waits for events of the queries.
 type mdnsWait struct {
 	queries []*mdns.Query
-	ready   chan struct{} // holds one token
+	ready   chan struct{} // has room for one token, which wakes the goroutine
 }
 
 // StartMDNS turns Multicast DNS on for an interface: the host answers to its name, resolves names
@@ -168,7 +168,7 @@ func (h *Host) startMDNS(nicName string, cfg MDNSConfig) error {
 	return nil
 }
 
-// add adds a link. With the first link it also opens the sockets.
+// add adds a link. If the link is the first, add opens the sockets.
 func (ls *mdnsLinks) add(l *mdnsLink) error {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -197,7 +197,7 @@ func (ls *mdnsLinks) add(l *mdnsLink) error {
 		}
 		ls.stopWatch = ls.h.stack.OnChange(ls.look)
 	}
-	// An interface without addresses of a family cannot join a group; look tries again.
+	// look joins the groups, when the interface has addresses of their families.
 	ls.links = append(ls.links, l)
 	return nil
 }
@@ -223,9 +223,9 @@ func (h *Host) StopMDNS(nicName string) error {
 	return fmt.Errorf("usernet: StopMDNS: it is not on on %s: %w", info.Name, syscall.ESRCH)
 }
 
-// MDNSName returns the host's name on an interface, such as "laptop.local.", or an empty string if it has
-// none. established reports whether no other machine on the link has the name. An empty nicName means the
-// only link.
+// MDNSName returns the host's name on an interface, such as "laptop.local.", or an empty string if the host has
+// none. established reports whether the host has verified that no other machine on the link has the name, and has begun
+// to announce it. An empty nicName means the interface for which Multicast DNS was turned on first.
 func (h *Host) MDNSName(nicName string) (name string, established bool) {
 	for _, l := range h.mdns.Load().list() {
 		if nicName == "" || l.nic == nicName {
@@ -237,7 +237,7 @@ func (h *Host) MDNSName(nicName string) (name string, established bool) {
 	return "", false
 }
 
-// list returns the links. ls is nil if the host has never had one.
+// list returns the links. ls may be nil.
 func (ls *mdnsLinks) list() []*mdnsLink {
 	if ls == nil {
 		return nil
@@ -247,7 +247,7 @@ func (ls *mdnsLinks) list() []*mdnsLink {
 	return slices.Clone(ls.links)
 }
 
-// remove removes a link that has ended. With the last link it closes the sockets.
+// remove removes a link that has ended. If the link is the last, remove closes the sockets.
 func (ls *mdnsLinks) remove(l *mdnsLink) {
 	ls.mu.Lock()
 	ls.links = slices.DeleteFunc(ls.links, func(x *mdnsLink) bool { return x == l })
@@ -257,7 +257,7 @@ func (ls *mdnsLinks) remove(l *mdnsLink) {
 	}
 	conns, stop := ls.conns, ls.stopWatch
 	ls.conns, ls.stopWatch = [2]*stack.UDP{}, nil
-	ls.mu.Unlock() // Close sends, and this goroutine may then receive
+	ls.mu.Unlock() // c.Close sends, and this goroutine may then call receive
 	if stop != nil {
 		stop()
 	}
@@ -268,7 +268,7 @@ func (ls *mdnsLinks) remove(l *mdnsLink) {
 	}
 }
 
-// close ends all links. The caller closes the stack afterwards. ls may be nil.
+// close ends all links, and makes add fail from now on. The caller closes the stack afterwards. ls may be nil.
 func (ls *mdnsLinks) close() {
 	if ls == nil {
 		return
@@ -282,14 +282,15 @@ func (ls *mdnsLinks) close() {
 	}
 }
 
-// look makes all links compare their interfaces with their state.
+// look calls look of all links.
 func (ls *mdnsLinks) look() {
 	for _, l := range ls.list() {
 		l.look()
 	}
 }
 
-// receive queues a message for its link. It is the handler of the sockets, so it neither blocks nor sends.
+// receive queues a message for the link on which it has arrived. It is the handler of the sockets, so it neither blocks
+// nor sends.
 func (ls *mdnsLinks) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	links := ls.list()
 	i := slices.IndexFunc(links, func(l *mdnsLink) bool { return l.index == meta.NIC })
@@ -319,8 +320,8 @@ func (l *mdnsLink) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	}
 }
 
-// do handles the received messages, runs f if it is not nil, does what is due, and sends the messages of the node.
-// On a link that has ended, do does nothing.
+// do handles the received messages, calls f if it is not nil, does what is due, and sends the messages of the node.
+// If the link has ended, do does nothing.
 func (l *mdnsLink) do(f func(now time.Time)) {
 	l.mu.Lock()
 	if l.ended {
@@ -366,12 +367,12 @@ func (l *mdnsLink) do(f func(now time.Time)) {
 	}
 }
 
-// queue moves the messages of the node to the outbox. While the outbox is full, queue drops them; the goodbyes
-// of a link that ends always fit. l.mu is held.
+// queue moves the messages of the node to the outbox. If the outbox is full, queue drops them. It never drops the
+// goodbyes of a link that has ended. l.mu is held.
 func (l *mdnsLink) queue() {
 	for m, ok := l.node.Next(); ok; m, ok = l.node.Next() {
-		// RFC 6762 5.5: a unicast response must not leave the link, or the host could be made to send to
-		// any address.
+		// RFC 6762 5.5: a unicast response must not leave the link. Otherwise a forged query could make the host send
+		// to any address.
 		switch {
 		case m.To.IsValid() && !l.onLink(m.To.Addr()):
 			l.all.drop(mdnsDropOffLink)
@@ -384,8 +385,8 @@ func (l *mdnsLink) queue() {
 }
 
 // drain sends the messages of the outbox in their order. If another goroutine is sending, drain returns at
-// once, and the other goroutine sends them. most is the maximum number of messages that drain sends; it leaves the
-// others to the timer. On a link that has ended, drain sends all messages.
+// once, and the other goroutine sends them. drain sends up to most messages, and leaves the others to the
+// goroutine of the timer. If the link has ended, drain sends all messages.
 func (l *mdnsLink) drain(most int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -396,7 +397,7 @@ func (l *mdnsLink) drain(most int) {
 	wait := mdnsSendTime
 	for n := 0; len(l.outbox) > 0; n++ {
 		if n >= most && !l.ended {
-			l.timer.Reset(0) // its goroutine sends the others
+			l.timer.Reset(0) // the goroutine of the timer sends the other messages
 			break
 		}
 		m := l.outbox[0]
@@ -421,8 +422,8 @@ func (l *mdnsLink) onLink(a netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
 }
 
-// send sends a message. It reports false if the transmit queue had no room until end. Other errors are ignored: the
-// node sends again what matters, and the interface may have no address of a family.
+// send sends a message. It reports false if the transmit queue had no room until time end. It ignores other errors: the
+// node sends an important message again, and an interface without an address of a family cannot send in that family.
 func (l *mdnsLink) send(m mdns.Message, end time.Time) (ok bool) {
 	ok = true
 	l.all.mu.Lock()
@@ -442,7 +443,8 @@ func (l *mdnsLink) send(m mdns.Message, end time.Time) (ok bool) {
 	return ok
 }
 
-// look passes the addresses of the interface to the node.
+// look joins the groups on the interface, and passes the addresses of the interface to the node. If the interface was
+// removed, look ends the link.
 func (l *mdnsLink) look() {
 	infos := l.all.h.stack.Interfaces()
 	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == l.index })
@@ -455,7 +457,7 @@ func (l *mdnsLink) look() {
 	conns := l.all.conns
 	l.all.mu.Unlock()
 	if i >= 0 && conns[0] != nil {
-		// Errors are ignored. Join fails if the group is joined already, and if the interface has no address
+		// Errors are ignored. Join fails if the socket has already joined the group, or if the interface has no address
 		// of the family yet.
 		conns[0].Join(mdns.Group4, l.index)
 		if conns[1] != nil {
@@ -482,8 +484,8 @@ func (l *mdnsLink) look() {
 	})
 }
 
-// end withdraws the names of the link. It returns when the goodbyes are sent. If another goroutine is sending,
-// and its device blocks, end returns after mdnsEndTime.
+// end ends the link and withdraws its names. It returns when the goodbyes are sent. But if another goroutine is
+// sending and its device blocks, end returns after mdnsEndTime.
 func (l *mdnsLink) end() {
 	l.mu.Lock()
 	if !l.ended {
@@ -552,8 +554,8 @@ func (h *Host) Publish(s MDNSService) (*Publication, error) {
 	return p, nil
 }
 
-// Instance returns the name of the instance. It differs from the name in the Service if another machine has an
-// instance of that name. With several interfaces, Instance returns the name on the first one.
+// Instance returns the name of the instance. If another machine has an instance of the same name, this name differs
+// from the name in the Service. With several interfaces, Instance returns the name on the first interface.
 func (p *Publication) Instance() string {
 	part := p.parts[0]
 	part.l.mu.Lock()

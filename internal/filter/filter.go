@@ -1,6 +1,6 @@
 // Package filter selects frames by an expression, in the manner of tcpdump (pcap-filter(7)).
 //
-// An expression consists of primitives, which "not", "and" and "or" (or !, && and ||) join. "not"
+// An expression joins primitives with "not", "and" and "or", also written !, && and ||. "not"
 // binds most tightly. "and" and "or" have equal precedence and associate to the left, as in tcpdump;
 // parentheses change that. The primitives are:
 //
@@ -13,10 +13,11 @@
 // "src" or "dst" before host, net or port restricts the primitive to that end. host and net also match the
 // addresses of ARP packets. A protocol may stand before them: "tcp port 80", "ip6 net 2001:db8::/32", "udp
 // src port 53". If a value has no keywords of its own, the keywords of the previous primitive apply to it: "port
-// 80 or 443", "host 192.0.2.1 or 192.0.2.2". An address at the beginning or after src or dst needs no "host".
+// 80 or 443", "host 192.0.2.1 or 192.0.2.2". An address at the beginning or after src or dst needs no "host". A
+// prefix there needs no "net".
 //
-// Unlike tcpdump, a filter sees the packet inside a VLAN tag, and the protocol after the extension headers
-// of IPv6. It looks up no names.
+// Unlike in tcpdump, a primitive compares the packet inside a VLAN tag, and the protocol after the extension headers
+// of IPv6. An expression cannot contain names of hosts, networks or ports.
 package filter
 
 import (
@@ -30,8 +31,8 @@ import (
 type Filter struct{ all sequence }
 
 // Match reports whether the filter selects a frame. If ethernet is set, the frame begins with its
-// Ethernet header, and otherwise with its IP header. The frame may be cut or malformed; a primitive whose
-// field is missing does not match, and its negation does. Match does not allocate.
+// Ethernet header, and otherwise with its IP header. The frame may be cut or malformed. A primitive whose
+// field is missing in the frame does not match, so "not" with that primitive matches. Match does not allocate.
 func (f *Filter) Match(frame []byte, ethernet bool) bool {
 	var p packet
 	if ethernet {
@@ -53,7 +54,7 @@ type joined struct {
 	term
 }
 
-// A term is a primitive or a sequence in parentheses.
+// A term is a primitive or a sequence in parentheses. It may have "not" before it.
 type term struct {
 	not   bool
 	inner *sequence // nil for a primitive
@@ -221,7 +222,7 @@ func (p *packet) ip(b []byte) {
 	}
 }
 
-// ip4 reads an IPv4 header. It looks at the fields that tcpdump looks at, and verifies nothing.
+// ip4 reads an IPv4 header. It reads the fields that tcpdump reads, and verifies nothing.
 func (p *packet) ip4(b []byte) {
 	p.network = ipv4
 	if len(b) >= 10 {
@@ -234,7 +235,7 @@ func (p *packet) ip4(b []byte) {
 		return
 	}
 	p.dst = netip.AddrFrom4([4]byte(b[16:20]))
-	const offset = 0x1fff // of a fragment
+	const offset = 0x1fff // mask of the fragment offset
 	if n := int(b[0]&15) * 4; binary.BigEndian.Uint16(b[6:])&offset == 0 && n <= len(b) {
 		p.transport(b[n:])
 	}
@@ -243,7 +244,7 @@ func (p *packet) ip4(b []byte) {
 // protoSCTP has its ports where TCP and UDP have theirs (RFC 9260 3.1).
 const protoSCTP wire.Proto = 132
 
-// protoAH is the Authentication Header (RFC 4302). Its length is in words of 4 bytes, minus 2.
+// protoAH is the Authentication Header (RFC 4302). Its length field has its length in words of 4 bytes, minus 2.
 const protoAH wire.Proto = 51
 
 // transport reads the ports.
@@ -293,7 +294,7 @@ func (p *packet) ip6(b []byte) {
 				return
 			}
 			if binary.BigEndian.Uint16(b[2:])&^7 != 0 {
-				p.upper, p.hasUpper = wire.Proto(b[0]), true // a later fragment: its data begins in the middle
+				p.upper, p.hasUpper = wire.Proto(b[0]), true // a later fragment contains no transport header
 				return
 			}
 			size = wire.FragmentLen

@@ -9,7 +9,7 @@ import (
 
 // An Error says which word of an expression is wrong.
 type Error struct {
-	Word   string // empty at the end of the expression
+	Word   string // the wrong word; empty if the expression ends too early
 	Offset int    // of the word in the expression, in bytes
 	Reason string // what is wrong, or what is allowed
 }
@@ -23,11 +23,11 @@ func (e *Error) Error() string {
 
 // The limits of an expression, so that parsing and matching need bounded memory and time.
 const (
-	maxDepth = 100  // parentheses within each other
-	maxWords = 4096 // words and parentheses
+	maxDepth = 100  // nested parentheses
+	maxWords = 4096 // words, operators and parentheses
 )
 
-// Parse parses an expression. An empty one selects every frame. The error is an *Error.
+// Parse parses an expression. An empty expression selects every frame. The error is an *Error.
 func Parse(s string) (*Filter, error) {
 	p := &parser{words: split(s), end: len(s)}
 	if len(p.words) > maxWords {
@@ -52,7 +52,7 @@ type word struct {
 	at int
 }
 
-// split splits an expression into words. Parentheses, !, && and || are words of their own.
+// split splits an expression into words. Each parenthesis, !, && and || is a word of its own.
 func split(s string) (words []word) {
 	start := -1
 	flush := func(end int) {
@@ -87,7 +87,7 @@ func split(s string) (words []word) {
 type parser struct {
 	words []word
 	end   int
-	last  *primitive // the previous primitive, whose keywords apply to a value without keywords
+	last  *primitive // its keywords apply to a value without keywords; nil: no keywords apply
 }
 
 // peek returns the next word, or "" at the end.
@@ -117,7 +117,7 @@ func (p *parser) wrong(reason string) *Error {
 	return &Error{p.words[0].s, p.words[0].at, reason}
 }
 
-// sequence parses terms up to the end or a closing parenthesis.
+// sequence parses terms up to a word that is neither "and" nor "or", such as a closing parenthesis, or up to the end.
 func (p *parser) sequence(depth int) (*sequence, error) {
 	first, err := p.term(depth)
 	if err != nil {
@@ -170,7 +170,7 @@ const allowed = "allowed here are host, net, port, src, dst, ip, ip6, arp, tcp, 
 
 // primitive parses one primitive.
 func (p *parser) primitive() (c primitive, err error) {
-	named := p.peek() // the protocol, for errors
+	named := p.peek() // the keyword of the protocol if there is one, for errors
 	c.proto = protocols[named]
 	hasProto := c.proto != anyProtocol
 	if hasProto {
@@ -216,8 +216,8 @@ func (p *parser) primitive() (c primitive, err error) {
 	return p.value(c)
 }
 
-// checkKind returns an error if a protocol does not have what the kind k compares: addresses or ports. name is the
-// protocol's keyword.
+// checkKind returns an error if packets of a protocol do not have what the kind k compares: addresses or ports. name is
+// the keyword of the protocol.
 func (p *parser) checkKind(proto protocol, k kind, name string) error {
 	hasAddrs := proto == protoIP || proto == protoIP6 || proto == protoARP
 	switch {

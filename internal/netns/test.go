@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// patience is the time limit of a program. It is long, because it only has to end a program that hangs.
+// patience is the time limit of a program. It is long, because only a program that hangs should reach it.
 const patience = 3 * time.Minute
 
 // Need skips a test that does not run as root. It calls Lacks if a tool is missing.
@@ -42,8 +42,9 @@ func Lacks(t testing.TB, what string, err error) {
 
 var lastNamespace atomic.Int64
 
-// New makes a namespace with only a loopback. It is removed at the end of the test. Its name begins with the value of
-// the environment variable USERNET_NETNS, so that .ci/run finds the namespaces of tests that died.
+// New makes a namespace with only a loopback, and removes it at the end of the test. The name of the namespace begins
+// with the value of the environment variable USERNET_NETNS, or with "usernet" if that is empty. With the variable,
+// .ci/run finds the namespaces of tests that died.
 func New(t testing.TB) Namespace {
 	t.Helper()
 	prefix := os.Getenv("USERNET_NETNS")
@@ -103,7 +104,7 @@ func (ns Namespace) Shell(t testing.TB, script string) string {
 }
 
 // Lose makes the kernel drop one in a hundred of the packets that arrive in the namespace or leave it, at random. match
-// is an nft expression that selects the packets; if it is empty, all packets are selected. Lose needs nft.
+// is an nft expression that selects the packets. If match is empty, Lose drops from all packets. Lose needs nft.
 func (ns Namespace) Lose(t testing.TB, match string) {
 	t.Helper()
 	ns.Shell(t, fmt.Sprintf(`

@@ -1,5 +1,5 @@
-// Package site is the web site of the commands that serve on a usernet host: a start page, which shows its own
-// connection, and the files of a directory.
+// Package site is the web site of the commands that serve on a usernet host: a start page, which shows the connection
+// over which the browser has loaded it, and the files of a directory.
 package site
 
 import (
@@ -50,7 +50,7 @@ type Site struct {
 	page  *template.Template
 }
 
-// Server returns a server of the site. It logs its errors to log, if log is not nil.
+// Server returns a server of the site. The server logs its errors to log, or to the standard logger if log is nil.
 func (s *Site) Server(log *slog.Logger) *http.Server {
 	s.begun = time.Now()
 	s.page = template.Must(template.New("page").Parse(page))
@@ -69,7 +69,7 @@ func (s *Site) Server(log *slog.Logger) *http.Server {
 	return srv
 }
 
-// Shutdown shuts a server down gracefully. If that takes longer than 0.3 s, it closes the connections.
+// Shutdown shuts a server down gracefully. If that takes longer than shutdownTime, it closes the connections.
 func Shutdown(srv *http.Server, log *slog.Logger) error {
 	log.Info("ending; Ctrl-C again ends at once")
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
@@ -86,7 +86,7 @@ func Shutdown(srv *http.Server, log *slog.Logger) error {
 // connKey is the context key of a request's connection.
 type connKey struct{}
 
-// withConn is the server's ConnContext. It makes a request's connection available to the handlers.
+// withConn is the server's ConnContext. It adds the connection to the context of each request.
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
@@ -107,7 +107,7 @@ func (s *Site) serveFacts(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(s.facts(r))
 }
 
-// Facts are the values that the page shows. The page gets them as JSON.
+// Facts are the values that the page shows. The page contains them when it is loaded, and then gets them as JSON.
 type Facts struct {
 	Addr    string
 	Addr6   string // empty if the host has no IPv6 address
