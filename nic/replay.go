@@ -15,7 +15,7 @@ type ReplayConfig struct {
 	// Speed is the factor by which the frames come faster than they were captured: 2 halves the time
 	// between them. 0 stands for 1. It must not be negative.
 	Speed float64
-	// AtOnce makes the frames come without delays. Speed is then ignored.
+	// AtOnce makes the frames come without delays. The device then ignores Speed.
 	AtOnce bool
 	// InboundOnly omits the frames that were sent by the machine that captured them. A host on the device
 	// then receives what that machine received.
@@ -28,10 +28,10 @@ type ReplayConfig struct {
 
 // Replay is a device that receives the frames of a capture. Sent frames are counted and discarded.
 //
-// The first frame arrives when the device is attached. The time from the first frame to a later one is that of
-// the capture, divided by Speed. At the end of the capture the device fails with an error that wraps io.EOF:
-// Err returns the error, and the function of NotifyDown is called with it. A malformed capture ends with
-// another error.
+// The first frame arrives when the device is attached. The time from the first frame to a later frame is the time
+// between the two in the capture, divided by Speed. At the end of the capture the device fails with an error that
+// wraps io.EOF: Err returns the error, and the device passes it to the function of NotifyDown. If the capture is
+// malformed, the device fails with another error.
 //
 // The device does not pass on frames that the capture has truncated, frames whose medium differs from that of
 // the first frame, and frames that are too long for the MTU. They are counted in Stats().RecvDropped.
@@ -39,8 +39,9 @@ type Replay struct{ rxLoop }
 
 var _ Device = (*Replay)(nil)
 
-// OpenReplay reads the beginning of a capture in the pcap or pcapng format. The medium of the device is
-// Ethernet or IP, as the link type of the first packet. Close closes r if it is an io.Closer.
+// OpenReplay reads the beginning of a capture in the pcap or pcapng format. The link type of the first packet
+// decides whether the medium of the device is Ethernet or IP. Without a packet, the medium is Ethernet. Close closes r
+// if it is an io.Closer.
 func OpenReplay(r io.Reader, cfg ReplayConfig) (*Replay, error) {
 	d, err := openReplay(r, cfg)
 	if err != nil {
@@ -100,14 +101,14 @@ func (d *Replay) countRun(run []Frame, bytes int) { d.countSent(len(run), bytes)
 // A replaySource is the source of a Replay.
 type replaySource struct {
 	file  *pcap.Reader
-	from  io.Reader // below file
+	from  io.Reader // what file reads
 	cfg   ReplayConfig
 	link  Link
 	once  sync.Once     // for Close
 	done  chan struct{} // closed by Close
-	first pcap.Packet   // the first packet, until it has been passed on
+	first pcap.Packet   // the first packet, which openReplay has read
 	end   error         // the error of reading the first packet
-	began bool
+	began bool          // next has returned first and end
 
 	start    time.Time // when the first frame that has a time was passed on
 	captured time.Time // when the first frame that has a time was captured
@@ -135,7 +136,8 @@ func (s *replaySource) next() (pcap.Packet, error) {
 	return s.file.Next()
 }
 
-// read waits until the next frame is due, and returns it.
+// read waits until the next frame is due, and returns it. For a frame that InboundOnly omits, and for a frame that it
+// drops, read returns no frame and does not wait.
 func (s *replaySource) read() (frames []Frame, dropped int, err error) {
 	pkt, err := s.next()
 	if err != nil {
@@ -159,7 +161,7 @@ func (s *replaySource) read() (frames []Frame, dropped int, err error) {
 func (s *replaySource) wait(t time.Time) bool {
 	var delay time.Duration
 	switch {
-	case s.captured.IsZero(): // this is the first frame that has a time
+	case s.captured.IsZero(): // no earlier frame had a time
 		s.start, s.captured = time.Now(), t
 	case !s.cfg.AtOnce && !t.IsZero():
 		delay = time.Until(s.start.Add(s.scale(t.Sub(s.captured))))
@@ -182,11 +184,12 @@ func (s *replaySource) wait(t time.Time) bool {
 	}
 }
 
-// maxReplayGap bounds the time from the first frame of a replay to another one. A hostile capture may have
+// maxReplayGap bounds the time from the first frame of a replay to a later frame, because a hostile capture may have
 // any times.
 const maxReplayGap = 365 * 24 * time.Hour
 
-// scale returns the time in the replay for a time in the capture.
+// scale converts a time since the first frame of the capture to a time since the first frame of the replay, from 0 to
+// maxReplayGap.
 func (s *replaySource) scale(d time.Duration) time.Duration {
 	speed := s.cfg.Speed
 	if speed == 0 {

@@ -18,14 +18,14 @@ import (
 
 // StreamConfig configures OpenStream.
 type StreamConfig struct {
-	// Network is the kind of socket, "unix" or "tcp". Address is its path, or an IP address with a
-	// port.
+	// Network is the kind of socket, "unix" or "tcp". Address is the path of a Unix socket, or the IP
+	// address and the port of a TCP socket.
 	Network, Address string
 	// Listen makes the device listen at Address. The device has one peer at a time; further peers wait
 	// until the current one closes its connection. Without Listen the device dials Address.
 	Listen bool
-	// Redial is the time between two attempts to dial after the peer has closed the connection. If it
-	// is 0, the device fails when the peer closes the connection. A device that listens ignores it.
+	// Redial is the time before each attempt to dial after the connection has ended. If Redial is 0 or
+	// negative, the device fails when the connection ends. A device that listens ignores Redial.
 	Redial time.Duration
 
 	Name string  // name in messages; empty stands for Address
@@ -51,8 +51,8 @@ var _ Device = (*Stream)(nil)
 // dialTime is the maximum time of an attempt to dial.
 const dialTime = 10 * time.Second
 
-// OpenStream dials a stream socket, or listens at one. An existing socket at a path to listen at is
-// replaced if no process listens there.
+// OpenStream dials a stream socket, or listens at one. It replaces a socket that exists at the
+// path to listen at, unless a process listens there.
 func OpenStream(cfg StreamConfig) (*Stream, error) {
 	s, err := openStream(cfg)
 	if err != nil {
@@ -224,7 +224,7 @@ func (s *Stream) Addr() net.Addr {
 }
 
 // streamWrite is the maximum number of bytes that Send passes to one Write, unless a single frame is
-// longer. Up to this length, it copies frames to write them with one system call.
+// longer. Send copies several frames into one buffer to write them with one system call.
 const streamWrite = 64 << 10
 
 // Send writes the frames, several with each Write, and waits while the peer does not read. It drops and
@@ -264,8 +264,8 @@ func (s *Stream) Send(batch []Frame) (n int, err error) {
 const minEthernet = 60
 
 // unpadded returns the length of a frame without the padding behind an IPv4 packet. A stream needs no padding, and
-// the kernel of a virtual machine sends none. The passt of March 2023, which Debian 12 has, ignores IPv4 packets in
-// frames with padding: it ignored acknowledgments without data, and stopped when it had filled the first
+// the kernel of a virtual machine sends none. The passt of March 2023, which is part of Debian 12, ignores IPv4
+// packets in frames with padding. It then ignores acknowledgments without data, and stops when it has filled the first
 // window.
 //
 // RFC 894: "This padding is not part of the IP packet and is not included in the total length field of the IP
@@ -310,7 +310,7 @@ func (s *Stream) flush(link *Link, part []Frame) error {
 		s.fail(err)
 		return s.sendError()
 	}
-	conn.Close() // the reader notices, and waits for the next peer
+	conn.Close() // the reader gets an error, and waits for the next peer
 	return nil
 }
 
@@ -327,7 +327,8 @@ const maxStreamBatch = 64
 type streamPeer struct {
 	min, max int // length of a frame in bytes
 
-	// next returns the connection to the next peer. It is nil if there is only one peer.
+	// next waits for the next peer and returns the connection to it. The field is nil if the first peer is
+	// the only one.
 	next     func() (io.ReadWriteCloser, error)
 	onPeer   func(up bool) // called by the reader when the peer has connected or disconnected
 	listener net.Listener  // may be nil
@@ -395,7 +396,8 @@ func (p *streamPeer) connect() error {
 	return nil
 }
 
-// lost ends the connection because of err. It returns err if there cannot be another peer.
+// lost handles the end of the connection because of err. If there can be another peer, lost closes the connection and
+// returns nil. Otherwise lost returns err, and the caller closes the connection.
 func (p *streamPeer) lost(err error) error {
 	if p.next == nil {
 		return err
@@ -409,7 +411,8 @@ func (p *streamPeer) lost(err error) error {
 	return nil
 }
 
-// read returns the frames that one Read of the connection completes.
+// read returns complete frames that have been received already or, if there are none, the frames that one Read of the
+// connection completes. If there is no peer, read waits for one and returns no frames.
 func (p *streamPeer) read() (frames []Frame, dropped int, err error) {
 	conn := p.current()
 	if conn == nil {
@@ -445,7 +448,7 @@ func (p *streamPeer) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, err
 }
 
-// parse takes complete frames from buf.
+// parse takes at most maxStreamBatch complete frames from buf. It counts frames of a bad length as dropped.
 func (p *streamPeer) parse() (frames []Frame, dropped int, err error) {
 	frames = p.batch[:0]
 	for p.end-p.start >= streamPrefix && len(frames) < maxStreamBatch {

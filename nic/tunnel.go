@@ -17,7 +17,7 @@ type TunnelConfig struct {
 	// GSO is the largest super-frame in bytes that the host may send. 0 stands for 65535, and a negative
 	// value for no super-frames. The size of the packets that Read returns does not depend on GSO.
 	GSO int
-	// Queue is how many bytes may wait for Read, 1 MiB if zero. Send blocks while the queue is full.
+	// Queue is how many bytes may wait for Read, 1 MiB if zero. Send blocks while that many or more wait.
 	Queue int
 }
 
@@ -26,21 +26,21 @@ type TunnelConfig struct {
 // with one call, in the form of the tun.Device of WireGuard's Go implementation.
 //
 // The host may send super-frames: Read cuts them into packets. Write merges the TCP segments that it
-// gets with one call into super-frames if the host asks for that (GRO). Nothing is lost between Send
-// and Read: while the queue is full, Send waits.
+// gets with one call into super-frames if the host asks for that (GRO). A full queue loses no packet:
+// Send waits while the queue is full.
 type Tunnel struct {
 	base
 	link    atomic.Pointer[Link] // replaced, never modified
 	limit   int                  // the queue is full if queued is at least limit
 	reading condMutex            // held by the Read that takes packets
-	rest    tunnelFrame          // the super-frame that Read has begun; guarded by reading
+	rest    tunnelFrame          // the frame that Read has begun; guarded by reading
 
 	mu       sync.Mutex
 	readable sync.Cond // the queue is not empty, or the tunnel has ended
 	writable sync.Cond // the queue is not full, or the tunnel has ended
 	queue    []tunnelFrame
 	queued   int   // bytes in queue
-	ended    error // after Close or Fail: what Read returns
+	ended    error // after Close or Fail: the error of Read, Send and Write
 
 	merge  atomic.Bool
 	onDown func(error) // guarded by mu, as onLink is
@@ -59,8 +59,8 @@ var (
 // A tunnelFrame is a copy of a frame that the host has sent.
 type tunnelFrame struct {
 	f    Frame   // f.Head has all bytes
-	buf  *[]byte // the memory of f, which returns to the pool; nil if there is no frame
-	done int     // bytes of the payload of a super-frame that Read has returned
+	buf  *[]byte // the memory of f, from the pool; nil if there is no frame
+	done int     // bytes of the payload of a super-frame that Read has returned or dropped
 }
 
 // A tunnelBatch is the memory that one call of Write needs.
@@ -96,9 +96,9 @@ func (t *Tunnel) Link() Link {
 	return l
 }
 
-// SetLink changes the MTU, and whether the link is up, and reports the change to the host. The carrying
-// program calls it when its connection to the other side comes or goes. An MTU of zero keeps the MTU.
-// SetLink must not be called concurrently.
+// SetLink sets the MTU, and whether the link is up, and reports the change to the host. The program that
+// carries the packets calls SetLink when its connection to the other side is made or lost. If mtu is not
+// positive, SetLink does not change the MTU. SetLink must not be called concurrently.
 func (t *Tunnel) SetLink(mtu int, up bool) {
 	l := *t.link.Load()
 	if mtu > 0 {
@@ -181,8 +181,8 @@ func (t *Tunnel) put(c tunnelFrame) error {
 	return nil
 }
 
-// take removes the oldest frame from the queue. If the queue is empty, take waits for a frame if wait is
-// set, and otherwise returns no frame and no error.
+// take removes the oldest frame from the queue and returns it. If the queue is empty and wait is true, take
+// waits for a frame. If the queue is empty and wait is false, take returns no frame and no error.
 func (t *Tunnel) take(wait bool) (c tunnelFrame, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -227,8 +227,8 @@ func (t *Tunnel) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 	return n, err
 }
 
-// next copies packets of t.rest to bufs, as Read does. It returns the number of packets, which is less
-// than len(bufs) if the frame has no more. t.reading is held.
+// next copies packets of t.rest to bufs, as Read does, and returns the number of packets. It releases t.rest
+// after the last packet. t.reading is held.
 func (t *Tunnel) next(bufs [][]byte, sizes []int, offset int) (n int) {
 	c := &t.rest
 	if c.f.GSO == GSONone {
@@ -278,7 +278,7 @@ func (t *Tunnel) release(c *tunnelFrame) {
 // Write passes packets to the host: the i-th is bufs[i][offset:]. It does not use the buffers after it has
 // returned. With GRO, Write may change the bytes of a buffer, and the bytes between its length and its
 // capacity. Write drops and counts a packet that is empty or longer than the MTU, and all packets that come
-// before Attach. It returns the number of packets. Write may be called by several goroutines at once.
+// before Attach. It returns len(bufs): dropped packets count too. Write may be called by several goroutines at once.
 //
 // After Close, Write returns net.ErrClosed, and after Fail the error of Fail.
 func (t *Tunnel) Write(bufs [][]byte, offset int) (int, error) {
@@ -315,7 +315,7 @@ func (t *Tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	return len(bufs), nil
 }
 
-// err returns nil while the tunnel works, and otherwise what Read, Send and Write return.
+// err returns nil while the tunnel works, and otherwise the error of Read, Send and Write.
 func (t *Tunnel) err() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

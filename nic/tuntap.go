@@ -19,10 +19,10 @@ type tunTap struct {
 	rxLoop
 	tapWriter
 	created bool
-	hostMAC atomic.Pointer[[6]byte] // of a TAP
+	hostMAC atomic.Pointer[[6]byte] // MAC address of the kernel's interface; only a TAP has one
 }
 
-// tunTap returns the name of the kind of device that has the medium.
+// tunTap returns the kind of device that has the medium: "TUN" for IP, and otherwise "TAP".
 func (m Medium) tunTap() string {
 	if m == IP {
 		return "TUN"
@@ -41,7 +41,7 @@ func (t *tunTap) openAny(m Medium, cfg TAPConfig) error {
 // Name returns the interface's name.
 func (t *tunTap) Name() string { return t.current().Name }
 
-// Created reports whether OpenTAP created the interface. If so, Close deletes it.
+// Created reports whether OpenTAP or OpenTUN created the interface. If so, Close deletes it.
 func (t *tunTap) Created() bool { return t.created }
 
 // setHostMAC stores the MAC address of the kernel's interface.
@@ -53,8 +53,8 @@ func (t *tunTap) setHostMAC(mac []byte) {
 
 // Send writes the frames to the device. If the kernel's queue is full, it returns how many frames
 // it accepted. It drops and counts frames that the link cannot carry or that the kernel refuses;
-// the kernel refuses all frames while the interface is down. After Close the error is
-// net.ErrClosed, and after a failure the error that Err returns.
+// the kernel refuses all frames while the interface is down. After Close, Send returns
+// net.ErrClosed. After a failure, Send returns the error of Err.
 func (t *tunTap) Send(batch []Frame) (n int, err error) {
 	if err := t.sendError(); err != nil {
 		return 0, err
@@ -186,7 +186,7 @@ func (e *TAPPermissionError) Commands(user string) (commands []string) {
 		// user open it. EPERM means that the user may not use the device.
 		commands = append(commands, "chmod 666 /dev/net/tun")
 		if e.Exists {
-			return commands // the device may belong to the user; otherwise the next error is EPERM
+			return commands // the user may own the device; if not, the next attempt to open it fails with EPERM
 		}
 	}
 	if e.Exists {

@@ -82,7 +82,8 @@ func openVDE(cfg VDEConfig) (*VDE, error) {
 	return d, nil
 }
 
-// dialVDE connects to the control socket of a switch, and returns the absolute path of its directory.
+// dialVDE connects to the control socket of the switch in dir, and returns the absolute path of the directory. If dir
+// is empty, dialVDE tries the usual directories.
 func dialVDE(dir string) (ctl *net.UnixConn, path string, err error) {
 	dirs := []string{dir}
 	if dir == "" {
@@ -110,7 +111,7 @@ func dialVDE(dir string) (ctl *net.UnixConn, path string, err error) {
 	return nil, "", err
 }
 
-// plug asks the switch for a port, and returns the data socket.
+// plug makes a data socket, asks the switch for a port, and returns the data socket, connected to the switch.
 func plug(ctl *net.UnixConn, dir string, cfg VDEConfig) (*datagramSocket, error) {
 	conn, path, err := bindVDE(dir)
 	if err != nil {
@@ -131,8 +132,8 @@ func plug(ctl *net.UnixConn, dir string, cfg VDEConfig) (*datagramSocket, error)
 	return s, nil
 }
 
-// bindVDE binds a data socket in the directory of the switch or, if this is not permitted, in the
-// directory for temporary files.
+// bindVDE binds a data socket in the directory of the switch or, if that fails, in the directory for
+// temporary files.
 func bindVDE(dir string) (conn *net.UnixConn, path string, err error) {
 	for _, prefix := range []string{dir + "/.", filepath.Join(os.TempDir(), "vde.")} {
 		for n := range 1000 {
@@ -169,7 +170,8 @@ func permit(path, dir string, cfg VDEConfig) error {
 		mode = 0o700
 		var st unix.Stat_t
 		if unix.Stat(filepath.Join(dir, "ctl"), &st) == nil && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-			// The switch runs as another user. Without a common group, everybody must be permitted.
+			// The switch runs as another user. If we may not give the socket the switch's group, every user
+			// must be permitted.
 			mode = 0o777
 			if os.Chown(path, -1, int(st.Gid)) == nil {
 				mode = 0o770
@@ -224,13 +226,13 @@ func (s *datagramSocket) connectVDE(ctl *net.UnixConn, cfg VDEConfig) error {
 	return nil
 }
 
-// A vdeWatch notices the end of a switch. It implements watcher.
+// A vdeWatch makes a device fail when the switch closes the control connection. It implements watcher.
 type vdeWatch struct {
 	ctl  *net.UnixConn
 	fail func(error)
 }
 
-// run waits until the switch closes the control connection.
+// run waits until the control connection ends, and then calls fail.
 func (w *vdeWatch) run() {
 	// The switch sends nothing after its answer.
 	if _, err := io.Copy(io.Discard, w.ctl); err != nil {

@@ -12,7 +12,7 @@ const (
 	control = 0x03 // unnumbered information
 
 	fcsInit = 0xffff
-	fcsGood = 0xf0b8 // the FCS of a frame with its FCS field
+	fcsGood = 0xf0b8 // the FCS over a valid frame, including its FCS field
 
 	allEscaped = 0xffffffff // the ACCM before negotiation
 )
@@ -43,7 +43,7 @@ func updateFCS(fcs uint16, b []byte) uint16 {
 	return fcs
 }
 
-// A framing is what the peers have negotiated about frames in one direction.
+// A framing holds what the peers have negotiated for the frames of one direction.
 type framing struct {
 	accm    uint32 // bit n: the octet n is escaped
 	noProto bool   // the first octet of a protocol below 256 is left out (PFC)
@@ -99,21 +99,21 @@ func (f framing) appendEscaped(b, part []byte) []byte {
 
 // A decoder finds frames in a stream of octets.
 type decoder struct {
-	accm     uint32 // octets that the peer escapes; without an escape they come from the line, and are dropped
+	accm     uint32 // the control octets that the peer escapes; feed drops such an octet if it arrives without an escape
 	max      int    // the longest frame in octets, with its FCS
 	arena    []byte // the frames of the last feed, and the part of a frame that has arrived so far
 	begin    int    // where the current frame begins in arena
 	escaped  bool   // an escape has arrived
 	overlong bool   // the current frame is longer than max
-	bad      uint64 // frames that were dropped: wrong FCS, too long, too short or aborted
+	bad      uint64 // frames that were dropped: wrong FCS, bad protocol field, too long, too short or aborted
 }
 
-// feed calls frame for each frame that ends in b, without the flags, the FCS and the address field. The
-// bytes are valid until the next call of feed.
+// feed decodes b, and calls frame for each valid frame that ends in b. info is the frame's information field. It
+// is valid until the next call of feed.
 func (d *decoder) feed(b []byte, frame func(proto uint16, info []byte)) {
 	n := copy(d.arena, d.arena[d.begin:])
 	d.arena, d.begin = d.arena[:n], 0
-	if need := n + len(b); cap(d.arena) < need { // no append below moves frames that were passed on
+	if need := n + len(b); cap(d.arena) < need { // so that no append below moves a frame that was passed to frame
 		d.arena = append(make([]byte, 0, need), d.arena...)
 	}
 	for _, c := range b {

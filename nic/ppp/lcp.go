@@ -27,9 +27,9 @@ const (
 
 const (
 	defaultMRU = 1500 // RFC 1661 6.1
-	minMRU     = 128  // the smallest MRU of a peer that is accepted, as pppd's
+	minMRU     = 128  // the smallest MRU that we accept from a peer, as in pppd
 	chapMD5    = 5    // RFC 1994 3
-	maxLoops   = 4    // requests with our own magic number in a row, until the line counts as looped back; below maxFailure
+	maxLoops   = 4    // consecutive requests with our magic number that mean that the line is looped back; below maxFailure
 )
 
 // A linkOptions is what one end requests by LCP.
@@ -51,7 +51,7 @@ type lcp struct {
 	loops int         // requests of the peer with our magic number, in a row
 }
 
-// reset sets the options of the first Configure-Request.
+// reset sets the options of the first Configure-Request, and forgets those of the peer.
 func (l *lcp) reset() {
 	l.failures, l.refusals = 0, 0
 	cfg := &l.m.cfg
@@ -261,7 +261,8 @@ func (l *lcp) extra(now time.Time, p packet) bool {
 	return true
 }
 
-// maxEcho is how much of an Echo-Request is repeated: it fits the smallest MRU.
+// maxEcho is the maximum length of the data of an Echo-Reply: our magic number and a copy of the data of the
+// Echo-Request. The reply fits the smallest MRU.
 const maxEcho = minMRU - 4
 
 // peerMRU returns the largest packet that the peer receives.
@@ -272,7 +273,7 @@ func (l *lcp) peerMRU() int {
 	return l.peer.mru
 }
 
-// linkTerminated describes why the peer has ended the link.
+// linkTerminated returns the error for a Terminate-Request of the peer. text is the data of the request.
 func linkTerminated(text []byte) error {
 	if len(text) == 0 {
 		return errors.New("the peer has terminated the link")
@@ -280,5 +281,5 @@ func linkTerminated(text []byte) error {
 	return fmt.Errorf("the peer has terminated the link: %q", clip(text))
 }
 
-// clip returns the beginning of a text of the peer.
+// clip returns at most the first 100 bytes of a text that the peer has sent.
 func clip(b []byte) string { return string(b[:min(len(b), 100)]) }

@@ -22,9 +22,9 @@ type ipcp struct {
 	automaton
 	m      *machine
 	ours   netip.Addr    // 0.0.0.0 asks the peer for an address
-	noAddr bool          // the peer rejects the option
+	noAddr bool          // the peer has rejected the Address option
 	peer   netip.Addr    // invalid if the peer has not named it
-	named  bool          // the peer's last request has the option
+	named  bool          // the peer's last request has the Address option
 	asked  bool          // the method missing has proposed an address to the peer
 	dns    [2]netip.Addr // 0.0.0.0 asks the peer; invalid: not requested
 }
@@ -80,7 +80,8 @@ func (l *ipcp) judge(o option) (verdict byte, data []byte) {
 		case cfg.Remote.IsValid() && a != cfg.Remote:
 			return configureNak, cfg.Remote.AsSlice()
 		case !isHost4(a) || a == l.ours:
-			// RFC 1332 3.3: a peer that requests 0.0.0.0 asks for an address, and there is none to give.
+			// RFC 1332 3.3: a peer that requests 0.0.0.0 asks us for an address. Without cfg.Remote we have none
+			// to give.
 			l.peer = netip.Addr{}
 			return configureReject, nil
 		}
@@ -164,7 +165,7 @@ type ipv6cp struct {
 	peer     uint64 // 0 if the peer has not named it
 	named    bool   // the peer's last request has the option
 	asked    bool   // the method missing has proposed an identifier to the peer
-	noOption bool
+	noOption bool   // the peer has rejected the option
 }
 
 func (l *ipv6cp) reset() {

@@ -17,17 +17,17 @@ type ClientConfig struct {
 	// Service is the name of the service that is wanted. If it is empty, any service will do. It has at most
 	// 255 bytes.
 	Service string
-	// ACName is the name of the access concentrator that is wanted. If it is empty, the first that offers the
-	// service is used.
+	// ACName is the name of the access concentrator that is wanted. If it is empty, the client uses the first access
+	// concentrator that offers the service.
 	ACName string
 }
 
 // NewClient returns a device that uses PPPoE on dev, an Ethernet. The returned device is the only user of dev.
 //
-// Attach begins to look for an access concentrator. If a session ends, the client looks for another. The MTU is
-// at most Config.MTU. It is also at most 1492, unless the access concentrator supports RFC 4638. The frames of
-// dev must be able to carry Config.MTU and 8 bytes more. Close ends the session and closes dev. The errors of
-// NewClient wrap EINVAL.
+// Attach begins to look for an access concentrator. If a session ends, the client looks for an access concentrator
+// again. The MTU of the session is at most Config.MTU. It is also at most 1492, unless the access concentrator
+// supports RFC 4638. The MTU of dev must be at least Config.MTU plus 8. Close ends the session and closes dev. The
+// errors of NewClient wrap EINVAL.
 func NewClient(dev nic.Device, cfg ClientConfig) (*Device, error) {
 	link, err := checkEthernet(dev)
 	if err != nil {
@@ -67,26 +67,26 @@ func checkEthernet(dev nic.Device) (nic.Link, error) {
 	return link, nil
 }
 
-// A peerSession is the session of a line: where its frames go.
+// A peerSession identifies the PPPoE session of a line: the MAC address of the peer, and the session identifier.
 type peerSession struct {
 	mac [6]byte
 	id  uint16
 }
 
-// pppoeLine is a line that is a PPPoE session. It belongs to a client, which has a discovery and the
-// Ethernet device, or to a server.
+// pppoeLine is the line of a PPPoE session. The line of a client also runs the discovery and owns the Ethernet
+// device. For a line of a server, the Server does both.
 type pppoeLine struct {
 	dev     *Device
 	eth     nic.Device
 	mac     [6]byte
 	client  *pppoeClient // nil on a server; under Device.mu
-	wanted  int          // the client's MTU without a limit by the access concentrator
+	wanted  int          // on a client: the MTU of a session that the access concentrator does not limit further
 	session atomic.Pointer[peerSession]
 	ended   func()                // on a server: forgets the session
 	early   [][]byte              // on a server: frames before Attach; under Device.mu
-	begun   bool                  // Attach was called; under Device.mu
-	gone    bool                  // the server's PADT was queued; under Device.mu
-	peer    atomic.Pointer[error] // on a server: the peer has ended the session
+	begun   bool                  // on a server: Attach has handled early; under Device.mu
+	gone    bool                  // on a server: tick has seen the end of the machine; under Device.mu
+	peer    atomic.Pointer[error] // on a server: the error if the peer has ended the session, else nil
 	scratch sync.Pool             // of *pppoeBatch
 }
 
@@ -138,7 +138,8 @@ func (l *pppoeLine) deadline() time.Time {
 	return l.client.deadline
 }
 
-// tick runs the discovery beside the machine.
+// tick runs the discovery of a client, and adds the discovery's frames to those of the machine. On a server, tick
+// queues a PADT once the machine has ended, unless the peer has ended the session.
 func (l *pppoeLine) tick(now time.Time) {
 	m, c := l.dev.m, l.client
 	l.encapsulate()
@@ -171,7 +172,8 @@ func (l *pppoeLine) tick(now time.Time) {
 	c.out = nil
 }
 
-// follow starts and stops the machine with the session of the client.
+// follow starts the machine when the client's session begins, and takes the machine down when the session ends. It
+// also reports an error of the discovery.
 func (l *pppoeLine) follow(now time.Time) {
 	m, c := l.dev.m, l.client
 	old := l.session.Load()
@@ -194,7 +196,7 @@ func (l *pppoeLine) follow(now time.Time) {
 	}
 }
 
-// encapsulate makes Ethernet frames of the machine's frames.
+// encapsulate makes Ethernet frames of the machine's frames. It does nothing while there is no session.
 func (l *pppoeLine) encapsulate() {
 	s := l.session.Load()
 	for i := range l.dev.m.out {
@@ -206,7 +208,8 @@ func (l *pppoeLine) encapsulate() {
 	}
 }
 
-// control sends frames. It does not repeat lost frames: the timers of the machine and of the client do.
+// control sends frames. It skips frames that no session has encapsulated. It does not repeat lost frames: the timers
+// of the machine and of the client do.
 func (l *pppoeLine) control(frames []controlFrame) {
 	batch := make([]nic.Frame, 0, len(frames))
 	for _, f := range frames {
@@ -298,15 +301,15 @@ func (l *pppoeLine) receive(batch []nic.Frame) {
 			s.frames = append(s.frames, packet)
 			continue
 		}
-		l.dev.deliver(s.frames) // what came before
+		l.dev.deliver(s.frames) // the packets that arrived before this frame
 		s.frames = s.frames[:0]
 		l.take(f.AppendTo(nil))
 	}
 	l.dev.deliver(s.frames)
 }
 
-// packet returns the packet in a frame of the session. It reports false if the frame is not a packet of a
-// negotiated family.
+// packet returns the packet in a frame of the session. It reports false if take must handle the frame: the frame
+// has no packet of a negotiated family, or it has a form that packet does not parse.
 func (l *pppoeLine) packet(h *pppoeHeader, f *nic.Frame) (nic.Frame, bool) {
 	pad := f.Len() - etherLen - pppoeLen - h.length
 	if h.code != codeSession || h.length < 2 || pad < 0 || f.NeedsChecksum || f.GSO != nic.GSONone || len(f.Head) <= sessionLen {
@@ -314,7 +317,7 @@ func (l *pppoeLine) packet(h *pppoeHeader, f *nic.Frame) (nic.Frame, bool) {
 	}
 	head, body := f.Head, f.Body
 	if pad > 0 && len(body) > 0 {
-		return nic.Frame{}, false // take joins the parts
+		return nic.Frame{}, false // the caller joins the parts for take
 	}
 	head = head[:len(head)-pad]
 	proto, _, ok := parseProtocol(head[etherLen+pppoeLen : sessionLen])
@@ -324,8 +327,8 @@ func (l *pppoeLine) packet(h *pppoeHeader, f *nic.Frame) (nic.Frame, bool) {
 	return nic.Frame{Head: head[sessionLen:], Body: body}, true
 }
 
-// take handles a frame of the session for which packet reports false: a frame of a control protocol, or a rare
-// form of a packet.
+// take handles a frame of the session for which packet reports false: a frame of a control protocol, a rare form of
+// a packet, or a malformed frame, which take drops and counts.
 func (l *pppoeLine) take(b []byte) {
 	h, ok := parsePPPoE(b)
 	if !ok || h.code != codeSession || h.length < 1 || h.length > len(b)-etherLen-pppoeLen {
@@ -343,5 +346,5 @@ func (l *pppoeLine) take(b []byte) {
 	}
 }
 
-// errSessionEnded is the end of a session by the client.
+// errSessionEnded is the error of a server's session that the client has ended.
 var errSessionEnded = errors.New("the client has ended the session")

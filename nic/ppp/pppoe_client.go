@@ -11,9 +11,9 @@ import (
 // This file is the discovery of a PPPoE client (RFC 2516 5).
 
 const (
-	minPADI  = 2 * time.Second // time until a PADI is repeated; it doubles
-	maxPADI  = 32 * time.Second
-	maxPADRs = 4
+	minPADI  = 2 * time.Second  // time until the first PADI or PADR is repeated; it doubles each time
+	maxPADI  = 32 * time.Second // the longest such time
+	maxPADRs = 4                // PADRs that are sent before the discovery begins again
 
 	reservedSession = 0xffff // RFC 2516 4: "reserved for future use and MUST NOT be used"
 )
@@ -26,7 +26,7 @@ const (
 	stageDiscovery              // a PADI was sent
 	stageRequest                // a PADR was sent
 	stageSession                // there is a session
-	stageWait                   // until the next PADI
+	stageWait                   // waiting before the next PADI
 )
 
 // pppoeClient is the discovery of a client. It has no clock and does no I/O.
@@ -90,7 +90,7 @@ func (c *pppoeClient) request(now time.Time) {
 	c.send(codePADR, c.ac, 0, append(c.wanted(), c.acTags...)...)
 }
 
-// wait makes the discovery begin again after a time. err is the reason.
+// wait forgets the session because of err. It sends nothing. The discovery begins again when the time after has passed.
 func (c *pppoeClient) wait(now time.Time, after time.Duration, err error) {
 	c.stage, c.err, c.session = stageWait, err, 0
 	c.deadline = now.Add(after)
@@ -135,7 +135,7 @@ func (c *pppoeClient) receive(now time.Time, d *discovery) {
 // offer handles a PADO.
 func (c *pppoeClient) offer(now time.Time, d *discovery) {
 	if err := tagError(d); err != nil {
-		c.err = err // another access concentrator may offer more
+		c.err = err // another access concentrator may still offer the service
 		return
 	}
 	name, ok := d.find(tagACName)
@@ -181,7 +181,7 @@ func (c *pppoeClient) confirm(now time.Time, d *discovery) {
 	c.stage, c.session, c.deadline, c.err = stageSession, d.session, time.Time{}, nil
 }
 
-// tick does what is due.
+// tick sends the next PADI or PADR if its time has come.
 func (c *pppoeClient) tick(now time.Time) {
 	if c.deadline.IsZero() || now.Before(c.deadline) {
 		return
@@ -207,7 +207,7 @@ func (c *pppoeClient) tick(now time.Time) {
 	}
 }
 
-// tagError returns the error that a packet has in a tag.
+// tagError returns the error that an error tag of a packet reports, or nil if there is no such tag.
 func tagError(d *discovery) error {
 	for _, e := range []struct {
 		kind uint16

@@ -13,15 +13,15 @@ import (
 // cookieLen is the length in bytes of an AC-Cookie: a number of 8 bytes and a hash.
 const cookieLen = 24
 
-// pppoeServer is the discovery of a server. It has no clock and does no I/O. It has no state for a client that
-// has no session.
+// pppoeServer is the discovery of a server. It has no clock and does no I/O. It keeps no state for a client without
+// a session.
 type pppoeServer struct {
 	mac      [6]byte
 	name     string   // AC-Name
-	services []string // offered; never empty
+	services []string // offered; if empty, only a request for any service is served
 	payload  int      // the largest packet, at least 1492
 	limit    int      // of sessions
-	secret   []byte   // of the cookies
+	secret   []byte   // the key of the AC-Cookies
 	offers   uint64   // PADOs sent
 
 	sessions map[uint16]*pppoeSession
@@ -39,13 +39,13 @@ type pppoeSession struct {
 	pads    []byte // the answer to the PADR
 }
 
-// maxUniq is the longest Host-Uniq and Relay-Session-Id that is repeated. Longer ones make a packet
-// invalid.
+// maxUniq is the maximum length in bytes of a Host-Uniq or a Relay-Session-Id. receive drops a packet with a longer
+// one.
 const maxUniq = 256
 
-// receive handles a discovery packet and returns the frame to send, if any. If the packet begins a session,
-// begun is that session: the caller then opens it, or deletes it and sends another reply. If the packet ends a
-// session, ended is that session.
+// receive handles a discovery packet and returns the frame to send, if any. If the packet begins a session, begun
+// is that session. The caller then opens the session, or it deletes the session and sends a reply of its own. If the
+// packet ends a session, ended is that session.
 func (s *pppoeServer) receive(d *discovery) (reply []byte, begun, ended *pppoeSession) {
 	if d.src[0]&1 != 0 || d.dst != s.mac && (d.code != codePADI || d.dst != broadcastMAC) {
 		return nil, nil, nil
@@ -91,9 +91,9 @@ func (s *pppoeServer) receive(d *discovery) (reply []byte, begun, ended *pppoeSe
 	return nil, nil, nil
 }
 
-// cookie returns the AC-Cookie of the nth offer, which goes to client. A client that sends the cookie back
-// proves that it receives frames that are sent to its address. The cookies of two offers differ, so only the
-// copies of one PADR have the same cookie.
+// cookie returns the AC-Cookie of the nth offer, which goes to client. A client that sends the cookie back proves
+// that it receives the frames for its address. The cookies of two offers differ, so PADRs with the same cookie answer
+// the same offer.
 func (s *pppoeServer) cookie(client [6]byte, n uint64) []byte {
 	b := binary.BigEndian.AppendUint64(nil, n)
 	h := hmac.New(sha256.New, s.secret)
@@ -133,7 +133,7 @@ func (s *pppoeServer) withPayload(d *discovery, tags []tag) []tag {
 	return tags
 }
 
-// agreed returns the largest packet of a session.
+// agreed returns the largest packet of the session that d asks for.
 func (s *pppoeServer) agreed(d *discovery) int {
 	if v, ok := d.find(tagMaxPayload); ok && len(v) == 2 {
 		return max(pppoeMTU, min(s.payload, int(binary.BigEndian.Uint16(v))))
@@ -141,8 +141,8 @@ func (s *pppoeServer) agreed(d *discovery) int {
 	return pppoeMTU
 }
 
-// confirm handles a PADR. A repeated PADR, which has the cookie and the Host-Uniq of the first, gets the answer
-// of the first again.
+// confirm handles a PADR. If a session of the client was begun by a PADR with the same cookie and Host-Uniq, the PADR
+// is a repetition, and confirm returns the PADS of that session again.
 func (s *pppoeServer) confirm(d *discovery, cookie []byte, service string, repeat []tag) (reply []byte, begun *pppoeSession) {
 	uniq, _ := d.find(tagHostUniq)
 	for _, x := range s.sessions {
@@ -172,7 +172,7 @@ func (s *pppoeServer) systemError(d *discovery, text string) []byte {
 	return s.answer(d, codePADS, 0, tags)
 }
 
-// freeID returns the identifier of a new session, or 0 if there are too many.
+// freeID returns an identifier for a new session, or 0 if there are already s.limit sessions.
 func (s *pppoeServer) freeID() uint16 {
 	if len(s.sessions) >= s.limit {
 		return 0

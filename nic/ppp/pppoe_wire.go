@@ -15,7 +15,7 @@ const (
 	versionType = 0x11
 )
 
-// Codes of discovery.
+// Values of the CODE field. Session frames have codeSession; all others are of discovery.
 const (
 	codeSession = 0
 	codePADO    = 0x07
@@ -40,8 +40,8 @@ const (
 )
 
 const (
-	pppoeMTU = 1492 // RFC 2516 7: the largest packet, unless RFC 4638 is used
-	maxTags  = 64   // more tags in a packet make it invalid
+	pppoeMTU = 1492 // RFC 2516 7: the largest packet, unless both ends support a larger one by RFC 4638
+	maxTags  = 64   // a discovery packet with more tags is invalid
 )
 
 var broadcastMAC = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
@@ -70,7 +70,7 @@ func (d *discovery) find(kind uint16) (value []byte, ok bool) {
 	return nil, false
 }
 
-// append appends the frame.
+// append appends the packet as an Ethernet frame.
 func (d *discovery) append(b []byte) []byte {
 	b = appendPPPoE(b, d.dst, d.src, etherDiscovery, d.code, d.session, 0)
 	start := len(b)
@@ -101,7 +101,7 @@ type pppoeHeader struct {
 	length   int
 }
 
-// parsePPPoE parses the headers of a frame. It reports false if the frame is not of PPPoE.
+// parsePPPoE parses the headers of a frame. It reports false if the frame is not a PPPoE frame.
 func parsePPPoE(b []byte) (h pppoeHeader, ok bool) {
 	if len(b) < etherLen+pppoeLen || b[etherLen] != versionType {
 		return h, false
@@ -110,7 +110,8 @@ func parsePPPoE(b []byte) (h pppoeHeader, ok bool) {
 	return h, h.ether == etherDiscovery || h.ether == etherSession
 }
 
-// parseDiscovery parses a discovery packet. Octets after its end are the padding of Ethernet.
+// parseDiscovery parses a discovery packet. It ignores the octets after the packet's end, which are the padding of
+// Ethernet, and the tags after an End-Of-List tag.
 func parseDiscovery(b []byte) (d discovery, ok bool) {
 	h, ok := parsePPPoE(b)
 	if !ok || h.ether != etherDiscovery || h.length > len(b)-etherLen-pppoeLen {

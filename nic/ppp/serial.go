@@ -8,10 +8,10 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// readSize is how much one Read of a line reads at most.
+// readSize is the maximum number of bytes that one Read of a line returns.
 const readSize = 16 << 10
 
-// writeSize is the number of bytes from which on Send collects no further packet for one Write.
+// writeSize limits how many packets Send collects for one Write: it adds no packet once there are writeSize bytes.
 const writeSize = 16 << 10
 
 // New returns a device that uses PPP with HDLC-like framing on rw, which carries octets in both
@@ -46,7 +46,7 @@ type serial struct {
 
 	mu    sync.Mutex
 	cond  sync.Cond
-	taken bool   // a goroutine writes
+	taken bool   // there is a writing goroutine
 	buf   []byte // belongs to the writing goroutine
 }
 
@@ -93,7 +93,7 @@ func (s *serial) take(b []byte) {
 			s.batch = append(s.batch, nic.Frame{Head: info})
 			return
 		}
-		// The packets before a control frame belong to the state before it.
+		// Deliver the packets that came before the control frame first: the frame may change the state.
 		s.flush()
 		d.receive(proto, info)
 		s.rx.accm = d.view.Load().rxACCM
@@ -111,8 +111,8 @@ func (s *serial) flush() {
 	s.batch = s.batch[:0]
 }
 
-// lock waits until no other goroutine writes. It waits for a condition, and s.mu is not held during a Write,
-// because a Write may take long.
+// lock waits until no other goroutine writes, and makes the caller the writing goroutine. The writing goroutine does
+// not hold s.mu during a Write, because a Write may block for long.
 func (s *serial) lock() {
 	s.mu.Lock()
 	for s.taken {

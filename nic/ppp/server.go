@@ -18,8 +18,9 @@ import (
 type ServerConfig struct {
 	// Name is the AC-Name; "usernet" if empty. It has at most 255 bytes.
 	Name string
-	// Services are the names of the services that are offered. A client that asks for no particular service
-	// gets any. The names have at most 255 bytes each and 1024 in all.
+	// Services are the names of the services that are offered. A client that asks for no particular service is
+	// served too. There are at most 31 services. Each name has at most 255 bytes. Name and the names of the
+	// services, with 4 bytes for each of them, have at most 1024 bytes in all.
 	Services []string
 	// MaxSessions is the maximum number of sessions at a time, from 1 to 65534; 256 if 0.
 	MaxSessions int
@@ -60,8 +61,8 @@ type Server struct {
 	dropped atomic.Uint64 // frames that belong to no session
 }
 
-// NewServer returns a server on dev, an Ethernet, and begins to serve. The server is the only user of dev. The
-// errors wrap EINVAL.
+// NewServer returns a server on dev, an Ethernet, and begins to serve. The server is the only user of dev. The errors
+// of NewServer wrap EINVAL.
 func NewServer(dev nic.Device, cfg ServerConfig) (*Server, error) {
 	link, err := checkEthernet(dev)
 	if err != nil {
@@ -108,8 +109,8 @@ func NewServer(dev nic.Device, cfg ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// Accept waits for a session and returns its device. The negotiation begins when the device is attached. After
-// Close, Accept returns net.ErrClosed, and after a failure of the Ethernet the error of the failure.
+// Accept waits for a session and returns its device. The negotiation begins when the device is attached. After Close,
+// Accept returns net.ErrClosed. After a failure of the Ethernet, Accept returns the error of the failure.
 func (s *Server) Accept() (*Device, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,8 +138,8 @@ func (s *Server) Sessions() int {
 // Dropped returns the number of received session frames that belong to no session.
 func (s *Server) Dropped() uint64 { return s.dropped.Load() }
 
-// Close ends all sessions and closes the Ethernet. The devices of the sessions fail. Close waits for 200 ms at
-// most until the clients have been told. A second Close returns net.ErrClosed.
+// Close ends all sessions and closes the Ethernet. The devices of the sessions fail. Close waits at most 200 ms until
+// the frames that tell the clients have been sent. A second Close returns net.ErrClosed.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -169,7 +170,7 @@ func (s *Server) list() (lines []*pppoeLine) {
 	return lines
 }
 
-// fail ends the server because the Ethernet has failed.
+// fail makes Accept and the devices of all sessions fail because the Ethernet has failed.
 func (s *Server) fail(err error) {
 	s.mu.Lock()
 	s.err = err
@@ -217,7 +218,8 @@ func (s *Server) receive(batch []nic.Frame) {
 // maxEarly is how many frames a session keeps until its device is attached.
 const maxEarly = 8
 
-// begin handles a frame of the session, or keeps it until the device is attached.
+// begin handles a frame of the session. Until the device is attached, begin keeps the first maxEarly frames, and
+// drops the others.
 func (l *pppoeLine) begin(b []byte) {
 	l.dev.mu.Lock()
 	begun := l.begun
@@ -250,7 +252,7 @@ func (s *Server) discover(d *discovery) {
 	if ended != nil {
 		line = s.lines[ended.id]
 		delete(s.lines, ended.id)
-		if line != nil { // a session that nobody has accepted yet must not stay in the queue
+		if line != nil { // Accept must not return the session any more
 			s.queue = slices.DeleteFunc(s.queue, func(d *Device) bool { return d == line.dev })
 		}
 	}
@@ -267,7 +269,7 @@ func (s *Server) discover(d *discovery) {
 	}
 }
 
-// offer passes a session to Accept, unless it has ended. discover sends the PADS before it calls offer, so that
+// offer passes a session to Accept, unless the session has ended. discover sends the PADS before it calls offer, so that
 // the client knows of the session when the first frame of the negotiation arrives.
 func (s *Server) offer(id uint16, l *pppoeLine) {
 	s.mu.Lock()

@@ -40,8 +40,8 @@ const (
 // Config configures a Client.
 type Config struct {
 	// URL is the URL or the URI template of the service, for example
-	// "https://dns.example/dns-query{?dns}". Its scheme must be https. The certificate must be valid for
-	// its host.
+	// "https://dns.example/dns-query{?dns}". Its scheme must be https. The certificate of the
+	// server must be valid for the host of the URL.
 	URL string
 	// TLS has other settings, for example RootCAs; nil means the defaults.
 	TLS *tls.Config
@@ -49,8 +49,9 @@ type Config struct {
 
 // A Client sends queries over HTTPS: HTTP/2, or HTTP/1.1 if the server does not support HTTP/2. It
 // connects to the addresses of the Resolver's servers, so the host of the URL is never looked up. A Client
-// belongs to one Resolver. Its methods may be called by several goroutines at the same time. Open
-// connections have goroutines until they have been unused for 30 s, or until Close.
+// belongs to one Resolver. Its methods may be called by several goroutines at the same time. An
+// open connection has goroutines. The Client closes a connection that has been unused for 30 s, and Close closes all
+// unused connections.
 type Client struct {
 	url  *url.URL
 	port uint16
@@ -85,11 +86,11 @@ func New(cfg Config) (*Client, error) {
 
 // Exchange sends a query to a server and returns the response. It has the form of resolve.Config.Exchange. If
 // the port of server is 53, Exchange uses the port of the URL. dial connects to the server; its network is
-// "tcp". The times to live in the response are reduced by the age of a cached response (RFC 8484 section
-// 5.1).
+// "tcp". Exchange reduces the times to live in a response from an HTTP cache by the age of the response (RFC 8484
+// section 5.1).
 //
-// The errors are those of net/http and net.ErrClosed. If the server returns another status than 200, another
-// media type or no DNS message, the error has no type of its own.
+// The errors are those of net/http and net.ErrClosed. If the server returns a status other than 200, another media
+// type or no DNS message, or if query is shorter than 12 bytes, the error has no type of its own.
 func (c *Client) Exchange(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error),
 	server netip.AddrPort, query []byte) ([]byte, error) {
 	if len(query) < 12 {
@@ -187,7 +188,7 @@ func (c *Client) Close() error {
 
 // reduceTTLs subtracts age, in seconds, from the times to live in a DNS message, down to zero. RFC 8484
 // section 5.1: "DoH clients MUST account for the Age of a response when calculating the DNS TTL of a
-// response." reduceTTLs stops at a malformed record.
+// response." reduceTTLs stops at a malformed record, and skips times to live of 2^31 s or more.
 func reduceTTLs(msg []byte, age uint32) {
 	const optType = 41 // its TTL field has other contents (RFC 6891 section 6.1.3)
 	rest := msg[12:]
@@ -216,7 +217,7 @@ func reduceTTLs(msg []byte, age uint32) {
 	}
 }
 
-// skipName returns what follows the name at the start of b, or nil if the name is malformed.
+// skipName returns the bytes after the name at the start of b, or nil if the name is malformed.
 func skipName(b []byte) []byte {
 	for len(b) > 0 {
 		switch n := int(b[0]); {

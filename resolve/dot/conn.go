@@ -20,15 +20,15 @@ const (
 	writeTime = 100 * time.Millisecond
 )
 
-// A conn is a TLS connection to a server. No goroutine reads the connection: one of the callers that wait
-// for a response reads messages for all of them, until its own response has arrived.
+// A conn is a TLS connection to a server. It has no goroutine that reads: one of the callers that wait for a
+// response reads messages for all of these callers, until its own response has arrived.
 type conn struct {
 	idleTime time.Duration
 	ready    chan struct{} // closed when tls or err is set
 	tls      *tls.Conn
 	err      error
 
-	// writing and reading hold one token each while no goroutine writes or reads.
+	// writing holds a token while no goroutine writes. reading holds a token while no goroutine reads.
 	writing, reading chan struct{}
 	// buf holds received bytes that do not form a complete message yet. Only the reader uses it.
 	buf []byte
@@ -107,7 +107,7 @@ func (cn *conn) fail(err error) {
 	cn.end(err)
 }
 
-// end does what fail does. cn.mu is held.
+// end ends the connection, as fail does. cn.mu is held. A second call does nothing.
 func (cn *conn) end(err error) {
 	if cn.failed != nil {
 		return
@@ -120,7 +120,7 @@ func (cn *conn) end(err error) {
 	}
 	if cn.tls != nil {
 		cn.idle.Stop()
-		// Not tls.Conn.Close, which waits until it has sent an alert. RFC 7858 3.4 does not need one.
+		// Do not call tls.Conn.Close: it waits until it has sent an alert. RFC 7858 3.4 requires no alert.
 		cn.tls.NetConn().Close()
 	}
 }
@@ -146,7 +146,8 @@ func (cn *conn) add(w *waiter) (id uint16, err error) {
 	return id, nil
 }
 
-// drop ends the wait of a query. The response, if one arrives, is ignored.
+// drop removes a query, so that a response to it is ignored. If no other query is outstanding, drop starts the idle
+// timer.
 func (cn *conn) drop(id uint16, w *waiter) {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
@@ -209,8 +210,8 @@ func (cn *conn) roundTrip(ctx context.Context, query []byte) ([]byte, error) {
 	}
 }
 
-// interruptedBy makes a read or write time out. The timeout is the duration after, which begins when ctx
-// ends. The caller must call stop afterwards.
+// interruptedBy makes a read or write time out when the duration after has passed since the end of ctx. The caller
+// must call stop after the read or write.
 func interruptedBy(ctx context.Context, setDeadline func(time.Time) error, after time.Duration) (stop func()) {
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {

@@ -27,13 +27,14 @@ const (
 	// defaultIdle is the default of Client.IdleTimeout. RFC 7858 section 3.4: clients "SHOULD NOT
 	// immediately close a connection after each response".
 	defaultIdle = 10 * time.Second
-	// maxConns is the maximum number of connections. A Client has one connection for each server.
+	// maxConns is the maximum number of connections. A Client exceeds it only if more connections are being opened or
+	// have outstanding queries. A Client has one connection for each server.
 	maxConns = 16
 )
 
 // A Client sends queries over TLS. It uses one connection for each server, over which several queries can
 // be outstanding (RFC 7858 section 3.3), and connects again when the server has closed the connection. A
-// Client belongs to one Resolver: all its connections are made by one dial function. Its methods may be
+// Client belongs to one Resolver: a connection that one call has dialed serves other calls too. Its methods may be
 // called by several goroutines at the same time. It has no goroutine between calls.
 type Client struct {
 	// ServerName is the name for which the certificate of the server must be valid: the strict privacy
@@ -45,8 +46,9 @@ type Client struct {
 	// then encrypted, but the server may be any machine. The field Opportunistic of resolve.Config also
 	// allows queries in clear.
 	NoAuthentication bool
-	// TLS has other settings, for example RootCAs. The Client uses a copy in which ServerName, and, if
-	// they are not set, NextProtos and ClientSessionCache are changed.
+	// TLS has other settings, for example RootCAs. The Client uses a copy of TLS, in which it sets
+	// ServerName. It also sets NextProtos and ClientSessionCache if they are not set, and
+	// InsecureSkipVerify if NoAuthentication is true.
 	TLS *tls.Config
 	// IdleTimeout is how long an unused connection stays open; 10 s if not positive.
 	IdleTimeout time.Duration
@@ -58,9 +60,10 @@ type Client struct {
 }
 
 // Exchange sends a query to a server and returns the response. It has the form of resolve.Config.Exchange. If
-// the port of server is 53, Exchange uses 853. dial connects to the server; its network is "tcp".
+// the port of server is 53, Exchange uses port 853. dial connects to the server; its network is "tcp".
 //
-// The errors are those of dial, of the TLS handshake and of the connection, ctx.Err, and net.ErrClosed.
+// The errors are those of dial, of the TLS handshake and of the connection, ctx.Err, and net.ErrClosed. If the length
+// of query is not from 12 to 65535 bytes, the error has no type of its own.
 func (c *Client) Exchange(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error),
 	server netip.AddrPort, query []byte) ([]byte, error) {
 	if len(query) < 12 || len(query) > 0xffff {
@@ -103,7 +106,7 @@ func (c *Client) Exchange(ctx context.Context, dial func(ctx context.Context, ne
 		if mine {
 			return nil, err
 		}
-		// RFC 7766 6.2.4: a server may close an idle connection at any time. The query is repeated on a
+		// RFC 7766 6.2.4: a server may close an idle connection at any time. Exchange repeats the query on a
 		// new connection.
 	}
 }
@@ -143,7 +146,7 @@ func (c *Client) conn(server netip.AddrPort) (cn *conn, mine bool, err error) {
 	return cn, true, nil
 }
 
-// remove removes a connection that has failed.
+// remove ends a connection that has failed, and removes it from c.conns.
 func (c *Client) remove(server netip.AddrPort, cn *conn) {
 	cn.fail(net.ErrClosed)
 	c.mu.Lock()
