@@ -30,8 +30,8 @@ type dialect struct {
 	name   dnsmessage.Name // the name in the query, possibly in mixed case
 }
 
-// query queries the servers in turn, until one of them returns an answer. The answer may also be that
-// there is no such name or record. The errors are of type *net.DNSError.
+// query queries the servers in turn, until one of them returns an answer. A response that there is no such
+// name or record counts as an answer. The errors are of type *net.DNSError.
 func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	servers := r.upstream()
@@ -58,9 +58,9 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 			return ans, nil
 		}
 		if ctx.Err() == context.Canceled && i == tries-1 && !errors.Is(err, context.Canceled) {
-			// The last try failed because the caller cancelled the context, not because the time for this
-			// server was over. If the caller cancels the context during an earlier try, Dial returns the
-			// error of the context in the next try, as in net.
+			// The last try failed because the caller cancelled the context, not because the try timed out.
+			// After a try that is not the last one, nothing needs to be done: Dial returns the error of the
+			// context in the next try, as in net.
 			err = context.Canceled
 		}
 		last = dnsError(err, name.String(), s.addr)
@@ -80,8 +80,9 @@ func done(ctx context.Context) error {
 	return nil
 }
 
-// try sends one question to one server, by Config.Exchange or in clear, and waits for the answer until the
-// timeout.
+// try sends one question to one server and waits for the answer until the timeout. If Config.Exchange is nil,
+// try sends the question in clear, over UDP or TCP. Otherwise try calls Config.Exchange. If Config.Opportunistic
+// is set and Config.Exchange gets no response, try sends this question, and for a while later ones, in clear.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	if r.cfg.Exchange == nil {
 		return r.tryInClear(ctx, s, q, f)
@@ -109,7 +110,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 // response, it does so at once. Without a response, it does so at half of the timeout, and still
 // accepts an answer to the first query.
 //
-// If the server has returned an IPv4 address for the same name in mixed case, a query for another type
+// If the server has returned an IPv4 address for the same name in mixed case, a query for a type other
 // than A needs no second query: tryInClear accepts a response without records.
 func (r *Resolver) tryInClear(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
@@ -170,8 +171,8 @@ func (r *Resolver) tryInClear(ctx context.Context, s *server, q dnsmessage.Quest
 		return nil, err
 	default: // the query in mixed case got no response in half of the timeout
 		<-ended
-		// The case of the name may be the reason if the second query got a response, or if the caller has
-		// given up before the second query could get one.
+		// The server may have been silent because of the case of the name, if the second query got a response
+		// or if the caller gave up before the second query could get one.
 		if heard(plain.err) || ctx.Err() != nil && time.Since(start) < r.cfg.Timeout/2+silence {
 			s.silent()
 		}
@@ -192,10 +193,10 @@ func (r *Resolver) tryInClear(ctx context.Context, s *server, q dnsmessage.Quest
 	return ans, err
 }
 
-// vouched reports whether the server has returned an IPv4 address of the same name in mixed case,
+// vouched reports whether the server has returned an IPv4 address for the same name in mixed case,
 // which shows that the server supports mixed case. Callers query A and AAAA together, and many names
-// have records of only one type. So vouched waits for the answer to the A query, until half of the
-// timeout.
+// have records of only one type. If an A query is in progress, vouched therefore waits for its answer,
+// until half of the timeout.
 func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessage.Question, start time.Time) bool {
 	if f == nil || f.address == nil { // no A query to wait for; the answer to an earlier one may be cached
 		ans := r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
@@ -219,13 +220,14 @@ func heard(err error) bool {
 	return ok || err == nil
 }
 
-// exchange queries over UDP, and over TCP if the response is truncated or unproven. d.name is the name
-// to send over UDP. d.cookie says whether to send a COOKIE option even if the server has sent no
-// cookie yet. exchange itself sets d.edns. start is when the try began.
+// exchange queries over UDP, and then over TCP if the response is truncated or unproven. If Config.UseTCP is
+// set, exchange queries only over TCP. d.name is the name to send over UDP. d.cookie says whether to send a
+// COOKIE option even if the server has sent no cookie yet. exchange itself sets d.edns. start is when the try
+// began.
 func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, d dialect, start time.Time) (*answer, error) {
 	d.edns = !s.noEDNS.holds(start)
-	// Some firewalls drop queries with a COOKIE option. The second query of try therefore has none,
-	// unless the server is known to support cookies.
+	// Some firewalls drop queries with a COOKIE option. The second query of tryInClear therefore has no
+	// such option, unless the server is known to support cookies.
 	d.cookie = !r.cfg.NoCookies && (d.cookie || s.cookies.known())
 	if !r.cfg.UseTCP {
 		rep, err := r.converse(ctx, "udp", s, q, &d, start.Add(r.cfg.Timeout))
@@ -253,9 +255,9 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 	return rep.judge(q)
 }
 
-// converse queries a server over one network. It gives up at the time given by end. If the server does not
-// support the form d of the query, converse changes d and queries again. For a while, converse remembers
-// what the server does not support.
+// converse queries a server over one network, which is "udp" or "tcp". It gives up at the time end. If the
+// server does not support the form d of the query, converse changes d and queries again. For a while, converse
+// remembers what the server does not support.
 func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect, end time.Time) (*reply, error) {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
@@ -276,7 +278,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 			retried = true
 			continue
 		case err == errCaseLost:
-			// The next query has a new ID and a new port, which a forger has to guess too.
+			// The next query has a new ID and a new port, so a forger has to guess again.
 			d.name = q.Name
 			continue
 		case err != nil:
@@ -316,7 +318,7 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 	defer stop()
 
 	var options []dnsmessage.Option
-	var cookie []byte // nil if the query has none
+	var cookie []byte // nil if the query has no COOKIE option
 	if d.edns && d.cookie {
 		cookie = s.cookies.cookie(localAddr(c), r.cfg.Rand)
 		options = []dnsmessage.Option{{Code: optionCookie, Data: cookie}}
@@ -335,7 +337,7 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 		case !ok:
 			return nil, errInvalidResponse
 		case cookie != nil && !rep.hasCookie:
-			s.cookies.forget() // the handshake of TCP shows that the response is the server's
+			s.cookies.forget() // TCP's handshake shows that the response comes from the server
 		default:
 			s.cookies.learn(cookie, server)
 		}
@@ -495,8 +497,8 @@ func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 		return nil, errCaseLost
 	}
 	for i, c := range q.Name.Data[:q.Name.Length] {
-		// On the wire each letter is one byte further: the length of the first label precedes the
-		// name, and the lengths of the others replace the dots.
+		// On the wire each letter is one byte further than in q.Name: the length of the first label precedes
+		// the name, and the lengths of the other labels replace the dots.
 		if c != '.' {
 			msg[headerLen+1+i] = c
 		}

@@ -38,7 +38,8 @@ func isMulticastName(name string) bool {
 	return false
 }
 
-// askMulticast is askAll by Multicast DNS. used is false if the servers are to be queried.
+// askMulticast does what askAll does, but by Multicast DNS. If used is false, the caller has to query the
+// servers.
 func (r *Resolver) askMulticast(ctx context.Context, fqdn string, types []dnsmessage.Type) (answers []*answer, used bool, err error) {
 	if r.cfg.MulticastRecords == nil || !isMulticastName(fqdn) {
 		return nil, false, nil
@@ -103,8 +104,8 @@ func (m *MulticastRecord) body() dnsmessage.ResourceBody {
 	return nil
 }
 
-// multicastNames returns the names of a link-local address with a zone. It reports false if Multicast DNS is off
-// on the zone's interface.
+// multicastNames returns the names of addr, an address with a zone. used is false if addr is not link-local, or
+// if Multicast DNS is off on the zone's interface.
 func (r *Resolver) multicastNames(ctx context.Context, addr netip.Addr) (names []string, used bool, err error) {
 	if r.cfg.MulticastRecords == nil || !addr.IsLinkLocalUnicast() {
 		return nil, false, nil

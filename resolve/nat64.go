@@ -21,8 +21,9 @@ var prefixLengths64 = [...]int{96, 64, 56, 48, 40, 32}
 var wellKnown64 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0, 0x64, 0xff, 0x9b}), 96)
 
 // Synthesize returns the IPv6 addresses at which the network's NAT64 translator represents an IPv4
-// address, one for each prefix of the translator. It returns none if Config.NAT64 is not set, the host has a
-// route to IPv4 addresses, or the network has no NAT64. A dial to an IPv4 literal uses it.
+// address: one for each prefix of the translator, and at most four. It returns none if Config.NAT64 is not set,
+// if the host has a route to IPv4 addresses, if the network has no NAT64, or if no prefix may represent the
+// address. A dial to an IPv4 literal calls Synthesize.
 func (r *Resolver) Synthesize(ctx context.Context, addr netip.Addr) []netip.Addr {
 	if !r.needs64() {
 		return nil
@@ -30,7 +31,7 @@ func (r *Resolver) Synthesize(ctx context.Context, addr netip.Addr) []netip.Addr
 	return synthesize(r.prefixes64(ctx), []netip.Addr{addr})
 }
 
-// needs64 reports whether IPv4 addresses are to be translated. RFC 7050 section 1: synthesis is for hosts
+// needs64 reports whether the host needs NAT64 to reach IPv4 addresses. RFC 7050 section 1: synthesis is for hosts
 // whose network has no IPv4.
 func (r *Resolver) needs64() bool {
 	if !r.cfg.NAT64 {
@@ -43,8 +44,8 @@ func (r *Resolver) needs64() bool {
 	return !r.cfg.Source(netip.AddrFrom4([4]byte{192, 0, 0, 170})).IsValid()
 }
 
-// prefixes64 returns the NAT64 prefixes of the network: those that its routers advertise, or else those in
-// the addresses of ipv4only.arpa.
+// prefixes64 returns the NAT64 prefixes of the network: the prefixes that its routers advertise or, if there are
+// none, the prefixes in the IPv6 addresses of ipv4only.arpa.
 func (r *Resolver) prefixes64(ctx context.Context) []netip.Prefix {
 	// RFC 8781 5.1: if a prefix is received in Router Advertisements, the host should prefer it to
 	// one found by other means.
@@ -73,7 +74,7 @@ func (r *Resolver) prefixes64(ctx context.Context) []netip.Prefix {
 
 // prefixIn finds the NAT64 prefix in an address of ipv4only.arpa. RFC 7050 section 3: the node "looks
 // through all of the received AAAA resource records" for one of the well-known IPv4 addresses at the places
-// that RFC 6052 allows. If such an address is at several places, the prefix is unknown.
+// that RFC 6052 allows. If there is such an address at no place or at several places, prefixIn reports false.
 func prefixIn(a [16]byte) (found netip.Prefix, ok bool) {
 	n := 0
 	for _, bits := range prefixLengths64 {
@@ -103,8 +104,8 @@ func embedded(a [16]byte, bits int) (v4 [4]byte) {
 	return v4
 }
 
-// embed returns the IPv6 address that represents an IPv4 address with a prefix (RFC 6052 section 2.2). The
-// bits 64 to 71 are zero, and the bits after the IPv4 address too.
+// embed returns the IPv6 address that represents an IPv4 address with a prefix (RFC 6052 section 2.2). The bits
+// after the IPv4 address are zero. Bits 64 to 71 are zero too, unless a prefix of 96 bits sets them.
 func embed(p netip.Prefix, v4 [4]byte) netip.Addr {
 	a := p.Masked().Addr().As16()
 	i := p.Bits() / 8
@@ -146,7 +147,7 @@ func canTranslate(p netip.Prefix, a netip.Addr) bool {
 	return !a.IsPrivate() && !slices.ContainsFunc(notGlobal[:], func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
-// notGlobal are the non-global blocks of RFC 6890 that netip.Addr has no method for.
+// notGlobal are the non-global blocks of RFC 6890 for which netip.Addr has no method.
 var notGlobal = [...]netip.Prefix{
 	block(0, 0, 0, 8), block(100, 64, 0, 10), block(192, 0, 0, 24), block(192, 0, 2, 24), block(198, 18, 0, 15),
 	block(198, 51, 100, 24), block(203, 0, 113, 24), block(240, 0, 0, 4),

@@ -18,16 +18,16 @@ const maxServiceAliases = 8
 // A ServiceBinding is an SVCB or HTTPS record in ServiceMode: an alternative endpoint of a service
 // (RFC 9460 section 2.4.3).
 type ServiceBinding struct {
-	// Priority is at least 1. The lowest is to be tried first.
+	// Priority is at least 1. A client tries the endpoint with the lowest Priority first.
 	Priority uint16
 	// Target is the rooted name of the endpoint, whose addresses are to be looked up.
 	Target string
-	// ALPN are the identifiers of the protocols beside the default one of the scheme, for example "h2"
-	// and "h3" (section 7.1).
+	// ALPN are the identifiers of the protocols that the endpoint supports in addition to the default
+	// protocol of the scheme, for example "h2" and "h3" (section 7.1).
 	ALPN []string
 	// NoDefaultALPN is set if the endpoint does not support the default protocol, for example HTTP/1.1.
 	NoDefaultALPN bool
-	// Port is the port of the endpoint; 0 if it is that of the service (section 7.2).
+	// Port is the port of the endpoint; 0 means the port of the service (section 7.2).
 	Port uint16
 	// IPv4Hint and IPv6Hint are addresses of Target that may be used until its address records are
 	// known (section 7.3).
@@ -40,7 +40,7 @@ type ServiceBinding struct {
 	// Mandatory are the keys that a client must understand to use the endpoint (section 8). The
 	// lookups omit endpoints with a mandatory key that has no field here.
 	Mandatory []uint16
-	// Params are all parameters as they are in the record, in ascending order of keys.
+	// Params are all parameters of the record in wire form, in ascending order of keys.
 	Params []ServiceParam
 }
 
@@ -54,10 +54,11 @@ type ServiceParam struct {
 // reached, in the order in which to try them. Endpoints of equal priority are in random order. Port 0
 // stands for 443.
 //
-// LookupHTTPS follows records in AliasMode. target is the last name: the host itself or the target of
-// an alias. If target has no HTTPS records, or none that can be used, bindings is empty, and the addresses
-// of target are to be used. If host has neither records nor an alias, the error is that there is no such
-// host, as in the other lookups. If a record is malformed, all are refused (RFC 9460 section 2.2).
+// LookupHTTPS follows records in AliasMode. target is the name at which the lookup ended: the owner of the records
+// (for port 443, host itself or its canonical name) or the target of an alias. If the target of an alias has no
+// HTTPS records, or if no record of target can be used, bindings is empty, and the client has to use the addresses
+// of target. If host has neither records nor an alias, the error is that there is no such host, as in the other
+// lookups. If one record is malformed, LookupHTTPS refuses all of them (RFC 9460 section 2.2).
 func (r *Resolver) LookupHTTPS(ctx context.Context, host string, port uint16) (target string, bindings []*ServiceBinding, err error) {
 	// RFC 9460 9.1: the owner name for other ports is formed with Port Prefix Naming. For port 443,
 	// it is the host itself.
@@ -67,7 +68,7 @@ func (r *Resolver) LookupHTTPS(ctx context.Context, host string, port uint16) (t
 	return r.lookupBindings(ctx, host, dnsmessage.TypeHTTPS)
 }
 
-// LookupSVCB is like LookupHTTPS, for the SVCB records of other schemes. It looks up
+// LookupSVCB is like LookupHTTPS, but for the SVCB records of other schemes. It looks up
 // _port._scheme.name (RFC 9460 section 2.3), or _scheme.name if port is 0, or name itself if scheme is
 // empty.
 func (r *Resolver) LookupSVCB(ctx context.Context, scheme string, port uint16, name string) (target string, bindings []*ServiceBinding, err error) {
@@ -116,8 +117,8 @@ func (r *Resolver) lookupBindings(ctx context.Context, name string, typ dnsmessa
 	return "", nil, dnsError(errTooManyAliases, name, ans.server)
 }
 
-// bindings returns the target of an alias, or the usable endpoints in the order in which to try them.
-// It reports false if a record is malformed.
+// bindings returns the target of an alias or, if records has no alias, the usable endpoints in the order in
+// which to try them. ok is false if a record is malformed.
 func (r *Resolver) bindings(owner string, records []dnsmessage.Resource) (alias string, bindings []*ServiceBinding, ok bool) {
 	var aliases []string
 	for _, rr := range records {
@@ -222,7 +223,7 @@ func (b *ServiceBinding) parseMandatory(v []byte) bool {
 	return true
 }
 
-// parseALPN parses the identifiers of protocols, each of which follows a byte with its length. RFC 9460
+// parseALPN parses a list of protocol identifiers. A byte with its length precedes each identifier. RFC 9460
 // section 7.1.1: neither the list nor an identifier may be empty.
 func parseALPN(v []byte) (ids []string, ok bool) {
 	for len(v) > 0 {
@@ -236,7 +237,7 @@ func parseALPN(v []byte) (ids []string, ok bool) {
 	return ids, len(ids) > 0
 }
 
-// parseHints parses addresses of size bytes. RFC 9460 section 7.3: "An empty list of addresses is
+// parseHints parses a list of addresses of size bytes each. RFC 9460 section 7.3: "An empty list of addresses is
 // invalid."
 func parseHints(v []byte, size int) (addrs []netip.Addr, ok bool) {
 	if len(v) == 0 || len(v)%size != 0 {

@@ -6,8 +6,8 @@ import "github.com/usernet/usernet/stack/wire"
 // key of Stats.Drops.
 type DropReason string
 
-// Rule returns the rule that causes packets to be dropped for the reason, with the RFC and its section. It
-// returns an empty string if there is no such rule, for example if a queue was full.
+// Rule returns the rule that makes the stack drop packets for the reason, with the RFC or other standard and its
+// section. It returns an empty string if there is no such rule, for example if a queue was full.
 func (r DropReason) Rule() string {
 	for i := wire.OK + 1; i < numReasons; i++ {
 		if reasonText(i) == r {
@@ -20,8 +20,8 @@ func (r DropReason) Rule() string {
 	return ""
 }
 
-// Reasons for which the stack drops a packet; reasonText explains each. Their numbers follow those of the
-// reasons of package wire, which are about packets that wire cannot parse.
+// Reasons for which the stack drops a packet; dropReasons has the text of each. Their numbers follow the numbers
+// of package wire's reasons, which are for packets that wire cannot parse.
 const (
 	dropOtherMAC = wire.NumReasons + iota
 	dropMulticastMAC
@@ -80,7 +80,7 @@ const (
 	numReasons
 )
 
-// reasonText returns the name of a reason.
+// reasonText returns the text of a reason.
 func reasonText(r wire.Reason) DropReason {
 	if r < wire.NumReasons {
 		return DropReason(r.String())
@@ -88,7 +88,7 @@ func reasonText(r wire.Reason) DropReason {
 	return dropReasons[r-wire.NumReasons].text
 }
 
-// dropReasons are the names of the reasons and their rules.
+// dropReasons has the text and the rule of each of the reasons above.
 var dropReasons = [...]struct {
 	text DropReason
 	rule string

@@ -17,15 +17,15 @@ import (
 type Route struct {
 	// Dst is the route's destination prefix.
 	Dst netip.Prefix
-	// Via is the router, which must be on the link. An invalid Via means that the destinations
+	// Via is the router, which must be on the link of the interface. If Via is invalid, the destinations
 	// themselves are on the link.
 	Via netip.Addr
 	// NIC names the interface. NIC may be empty if Via is set. The route then uses the interface that the
 	// zone of Via names. If Via has no zone, the route uses the first interface that has Via on its link.
 	NIC string
 	// Src is the source address for sockets that have not chosen one. If Src is invalid, the stack chooses
-	// the source: for IPv4 it prefers an address of the interface whose network contains the next hop, and
-	// for IPv6 it follows the rules of RFC 6724.
+	// the source. For IPv4, the stack chooses among the interface's addresses, and prefers an address whose
+	// network contains the next hop. For IPv6, the stack follows the rules of RFC 6724.
 	Src netip.Addr
 }
 
@@ -43,7 +43,7 @@ type route struct {
 // new one.
 type routeTable struct {
 	routes   []route                  // in the order of Routes
-	byPrefix map[netip.Prefix][]route // the part of routes for a prefix; nil if there are at most routeScan routes
+	byPrefix map[netip.Prefix][]route // routes by destination prefix; nil if there are at most routeScan routes
 	lens4    []int                    // the lengths of the IPv4 prefixes, longest first
 	lens6    []int                    // the lengths of the IPv6 prefixes, longest first
 	own      []netip.Addr             // the usable addresses of all interfaces but the loopback
@@ -154,11 +154,12 @@ func (t *routeTable) isLocal(a netip.Addr) bool {
 // owns src, then the first route. If the routers of the longest IPv6 prefix are dead, lookup returns the
 // route of the next shorter prefix that has a live router, if there is one (RFC 4191 3.2).
 //
-// If on is set, lookup considers only routes over that interface. As on Linux, an IPv4 destination
-// without such a route is taken to be on the link of the interface.
+// If on is set, lookup considers only routes over that interface. If there is no such route to an IPv4
+// destination and on is not the loopback, lookup treats the destination as on that interface's link, as Linux
+// does.
 //
-// The error is ENETUNREACH if no route leads to dst, and ENETDOWN if all such routes are over links that
-// are down or cannot carry IPv6.
+// The error is ENETUNREACH if no route leads to dst, and ENETDOWN if each route to dst is over a link that
+// is down or cannot carry an IPv6 dst.
 func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
 	var dead *route // the first match, if its router is dead
@@ -176,7 +177,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 				err = syscall.ENETDOWN
 				continue
 			}
-			rank := 0 // a live router counts more than the source
+			rank := 0 // 2 if the router is not dead, plus 1 if the interface owns src
 			if !r.isDead() {
 				rank = 2
 			}
@@ -206,7 +207,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	return nil, err
 }
 
-// onLink reports whether a route without a router leads to a over the interface.
+// onLink reports whether the table has a route without a router to the address a over the interface.
 func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	for _, bits := range t.lens(a) {
 		p, _ := a.Prefix(bits)
@@ -272,9 +273,10 @@ func (s *Stack) rebuildRoutes() {
 	s.changes.notify()
 }
 
-// addAddrs adds the usable addresses of an interface to the table. It returns all with the routes of these
-// addresses appended: each route leads to the network of an address. If two addresses have the same
-// network, the route of a deprecated address comes second.
+// addAddrs adds the usable addresses of an interface, and the broadcast addresses of their networks, to the
+// table. For each address whose prefix no router advertises, addAddrs appends a route to the address's network to
+// all. It returns the result. If two addresses have the same network, the route of a deprecated address comes
+// second.
 func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 	for _, st := range []AddrState{AddrPreferred, AddrOptimistic, AddrDeprecated} {
 		for _, a := range ifc.list() {
@@ -300,7 +302,7 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 }
 
 // gatewayOf returns the router of an interface's first default route of a family, or an invalid
-// address.
+// address if no such route has a router.
 func (t *routeTable) gatewayOf(ifc *iface, v6 bool) netip.Addr {
 	for i := range t.routes {
 		if r := &t.routes[i]; r.ifc == ifc && r.dst.Bits() == 0 && r.via.IsValid() && r.via.Is6() == v6 {
@@ -310,7 +312,7 @@ func (t *routeTable) gatewayOf(ifc *iface, v6 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// broadcastOf returns the address of a network with all host bits set.
+// broadcastOf returns the broadcast address of an IPv4 network, in which all host bits are set.
 func broadcastOf(p netip.Prefix) netip.Addr {
 	a := p.Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
@@ -394,14 +396,14 @@ func (p *path) valid(s *Stack) bool {
 //   - EINVAL if dst is invalid, or if src is a loopback address and dst is not an address of the host,
 //   - EADDRNOTAVAIL if src is not an address of the host, or if no source can be chosen,
 //   - EAFNOSUPPORT if src is an IPv4 and dst an IPv6 address,
-//   - ENETUNREACH if there is no route,
+//   - ENETUNREACH if there is no route, or if src is an IPv6 and dst an IPv4 address,
 //   - ENETDOWN if the link is down.
 func (s *Stack) route(dst, src netip.Addr) (path, error) { return s.routeOver(dst, src, 0) }
 
 // routeOver returns the path to dst over the interface with the given index. If index is 0, routeOver does
-// the same as route. If index is not 0, an IPv4 dst without a route counts as on the interface's link, and
-// the error is ENODEV if there is no such interface. The path to an address of the host always uses the
-// loopback.
+// the same as route. If there is no interface with the index, the error is ENODEV. If there is no route to an
+// IPv4 dst over the interface, routeOver treats dst as on the interface's link. The path to an address of the
+// host always uses the loopback.
 func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	gen := s.gen.Load()
 	t := s.table.Load()
@@ -499,8 +501,8 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 // host has no suitable address.
 func (s *Stack) chooseSource(t *routeTable, p *path) error {
 	if i := slices.IndexFunc(t.own, netip.Addr.Is4); !p.src.IsValid() && p.ifc.loopback && i >= 0 {
-		// As on Linux, the source of a datagram to a group on the loopback is not 127.0.0.1 if the host
-		// has another address.
+		// This is the path to a group on the loopback. As on Linux, the source is not 127.0.0.1 if the
+		// host has another address.
 		p.src = t.own[i]
 	}
 	if !p.src.IsValid() {
@@ -519,9 +521,9 @@ func (s *Stack) chooseSource(t *routeTable, p *path) error {
 }
 
 // chosenLink returns the interface that the caller has chosen, or nil if the routes decide. The caller
-// chooses an interface by its index. As on Linux, the caller also chooses an interface by a source
-// address, if dst is a multicast address or the limited broadcast address. The errors are ENODEV and
-// ENETDOWN.
+// chooses an interface by its index. If index is 0, src is valid and dst is a multicast address or the limited
+// broadcast address, chosenLink returns the interface that has src, as Linux does. The error is ENODEV if no
+// interface has the index, and ENETDOWN if the link of the chosen interface is down.
 func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -551,7 +553,7 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	return p
 }
 
-// broadcastRoute returns the route for a broadcast to dst. It returns nil if dst is not a broadcast address.
+// broadcastRoute returns the route for a broadcast to dst, or nil if dst is not a broadcast address.
 // If on is set, only the networks of that interface count. A directed broadcast uses the interface that owns
 // src, or else the interface whose network has the longest prefix. The error is ENETDOWN if dst is the
 // broadcast address of networks whose links are all down.
@@ -580,14 +582,14 @@ func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*
 	return &route{ifc: best}, nil
 }
 
-// limitedRoute is broadcastRoute for 255.255.255.255. It uses the first of the following that exists:
+// limitedRoute does what broadcastRoute does, for 255.255.255.255. It uses the first of these that exists:
 //
 //   - the interface on,
 //   - the route to 255.255.255.255, which usually is the default route,
 //   - the first link that is up and has an IPv4 address,
 //   - the first link that is up.
 //
-// Linux has only the first two, and otherwise returns ENETUNREACH.
+// If none exists, limitedRoute returns nil. Linux uses only the first two, and otherwise returns ENETUNREACH.
 func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, error) {
 	if on != nil {
 		return &route{ifc: on}, nil
@@ -621,13 +623,13 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 	return s.zoned(p.src, int(p.zone))
 }
 
-// IsLocal reports whether a is an address of the host: a usable address of any interface, or an address
-// in 127.0.0.0/8, or ::1.
+// IsLocal reports whether a is an address of the host: a usable address of any interface, an address in
+// 127.0.0.0/8, or, if the host supports IPv6, ::1.
 func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap().WithZone("")) }
 
 // IsDeprecated reports whether a is a deprecated address of the host (RFC 4862 5.5.4): a valid address that
-// new communication should not use. If a is link-local and has a zone, only the interface that the zone
-// names counts.
+// new communication should not use. If a is link-local and its zone names an interface, IsDeprecated looks only
+// at the addresses of that interface.
 func (s *Stack) IsDeprecated(a netip.Addr) bool {
 	a, zone := s.unzone(a)
 	return slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool {
@@ -651,7 +653,7 @@ func (s *Stack) HasIPv6() bool { return s.v6 }
 
 // Routes returns the routes. The longest prefixes come first, and prefixes of the same length are in the order
 // of their addresses, IPv4 first. The routes of one prefix are in the order of preference: the routes of
-// Config and AddRoute, then those of addresses, gateways and Router Advertisements.
+// Config and AddRoute come first, then those of addresses, of gateways and of Router Advertisements.
 func (s *Stack) Routes() []Route {
 	var rs []Route
 	for _, r := range s.table.Load().routes {
@@ -666,7 +668,8 @@ func (s *Stack) Routes() []Route {
 //
 // The errors are EINVAL if r is not a valid route or the zone of r.Via names another interface than r.NIC,
 // EAFNOSUPPORT if the addresses of r are of different families, EEXIST if the same route was added before,
-// ENODEV if there is no such interface, ENETUNREACH if the router is not on the link, and net.ErrClosed.
+// ENODEV if there is no such interface, ENETUNREACH if the router is not on the link, and net.ErrClosed if the
+// stack is closed.
 func (s *Stack) AddRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -690,8 +693,9 @@ func (s *Stack) AddRoute(r Route) error {
 // DelRoute removes the gateway of the first matching interface. It does not remove routes that come from
 // addresses or Router Advertisements.
 //
-// Connections without another route can no longer send; they end as described at RemoveAddr. The error
-// is ESRCH if no route matches, ENODEV or EINVAL for a zone of r.Via as at AddRoute, or net.ErrClosed.
+// Connections without another route can no longer send; they end as described at RemoveAddr. The error is
+// ESRCH if no route matches, ENODEV or EINVAL for the zone of r.Via as in AddRoute, and net.ErrClosed if the
+// stack is closed.
 func (s *Stack) DelRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

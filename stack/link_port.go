@@ -22,10 +22,10 @@ const maxLinkLen = wire.EthernetLen + wire.VLANTagLen
 // one for each VLAN. It is small, so that an idle host needs little memory.
 type port struct {
 	sole atomic.Pointer[iface] // the only interface, if it has no VLAN; otherwise nil
-	// cause is why the device has failed; nil while it works.
+	// cause is the error with which the device has failed; nil while the device works.
 	cause atomic.Pointer[error]
-	// table has the interfaces. It is nil as long as there has been no interface but sole. sole and table
-	// are stored under Stack.mu.
+	// table has the interfaces. It is nil until an interface with a VLAN joins or sole leaves. Stack.mu is held
+	// when sole and table are stored.
 	table atomic.Pointer[vlanTable]
 
 	once     sync.Once   // attaches the device
@@ -37,7 +37,7 @@ type port struct {
 // A vlanTable has the interfaces of a device.
 type vlanTable struct {
 	ifaces []*iface              // in ascending order of their VLANs; immutable
-	last   atomic.Pointer[iface] // the interface that received last; nil if none has
+	last   atomic.Pointer[iface] // the interface that received frames last; nil if none has received any
 }
 
 func newPort(dev nic.Device) *port {
@@ -82,7 +82,7 @@ func (p *port) store(list []*iface) {
 	if sole == nil || p.table.Load() != nil {
 		p.table.Store(&vlanTable{ifaces: list})
 	}
-	p.sole.Store(sole) // stored last, because readers load it first: they then find every interface
+	p.sole.Store(sole) // stored last: a reader that has loaded nil from sole then finds the interfaces in table
 }
 
 // ifaces returns a new slice of the interfaces.
@@ -109,7 +109,7 @@ func (p *port) attach(first *iface) {
 	if d, ok := dev.(nic.LinkNotifier); ok {
 		p.notifies = d.NotifyLink(p.linkChanged)
 	}
-	// Learn the addresses that the device negotiates. Such a device has no VLANs, and so no other interface.
+	// Learn the addresses that the device negotiates. Such a device has no VLANs, so first is its only interface.
 	if d := nic.ConfigurerOf(dev); d != nil {
 		d.NotifyConfig(first.configure)
 	}
@@ -121,8 +121,8 @@ func (p *port) attach(first *iface) {
 	if d, ok := dev.(nic.ZeroCopyReceiver); ok {
 		p.zeroCopy.Store(d.ReceiveInto(p.receiveBuffer))
 	}
-	// This function literal needs no more stack than the method value ifc.recv would. Stack matters, because
-	// on an in-memory link the sender's goroutine runs the function.
+	// This function literal needs no more stack space than the method value first.recv would. Stack space
+	// matters, because on an in-memory link the sender's goroutine runs the function.
 	dev.Attach(func(batch []nic.Frame) {
 		if ifc := p.sole.Load(); ifc != nil {
 			ifc.recv(batch)
@@ -132,12 +132,12 @@ func (p *port) attach(first *iface) {
 	})
 }
 
-// split passes received frames to the interfaces of their VLANs. Each interface gets consecutive frames in
-// one batch.
+// split passes received frames to the interfaces of their VLANs. Consecutive frames of one VLAN go to their
+// interface in one batch.
 func (p *port) split(batch []nic.Frame) {
 	t := p.table.Load()
 	if t == nil || len(t.ifaces) == 0 {
-		return // the device closes
+		return // the device has no interface any more
 	}
 	for len(batch) > 0 {
 		vlan, n := vlanOf(&batch[0]), 1
@@ -156,7 +156,7 @@ func (p *port) split(batch []nic.Frame) {
 	}
 }
 
-// of returns the interface of a VLAN, or nil. 0 means no VLAN.
+// of returns the interface with a VLAN, or nil if there is none. VLAN 0 stands for the interface without a VLAN.
 func (t *vlanTable) of(vlan uint16) *iface {
 	i, found := slices.BinarySearchFunc(t.ifaces, vlan, func(ifc *iface, vlan uint16) int { return int(ifc.vlan) - int(vlan) })
 	if !found {
@@ -165,8 +165,8 @@ func (t *vlanTable) of(vlan uint16) *iface {
 	return t.ifaces[i]
 }
 
-// vlanOf returns the VLAN of a frame. It returns 0 for a frame without a tag, and for one whose tag has only
-// a priority: both belong to no VLAN.
+// vlanOf returns the VLAN of a frame. It returns 0 for a frame without a tag and for a frame whose tag has only
+// a priority, because such frames belong to no VLAN.
 func vlanOf(f *nic.Frame) uint16 {
 	b := f.Head
 	if len(b) < maxLinkLen || b[12] != byte(wire.EtherTypeVLAN>>8) || b[13] != byte(wire.EtherTypeVLAN&0xff) {
@@ -176,7 +176,7 @@ func vlanOf(f *nic.Frame) uint16 {
 }
 
 // receiveBuffer returns the buffer of a waiting reader, for the device to write to; see zeroCopyReceive. If
-// the device has several interfaces, the reader is of the interface that received last.
+// the device has an interface with a VLAN, the reader is a reader of the interface that received last.
 func (p *port) receiveBuffer() nic.ReceiveBuffer {
 	ifc := p.sole.Load()
 	if t := p.table.Load(); ifc == nil && t != nil {
@@ -215,7 +215,7 @@ func portOf(ifaces []*iface, dev nic.Device) (*port, *iface) {
 }
 
 // A sendTurn makes the interfaces of a device send one at a time, if Send of the device may block (see
-// nic.Device). A goroutine that waits has frames of one interface only.
+// nic.Device). Only drainAsync waits for it, in a goroutine that sends frames of one interface only.
 type sendTurn struct {
 	mu    mutex[levelLink]
 	cond  sync.Cond

@@ -18,12 +18,12 @@ type ConnInfo struct {
 	Passive       bool          // the peer opened the connection
 	Orphan        bool          // the application has closed the connection
 	Timer         tcp.TimerKind // the timer that expires first
-	Expires       time.Duration // the time until Timer expires; 0 if it is tcp.TimerNone
+	Expires       time.Duration // the time until Timer expires; 0 if Timer is tcp.TimerNone
 
 	sock *TCP
 }
 
-// Info returns the details of the connection as of now. It reports false if the connection is in TIME-WAIT
+// Info returns the current details of the connection. It reports false if the connection is in TIME-WAIT
 // or has ended.
 func (c *ConnInfo) Info() (info TCPInfo, ok bool) {
 	if c.sock == nil {
@@ -37,8 +37,8 @@ func (c *ConnInfo) Info() (info TCPInfo, ok bool) {
 	return c.sock.conn.Info(c.sock.s.now()), true
 }
 
-// open reports whether the connection has begun and has not ended. A TCP is in the table a moment before its
-// Conn is opened. t.mu is held.
+// open reports whether the connection has begun and has not ended. A TCP is already in the table for a moment
+// before its Conn is opened. t.mu is held.
 func (t *TCP) open() bool { return t.linked && t.conn.State() != tcp.Closed }
 
 // Abort resets the connection, as ss -K does. A Read or Write of the application then fails with
@@ -50,10 +50,10 @@ func (c *ConnInfo) Abort() {
 	}
 }
 
-// Conns returns an iterator over the TCP connections, half-open ones and those in TIME-WAIT included, in no
-// particular order. A ConnInfo is as of the moment at which the iterator reaches the connection; a
-// connection that is opened or ends meanwhile may or may not be among them. No lock is held while the
-// body of the loop runs, and traffic is not held up.
+// Conns returns an iterator over the TCP connections in no particular order. Half-open connections and
+// connections in TIME-WAIT are included. A ConnInfo has the state of the moment at which the iterator reaches
+// the connection. The iterator may or may not return a connection that opens or ends during the loop. No lock
+// is held while the body of the loop runs, so the loop does not block traffic.
 func (s *Stack) Conns() iter.Seq[ConnInfo] {
 	return func(yield func(ConnInfo) bool) {
 		shards := s.tcp.table.shards.Load()
@@ -133,11 +133,11 @@ func (s *Stack) Listeners() iter.Seq[ListenerInfo] {
 	}
 }
 
-// A SocketInfo describes a UDP or a raw socket.
+// A SocketInfo describes a UDP socket or a raw socket.
 type SocketInfo struct {
 	Protocol  wire.Proto     // wire.ProtoUDP, or the protocol of a raw socket
 	Raw       bool           // the socket is a raw socket
-	Family    Family         // of the datagrams that the socket takes
+	Family    Family         // of the datagrams that the socket receives
 	Local     netip.AddrPort // a raw socket has port 0
 	Remote    netip.AddrPort // invalid unless the socket is connected
 	RecvQ     int            // bytes of the receive queue in use, with the overhead of each datagram
@@ -145,12 +145,12 @@ type SocketInfo struct {
 	Datagrams int            // number of datagrams in the receive queue
 	Received  uint64         // datagrams that were queued or passed to the socket's handler
 	Sent      uint64         // datagrams sent; only UDP sockets count them
-	Dropped   uint64         // datagrams that found the receive queue full
+	Dropped   uint64         // datagrams dropped because the receive queue was full
 }
 
 // Sockets returns an iterator over the UDP and the raw sockets, in no particular order. As with Conns, a
-// SocketInfo is as of the moment at which the iterator reaches the socket, and no lock is held while the body
-// of the loop runs.
+// SocketInfo has the state of the moment at which the iterator reaches the socket, and no lock is held while
+// the body of the loop runs.
 func (s *Stack) Sockets() iter.Seq[SocketInfo] {
 	return func(yield func(SocketInfo) bool) {
 		for i := range udpBuckets {

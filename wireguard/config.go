@@ -28,7 +28,7 @@ func ParseKey(s string) (Key, error) {
 // String returns the key in base64.
 func (k Key) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 
-// A Config configures an Interface. ParseConfig makes one from a file of wg-quick.
+// A Config configures an Interface. ParseConfig makes a Config from a file of wg-quick.
 type Config struct {
 	// PrivateKey is the key of this end.
 	PrivateKey Key
@@ -56,8 +56,8 @@ type Peer struct {
 	PublicKey Key
 	// PresharedKey is an additional symmetric key, none if zero.
 	PresharedKey Key
-	// AllowedIPs are the addresses behind the peer. Packets to them are sent to this peer, and received
-	// packets from other addresses are dropped.
+	// AllowedIPs are the addresses behind the peer. Packets to these addresses are sent to the peer. Packets that
+	// the peer sends from other addresses are dropped.
 	AllowedIPs []netip.Prefix
 	// Endpoint is the "host:port" to which encrypted packets are sent. If it is empty, the peer has to send first.
 	Endpoint string
@@ -66,7 +66,7 @@ type Peer struct {
 }
 
 // ParseConfig reads a Config in the form of a file of wg-quick(8). Commands such as PostUp are errors, because a
-// usernet host runs no commands. SaveConfig is ignored. An error names the line.
+// usernet host runs no commands. SaveConfig is ignored. An error in a line names the line.
 func ParseConfig(r io.Reader) (Config, error) {
 	p := configParser{}
 	in := bufio.NewScanner(r)
@@ -84,7 +84,8 @@ func ParseConfig(r io.Reader) (Config, error) {
 	return p.cfg, nil
 }
 
-// check returns an error if the configuration lacks a key or has a value out of range.
+// check returns an error if the configuration lacks the private key, if a peer is invalid, or if two peers have the
+// same public key.
 func (c *Config) check() error {
 	if c.PrivateKey == (Key{}) {
 		return errors.New("wireguard: there is no private key")
@@ -103,7 +104,7 @@ func (c *Config) check() error {
 	return nil
 }
 
-// check returns an error if the peer lacks a public key or has a value out of range.
+// check returns an error if the peer has no public key or its Keepalive is out of range.
 func (p *Peer) check() error {
 	switch {
 	case p.PublicKey == (Key{}):
@@ -198,7 +199,7 @@ func (p *configParser) iface(key, value string) (known bool, err error) {
 	return true, err
 }
 
-// peer parses a key of a section [Peer].
+// peer parses a key of a section [Peer]. known is false if there is no such key.
 func (p *configParser) peer(peer *Peer, key, value string) (known bool, err error) {
 	switch key {
 	case "publickey":
@@ -252,7 +253,7 @@ func appendPrefixes(to []netip.Prefix, value string, masked bool) ([]netip.Prefi
 	return to, nil
 }
 
-// parseUint parses a number in decimal, or in hexadecimal with 0x.
+// parseUint parses a number in the forms of an integer literal in Go: for example decimal, or hexadecimal with 0x.
 func parseUint[T uint16 | uint32](s string, bits int) (T, error) {
 	n, err := strconv.ParseUint(s, 0, bits)
 	if err != nil {

@@ -16,7 +16,8 @@ type Net struct {
 	host *usernet.Host
 }
 
-// CreateNetTUN returns a device for device.NewDevice of golang.zx2c4.com/wireguard/device, and the network inside.
+// CreateNetTUN returns a device for device.NewDevice of golang.zx2c4.com/wireguard/device, and the Net of a new host
+// inside the tunnel.
 // localAddresses are the host's addresses, and dnsServers its name servers. mtu is the largest packet in
 // bytes. Closing the device closes the host.
 func CreateNetTUN(localAddresses, dnsServers []netip.Addr, mtu int) (tun.Device, *Net, error) {
@@ -128,7 +129,7 @@ func (n *Net) ListenUDPAddrPort(laddr netip.AddrPort) (*usernet.UDPConn, error) 
 	return n.ListenUDP(udpAddr(laddr))
 }
 
-// udpAddr returns nil for the zero value.
+// udpAddr returns a as a *net.UDPAddr, or nil if a is the zero value.
 func udpAddr(a netip.AddrPort) *net.UDPAddr {
 	if a == (netip.AddrPort{}) {
 		return nil
@@ -136,7 +137,7 @@ func udpAddr(a netip.AddrPort) *net.UDPAddr {
 	return net.UDPAddrFromAddrPort(a)
 }
 
-// LookupHost resolves a name with the name servers given to CreateNetTUN.
+// LookupHost resolves a name with the name servers that CreateNetTUN was given.
 func (n *Net) LookupHost(host string) ([]string, error) {
 	return n.host.LookupHost(host)
 }

@@ -35,8 +35,8 @@ func (a PingAddr) Network() string {
 	return "ping"
 }
 
-// A PingConn sends ICMP echo requests and receives the replies. Messages begin with the ICMP header. The
-// connection sets the identifier and the checksum of the requests, and returns only replies to its own requests.
+// A PingConn sends ICMP echo requests and receives the replies. Messages begin with the ICMP header. The PingConn
+// sets the identifier and the checksum of the requests, and returns only replies with its own identifier.
 type PingConn struct {
 	c      *usernet.IPConn
 	id     uint16
@@ -76,7 +76,7 @@ func (n *Net) ListenPingAddr(laddr netip.Addr) (*PingConn, error) {
 	return n.DialPingAddr(laddr, netip.Addr{})
 }
 
-// DialPing is DialPingAddr. A nil address is the zero value.
+// DialPing is like DialPingAddr. A nil address stands for the zero netip.Addr.
 func (n *Net) DialPing(laddr, raddr *PingAddr) (*PingConn, error) {
 	var l, r netip.Addr
 	if laddr != nil {
@@ -88,7 +88,7 @@ func (n *Net) DialPing(laddr, raddr *PingAddr) (*PingConn, error) {
 	return n.DialPingAddr(l, r)
 }
 
-// ListenPing is ListenPingAddr. A nil address is the zero value.
+// ListenPing is like ListenPingAddr. A nil address stands for the zero netip.Addr.
 func (n *Net) ListenPing(laddr *PingAddr) (*PingConn, error) { return n.DialPing(laddr, nil) }
 
 // dialPing implements DialContext for the networks of ping.
@@ -99,7 +99,7 @@ func (n *Net) dialPing(ctx context.Context, network, address string) (net.Conn, 
 	}
 	c, err := n.DialPingAddr(netip.Addr{}, addrs[0])
 	if err != nil {
-		return nil, err // not c, which would be a non-nil net.Conn
+		return nil, err // c is a nil *PingConn, which would make the net.Conn non-nil
 	}
 	return c, nil
 }
@@ -107,7 +107,8 @@ func (n *Net) dialPing(ctx context.Context, network, address string) (net.Conn, 
 // LocalAddr returns the *PingAddr of the socket.
 func (p *PingConn) LocalAddr() net.Addr { return fromIPAddr(p.c.LocalAddr()) }
 
-// RemoteAddr returns the *PingAddr to which the socket is connected, or one that is not valid.
+// RemoteAddr returns the *PingAddr to which the socket is connected. If the socket is not connected, the address in
+// the *PingAddr is invalid.
 func (p *PingConn) RemoteAddr() net.Addr { return PingAddrFromAddr(p.remote) }
 
 // fromIPAddr returns the PingAddr of a *net.IPAddr.
@@ -120,7 +121,7 @@ func fromIPAddr(a net.Addr) *PingAddr {
 	return PingAddrFromAddr(addr.Unmap().WithZone(ip.Zone))
 }
 
-// echoLen is the length of the header of an echo message. The identifier is at offset 4.
+// echoLen is the length in bytes of the header of an echo message. The identifier is at offset 4.
 const echoLen = 8
 
 // request returns a copy of msg with the identifier of the socket and, for IPv4, the checksum of the message.

@@ -1,5 +1,5 @@
-// Package wireguard makes a usernet host the inside of a WireGuard interface. The protocol is that of
-// golang.zx2c4.com/wireguard; encrypted packets travel over the kernel's UDP sockets.
+// Package wireguard puts a usernet host inside a WireGuard interface. golang.zx2c4.com/wireguard implements the
+// protocol; encrypted packets travel over the kernel's UDP sockets.
 //
 //	cfg, err := wireguard.ParseConfig(file) // in the form of wg-quick
 //	...
@@ -8,8 +8,8 @@
 //	defer wg.Close()
 //	client := &http.Client{Transport: &http.Transport{DialContext: wg.DialContext}}
 //
-// Programs that use CreateNetTUN of golang.zx2c4.com/wireguard/tun/netstack change the import to this
-// package: CreateNetTUN has the same parameters and Net the same methods, but the connections are those of usernet.
+// A program that uses CreateNetTUN of golang.zx2c4.com/wireguard/tun/netstack can import this package instead:
+// CreateNetTUN has the same parameters and Net has the same methods, but the connections are those of usernet.
 package wireguard
 
 import (
@@ -44,18 +44,19 @@ type Interface struct {
 
 // Options has the settings that a file of wg-quick does not have. The zero value is ready for use.
 type Options struct {
-	// Bind sends and receives the encrypted packets, over the kernel's UDP sockets if nil.
+	// Bind sends and receives the encrypted packets. If Bind is nil, they travel over the kernel's UDP sockets.
 	Bind conn.Bind
-	// Host has further settings of the host, such as a Logger. Open adds the link with its addresses and routes,
-	// and the name servers.
+	// Host has further settings of the host, such as a Logger. OpenWith adds the link with its addresses and routes,
+	// the name servers and the search domains.
 	Host usernet.Config
-	// Logger gets the messages of the WireGuard protocol: errors, and at level Debug the handshakes. Nil means none.
+	// Logger gets the messages of the WireGuard protocol: errors, and at level Debug the handshakes. If Logger is nil,
+	// the messages are discarded.
 	Logger *slog.Logger
 }
 
-// Open makes an interface and brings it up. If the endpoint of a peer is a name, Open resolves the name with the
-// kernel's resolver; ctx limits only this resolution. The handshake with a peer starts when there is a packet for the
-// peer, or at once if the peer has an endpoint and a keep-alive interval.
+// Open makes an interface and brings it up. If the endpoint of a peer is a name, Open resolves the name with
+// net.DefaultResolver; ctx limits only this resolution. The handshake with a peer starts when there is a packet for
+// the peer, or at once if the peer has an endpoint and a keep-alive interval.
 func Open(ctx context.Context, cfg Config) (*Interface, error) {
 	return OpenWith(ctx, cfg, Options{})
 }
@@ -107,7 +108,7 @@ func lastLink(host *usernet.Host) string {
 	return links[len(links)-1].Name
 }
 
-// addRoutes adds a route over a link for each of the peers' AllowedIPs, unless there is one.
+// addRoutes adds a route over a link for each prefix in the peers' AllowedIPs, unless the host has that route.
 func addRoutes(host *usernet.Host, name string, peers []Peer) error {
 	for i := range peers {
 		for _, p := range peers[i].AllowedIPs {
@@ -120,7 +121,7 @@ func addRoutes(host *usernet.Host, name string, peers []Peer) error {
 	return nil
 }
 
-// logger returns a logger of the WireGuard device that writes to l.
+// logger returns a logger for the WireGuard device. The logger writes to l, or discards all messages if l is nil.
 func logger(l *slog.Logger) *device.Logger {
 	if l == nil {
 		return &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
@@ -147,7 +148,7 @@ func (c *Config) ipc(ctx context.Context) (string, error) {
 func (p *Peer) ipc(ctx context.Context, b *strings.Builder) error {
 	fmt.Fprintf(b, "public_key=%s\nreplace_allowed_ips=true\npersistent_keepalive_interval=%d\n",
 		hexKey(p.PublicKey), int((p.Keepalive+time.Second/2)/time.Second))
-	fmt.Fprintf(b, "preshared_key=%s\n", hexKey(p.PresharedKey)) // zeros remove the key of an older configuration
+	fmt.Fprintf(b, "preshared_key=%s\n", hexKey(p.PresharedKey)) // a key of zeros removes the earlier key
 	if p.Endpoint != "" {
 		ep, err := resolve(ctx, p.Endpoint)
 		if err != nil {
@@ -183,7 +184,7 @@ func resolve(ctx context.Context, endpoint string) (netip.AddrPort, error) {
 
 func hexKey(k Key) string { return hex.EncodeToString(k[:]) }
 
-// AddPeer adds a peer or changes the peer with that public key. It adds routes for the peer's AllowedIPs, unless
+// AddPeer adds a peer, or changes the peer that has the same public key. It adds routes for p.AllowedIPs, unless
 // Config.NoRoutes is set.
 func (wg *Interface) AddPeer(ctx context.Context, p Peer) error {
 	var b strings.Builder
@@ -202,7 +203,7 @@ func (wg *Interface) AddPeer(ctx context.Context, p Peer) error {
 	return addRoutes(wg.Host, wg.nic, []Peer{p})
 }
 
-// RemovePeer removes the peer with a public key. Its routes remain.
+// RemovePeer removes the peer with a public key. The routes for the peer's AllowedIPs remain.
 func (wg *Interface) RemovePeer(public Key) error {
 	if err := wg.dev.IpcSet(fmt.Sprintf("public_key=%s\nremove=true\n", hexKey(public))); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
@@ -215,8 +216,8 @@ type PeerStatus struct {
 	PublicKey     Key
 	Endpoint      netip.AddrPort // invalid if not known
 	LastHandshake time.Time      // zero if there was none
-	Received      uint64         // bytes, encrypted
-	Sent          uint64
+	Received      uint64         // encrypted bytes received
+	Sent          uint64         // encrypted bytes sent
 }
 
 // Peers returns the state of the peers.
@@ -243,7 +244,7 @@ func (wg *Interface) ListenPort() (uint16, error) {
 	return 0, nil
 }
 
-// parsePeers parses the answer to a get operation.
+// parsePeers parses the result of IpcGet.
 func parsePeers(out string) (peers []PeerStatus) {
 	in := bufio.NewScanner(strings.NewReader(out))
 	for in.Scan() {

@@ -1,8 +1,8 @@
 package tcp
 
-// A Counter is an event that Params.Count counts. If Linux has a counter of the same meaning, the name is the
-// one that nstat prints, without the prefix Tcp or TcpExtTCP. A super-segment counts as the segments that it
-// makes on the wire.
+// A Counter is an event that Params.Count counts. If Linux has a counter of the same meaning, the Counter has the
+// name that nstat prints, without the prefix (Tcp, TcpExt, TcpExtTCP or IpExt). A super-segment counts as the
+// segments that it makes on the wire.
 type Counter uint8
 
 const (
@@ -19,7 +19,7 @@ const (
 	SynRetrans       // SYNs and SYN,ACKs retransmitted
 	FastRetrans      // segments retransmitted in fast recovery
 	SlowStartRetrans // segments retransmitted after a retransmission timeout
-	LostRetransmit   // pieces whose retransmission was lost as well
+	LostRetransmit   // pieces of sent data whose retransmission was lost as well
 	LossProbes       // tail loss probes sent (RFC 8985 7)
 	Timeouts         // retransmission timeouts
 
@@ -31,7 +31,7 @@ const (
 	DSACKRecv         // DSACK blocks received: data that arrived at the peer twice
 	DSACKSent         // DSACK blocks sent (TcpExtTCPDSACKOldSent and TcpExtTCPDSACKOfoSent)
 
-	// Unnecessary reductions of the congestion window that were undone, by the evidence.
+	// Undone reductions of the congestion window, by the evidence that the reduction was unnecessary.
 	FullUndo     // a timestamp (RFC 3522)
 	DSACKUndo    // DSACKs (RFC 3708)
 	SpuriousRTOs // F-RTO (RFC 5682)
@@ -43,8 +43,8 @@ const (
 
 	// Receiving.
 	OFOQueue     // segments queued beyond a hole
-	OFOPruned    // queues of out-of-order data discarded because of memory pressure
-	DelayedACKs  // acknowledgements sent by the timer
+	OFOPruned    // queues of out-of-order data discarded because of memory pressure (TcpExtOfoPruned)
+	DelayedACKs  // delayed ACKs sent by the timer
 	PAWSEstab    // segments rejected by PAWS (RFC 7323 5)
 	ChallengeACK // challenge ACKs sent (RFC 5961)
 
@@ -68,8 +68,8 @@ func (k Counter) String() string {
 	}[k]
 }
 
-// count counts an event. Events are rare in a bulk transfer without loss, so the call through a func costs
-// nothing that could be measured.
+// count counts an event. Events are rare in a bulk transfer without loss, so the call of the function
+// Params.Count has no measurable cost.
 func (c *Conn) count(k Counter) { c.countN(k, 1) }
 
 func (c *Conn) countN(k Counter, n int) {
@@ -78,7 +78,7 @@ func (c *Conn) countN(k Counter, n int) {
 	}
 }
 
-// countIn counts a received segment.
+// countIn counts a received segment. A super-segment counts as the segments of which it consists.
 func (c *Conn) countIn(s *Segment) {
 	c.segsIn++
 	n := s.DataLen()
@@ -99,7 +99,7 @@ func (c *Conn) countRST() {
 	c.count(OutRsts)
 }
 
-// countRetrans counts segs retransmitted segments with n bytes of payload together, by cause.
+// countRetrans counts segs retransmitted segments, in total and by cause. n is the sum of their payloads in bytes.
 func (c *Conn) countRetrans(segs, n int) {
 	c.retrans += uint32(segs)
 	c.bytesRetrans += uint64(n)

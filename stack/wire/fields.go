@@ -9,7 +9,7 @@ import (
 // AppendFields appends a description of a frame to dst, with one line for each field, in the manner of
 // tshark -V. If ethernet is set, the frame begins with its Ethernet header, and otherwise with its IP
 // header. The lines of a header's fields are indented below a line with the name of the header. frame may
-// be any bytes: a header that is cut ends the description. AppendFields is for traces, and may allocate.
+// be any bytes: the description ends at a truncated header. AppendFields is for traces, and may allocate.
 func AppendFields(dst []byte, frame []byte, ethernet bool) []byte {
 	p := fieldPrinter{dst: dst}
 	if ethernet {
@@ -23,7 +23,7 @@ func AppendFields(dst []byte, frame []byte, ethernet bool) []byte {
 // A fieldPrinter appends lines to dst.
 type fieldPrinter struct {
 	dst    []byte
-	quoted bool // set while the packet that an ICMP error quotes is described; a quote in that packet is not
+	quoted bool // set while fieldPrinter describes a packet that an ICMP error quotes
 }
 
 // header begins the description of a header.
@@ -120,7 +120,7 @@ func (p *fieldPrinter) flag(name string, set bool) {
 	p.text(name, value)
 }
 
-// data ends the description with the length of what follows the last header.
+// data ends the description with the length of b, the bytes after the last header, unless b is empty.
 func (p *fieldPrinter) data(b []byte) {
 	if len(b) > 0 {
 		p.header("Data")
@@ -142,8 +142,8 @@ func (p *fieldPrinter) cut(b []byte, n int) bool {
 }
 
 // checksum appends a checksum field. sum is the folded sum of all bytes that the checksum protects, including
-// the field. pseudo is the folded sum of the pseudo-header, which the field holds if the checksum is
-// offloaded; 0: there is no pseudo-header. If whole is false, the checksum is not verified.
+// the field. pseudo is the folded sum of the pseudo-header, or 0 if there is no pseudo-header. The field holds
+// pseudo if the checksum is offloaded. If whole is false, the checksum is not verified.
 func (p *fieldPrinter) checksum(field, sum uint16, pseudo uint16, whole bool) {
 	note := "bad"
 	switch {
@@ -273,7 +273,7 @@ func (p *fieldPrinter) ip4(b []byte) {
 	p.ip4Options(b[IPv4Len:n])
 	rest := b[n:]
 	if total >= n && total < len(b) {
-		rest = b[n:total] // padding of the link follows
+		rest = b[n:total] // padding of the link layer follows
 	}
 	src, dst := Ends(b)
 	p.transport(ends{src, dst, Proto(b[9]), offset == 0 && !more && total <= len(b) && !p.quoted}, rest, offset != 0)
@@ -310,7 +310,8 @@ func (p *fieldPrinter) ip4Options(b []byte) {
 }
 
 // options describes options that consist of a kind, the length of the whole option, and a value. end is the
-// kind that ends the list, and nop is the kind without a length.
+// kind that ends the list, and nop is the kind of an option that is only its kind. describe returns the
+// description of an option, or "" if it knows none.
 func (p *fieldPrinter) options(b []byte, end, nop byte, describe func(kind byte, value []byte) string) {
 	for len(b) > 0 {
 		switch {
@@ -330,7 +331,7 @@ func (p *fieldPrinter) options(b []byte, end, nop byte, describe func(kind byte,
 	}
 }
 
-// option appends an option by its description or, if this is empty, by its bytes.
+// option appends the description of an option or, if description is empty, the bytes of the option's value.
 func (p *fieldPrinter) option(kind byte, value []byte, description string) {
 	if description != "" {
 		p.text("option", description)

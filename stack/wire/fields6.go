@@ -163,7 +163,7 @@ func (p *fieldPrinter) mld(m *ICMPv6, b []byte) {
 	}
 }
 
-// groupRecords describes the records of an IGMPv3 or MLDv2 report. Addresses have size bytes.
+// groupRecords describes the records of an IGMPv3 or MLDv2 report. Each address in b has size bytes.
 func (p *fieldPrinter) groupRecords(b []byte, size int) {
 	for len(b) >= 4+size {
 		kind := string(appendRecordKind(nil, b[0]))

@@ -92,7 +92,7 @@ func (p *fieldPrinter) ports(b []byte) {
 	p.num("destination port", uint64(binary.BigEndian.Uint16(b[2:])))
 }
 
-// describeTCPOption returns a description of an option, or "" if it is unknown or malformed.
+// describeTCPOption returns a description of an option, or "" if the option is unknown or malformed.
 func describeTCPOption(kind byte, v []byte) string {
 	be := binary.BigEndian
 	num := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
@@ -157,7 +157,8 @@ func (p *fieldPrinter) icmp(h ends, b []byte) {
 	p.data(body)
 }
 
-// quote describes the packet that an ICMP error quotes.
+// quote describes b, the packet that an ICMP error quotes. If the ICMP error is itself in a quoted packet, quote
+// gives only the length of b.
 func (p *fieldPrinter) quote(b []byte, six bool) {
 	if p.quoted {
 		p.data(b)

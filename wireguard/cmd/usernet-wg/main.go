@@ -1,5 +1,6 @@
-// The command usernet-wg is a web server inside a WireGuard interface: net/http on usernet's TCP/IP stack, without a
-// device of the kernel and without root. It serves the start page of usernet serve, or the files of a directory.
+// The command usernet-wg is a web server inside a WireGuard interface. It runs net/http on usernet's TCP/IP stack, so
+// it needs no kernel device and no root privileges. It serves the start page of usernet serve, or the files of a
+// directory.
 package main
 
 import (
@@ -93,7 +94,7 @@ func readConfig(name string) (wireguard.Config, error) {
 	return cfg, nil
 }
 
-// serve runs the web server until ctx ends or the interface fails.
+// serve runs the web server until ctx ends, the interface fails or the server fails.
 func serve(ctx context.Context, file, listen, dir string, out io.Writer, log *slog.Logger) error {
 	cfg, err := readConfig(file)
 	if err != nil {
@@ -139,7 +140,8 @@ func serve(ctx context.Context, file, listen, dir string, out io.Writer, log *sl
 	}
 }
 
-// urls returns the URLs of a listener at the address at. addrs are the addresses of the host.
+// urls returns the URLs of a server. at is the address of its listener. If at is unspecified, the server has a URL
+// for each address in addrs.
 func urls(at *net.TCPAddr, addrs []netip.Prefix) (list string) {
 	if ip := at.AddrPort().Addr().Unmap(); !ip.IsUnspecified() {
 		addrs = []netip.Prefix{netip.PrefixFrom(ip, ip.BitLen())}
