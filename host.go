@@ -174,6 +174,9 @@ func New(cfg Config) (*Host, error) {
 		}
 		return nil, fmt.Errorf("usernet: %s needs an Ethernet, and NIC is none: %w", what, syscall.EINVAL)
 	}
+	if cfg.MDNS != nil && len(cfg.MDNS.HostName) > 63 {
+		return nil, fmt.Errorf("usernet: mDNS: the host name %q is longer than 63 bytes: %w", cfg.MDNS.HostName, syscall.EINVAL)
+	}
 	nics := cfg.NICs
 	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP || cfg.LinkLocal || cfg.MDNS != nil || cfg.VLAN != 0 {
 		first := NIC{

@@ -87,7 +87,7 @@ func (r *Resolver) lookupBindings(ctx context.Context, name string, typ dnsmessa
 	if err != nil {
 		return "", nil, err
 	}
-	for range maxServiceAliases {
+	for n := 0; ; n++ {
 		owner := ans.canonical.String()
 		alias, bindings, ok := r.bindings(owner, ans.records)
 		switch {
@@ -101,6 +101,8 @@ func (r *Resolver) lookupBindings(ctx context.Context, name string, typ dnsmessa
 			return "", nil, dnsError(errNoSuchHost, name, ans.server)
 		case neverAsked(alias):
 			return alias, nil, nil
+		case n == maxServiceAliases:
+			return "", nil, dnsError(errTooManyAliases, name, ans.server)
 		}
 		next, err := r.ask(ctx, alias, typ)
 		if isNotFound(err) {
@@ -114,7 +116,6 @@ func (r *Resolver) lookupBindings(ctx context.Context, name string, typ dnsmessa
 		}
 		ans = next
 	}
-	return "", nil, dnsError(errTooManyAliases, name, ans.server)
 }
 
 // bindings returns the target of an alias or, if records has no alias, the usable endpoints in the order in

@@ -173,7 +173,12 @@ func (p *PingConn) WriteTo(msg []byte, addr net.Addr) (int, error) {
 		return 0, p.fail("write", err)
 	}
 	switch a := addr.(type) {
+	case nil:
+		return 0, p.fail("write", syscall.EINVAL)
 	case *PingAddr:
+		if a == nil {
+			return 0, p.fail("write", syscall.EINVAL)
+		}
 		return p.c.WriteToIP(b, &net.IPAddr{IP: a.addr.AsSlice(), Zone: a.addr.Zone()})
 	case *net.IPAddr:
 		return p.c.WriteToIP(b, a)

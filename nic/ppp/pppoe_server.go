@@ -166,8 +166,12 @@ func (s *pppoeServer) confirm(d *discovery, cookie []byte, service string, repea
 // systemError returns a PADS that refuses a session.
 func (s *pppoeServer) systemError(d *discovery, text string) []byte {
 	tags := []tag{{tagACSystemError, []byte(text)}}
-	if v, ok := d.find(tagHostUniq); ok {
-		tags = append(tags, tag{tagHostUniq, v})
+	// RFC 2516 appendix A: a host that receives a Relay-Session-Id "MUST return the TAG unmodified". The relay sends
+	// the PADS to the client by it.
+	for _, kind := range []uint16{tagHostUniq, tagRelaySessionID} {
+		if v, ok := d.find(kind); ok {
+			tags = append(tags, tag{kind, v})
+		}
 	}
 	return s.answer(d, codePADS, 0, tags)
 }

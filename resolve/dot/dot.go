@@ -102,6 +102,9 @@ func (c *Client) Exchange(ctx context.Context, dial func(ctx context.Context, ne
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		if errors.Is(err, errTooManyQueries) {
+			return nil, err // the connection works
+		}
 		c.remove(server, cn)
 		if mine {
 			return nil, err
