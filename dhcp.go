@@ -40,12 +40,12 @@ type DHCPConfig struct {
 	// seconds (RFC 5227).
 	NoProbe bool
 	// LinkLocal gives the interface a link-local address (RFC 3927) while no DHCP server answers: from about
-	// twenty seconds after the start until the client has a lease. Connections that use the link-local
-	// address have one minute to end then. The host also sends packets to other link-local addresses
+	// twenty seconds after the start until the client has a lease. The address then stays for one more minute,
+	// so that connections that use it can end. The host also sends packets to other link-local addresses
 	// directly to the link.
 	LinkLocal bool
-	// OnEvent, if not nil, is called for each event of the client, one after the other, after the
-	// host has applied the event. It must not call StopDHCP.
+	// OnEvent, if not nil, is called for each event of the client, after the host has applied the event.
+	// The calls do not overlap. OnEvent must not call StopDHCP.
 	OnEvent func(dhcp.Event4)
 }
 
@@ -74,16 +74,16 @@ type dhcpClient struct {
 	machine *dhcp.Client4
 	mac     [6]byte
 	up      bool
-	links   uint32         // LinkChanges of the interface in the last look
+	links   uint32         // LinkChanges of the interface when compareLink last ran
 	probing *dhcp.Lease4   // the lease whose address is being probed; nil if there is none
-	seen    stack.AddrInfo // the address of the lease in the last look; zero if the host did not have it
+	seen    stack.AddrInfo // the result of leaseAddr when compare last ran; zero if the host did not have the address
 	refused time.Time      // time of the last log record about a refusal
 
 	linkLocal *dhcp.LinkLocal4 // nil unless cfg.LinkLocal is set
 	chosen    netip.Prefix     // the link-local address that is in use or being probed; invalid: none
 
 	// The following fields are guarded by mu.
-	info    DHCPInfo     // state of machine after the last step
+	info    DHCPInfo     // state of machine after the last round or event
 	applied dhcpSettings // what the client has added to the host
 }
 
@@ -99,9 +99,10 @@ const (
 // goes down and comes up again, the client asks whether the address is still valid on the link. It
 // declines an address that another machine uses.
 //
-// The client changes and removes only what it has added itself. If a lease has an address that the
-// program has given the interface, the address stays as it is, also when the lease ends. If the program
-// removes the address of a lease and adds it again, the client adds the routes of the lease again.
+// The client changes and removes only what it has added itself. If a lease has an address that the program
+// has added to the interface, the client does not change the address, and does not remove it when the lease
+// ends. If the program removes the address of a lease and adds it again, the client adds the routes of the
+// lease again.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet,
 // EEXIST if the interface already has a client, EADDRINUSE if a socket of the host uses UDP port 68,
@@ -155,7 +156,8 @@ func (h *Host) StopDHCP(nicName string) error {
 	return err
 }
 
-// stopClient ends the client of an interface that startClient has started with the same alone.
+// stopClient ends the client of an interface, if startClient has started it with the same value of alone.
+// Otherwise the error is ESRCH.
 func (h *Host) stopClient(nicName string, alone bool) error {
 	info, err := h.linkNamed(nicName)
 	if err != nil {
@@ -203,7 +205,7 @@ func (h *Host) linkNamed(name string) (stack.InterfaceInfo, error) {
 	return infos[i], nil
 }
 
-// receive queues a message.
+// receive parses a message from a server and queues it.
 func (d *dhcpClient) receive(b []byte, from netip.AddrPort, _ stack.Meta) {
 	if from.Port() != dhcp.ServerPort4 || d.alone || !d.room() {
 		return // do not parse a message that would be dropped
@@ -225,7 +227,7 @@ func (h *Host) leasedDNS() (servers []netip.AddrPort, search []string) {
 	}
 	for _, d := range h.dhcp.Load().list() {
 		d.mu.Lock()
-		l, up := d.info.Lease, d.info.State != dhcp.Stopped // if it is stopped, the link is down
+		l, up := d.info.Lease, d.info.State != dhcp.Stopped // a stopped client keeps its lease while the link is down
 		d.mu.Unlock()
 		if l == nil || !up {
 			continue
@@ -247,7 +249,8 @@ func (h *Host) leasedDNS() (servers []netip.AddrPort, search []string) {
 }
 
 // unready returns the addresses that clients have added and whose leases are not in use yet: the addresses
-// that are being probed, and those whose other settings are not applied yet.
+// that are being probed, and those whose other settings are not applied yet. It also returns the link-local
+// addresses that the clients have added.
 func (h *Host) unready() (addrs []netip.Addr) {
 	for _, d := range h.dhcp.Load().list() {
 		d.mu.Lock()
@@ -268,7 +271,8 @@ func (h *Host) unready() (addrs []netip.Addr) {
 	return addrs
 }
 
-// round compares the interface with the state of the client, runs steps, and does what is due.
+// round compares the interface with the state of the client, runs the functions in queue, and does what is due.
+// It returns the time of the next round, or the zero time if there is none.
 func (d *dhcpClient) round(queue []func(time.Time)) (next time.Time) {
 	d.compareLink(time.Now())
 	d.flush()
@@ -291,7 +295,7 @@ func (d *dhcpClient) round(queue []func(time.Time)) (next time.Time) {
 	return next
 }
 
-// deadline returns the time of the machines' next Tick, or the zero time if there is none.
+// deadline returns the earlier Deadline of machine and linkLocal, or the zero time if neither has one.
 func (d *dhcpClient) deadline() time.Time {
 	at := d.machine.Deadline()
 	if d.linkLocal != nil {
@@ -314,7 +318,8 @@ func (d *dhcpClient) note() {
 func (d *dhcpClient) compareLink(now time.Time) {
 	info := d.link()
 	if info == nil {
-		// RemoveNIC has already removed the addresses and routes. A new interface may have the name.
+		// RemoveNIC has already removed the addresses and routes. A new interface may have the same name, so the
+		// client must not remove them by name.
 		d.mu.Lock()
 		d.ended, d.addrs, d.applied = true, nil, dhcpSettings{}
 		d.mu.Unlock()
@@ -325,14 +330,14 @@ func (d *dhcpClient) compareLink(now time.Time) {
 	if d.machine == nil || d.mac != info.MAC {
 		d.begin(info)
 	}
-	// moved is true if, since the last look, the link went down or came up, or the interface may have
+	// moved is true if, since compareLink last ran, the link went down or came up, or the interface may have
 	// been connected to another network.
 	if moved := info.LinkChanges != d.links; moved || info.Up != d.up {
 		d.stopProbing()
 		if d.up && (moved || !info.Up) {
 			d.machine.Down()
 		}
-		d.stopLinkLocal() // the host may be on another link, so the address is to be probed again
+		d.stopLinkLocal() // the host may be on another link, where the address must be probed again
 		if info.Up && !d.alone {
 			d.machine.Up(now)
 		}
@@ -342,7 +347,7 @@ func (d *dhcpClient) compareLink(now time.Time) {
 	d.lookAtLinkLocal(info, now)
 }
 
-// begin makes a machine for an interface that is new or has a new MAC.
+// begin makes a new machine, because the client is new or the interface has a new MAC.
 func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
 	if d.machine != nil {
 		d.stopProbing()
@@ -393,8 +398,8 @@ func (d *dhcpClient) flush() {
 func (d *dhcpClient) handle(e dhcp.Event4) {
 	d.apply(e)
 	d.mu.Lock()
-	// The machine may be ahead of the events. WaitOnline needs the lease whose settings the host
-	// has applied.
+	// The machine's lease may already be that of a later event. WaitOnline needs the lease whose settings
+	// the host has applied.
 	lease := d.info.Lease
 	switch e.Kind {
 	case dhcp.Acquired, dhcp.Renewed:
@@ -413,7 +418,7 @@ func (d *dhcpClient) handle(e dhcp.Event4) {
 	}
 }
 
-// abandon ends the use of the machine's lease, if there is one. The machine is not used any more.
+// abandon drops the machine. If the machine has a lease, abandon handles a Lost event for the lease.
 func (d *dhcpClient) abandon(reason string) {
 	if d.machine == nil {
 		return
@@ -425,9 +430,9 @@ func (d *dhcpClient) abandon(reason string) {
 	}
 }
 
-// send sends a message, unless the client has ended. If that fails, send only logs the error: the machine
-// treats the message as lost and retransmits it. If the transmit queue of the link is full, send waits
-// for room until d.sendEnd.
+// send sends a message, unless the client has ended. If the message cannot be sent, send only logs the error:
+// the machine treats the message as lost. If the transmit queue of the link is full, send waits for room until
+// the time that d.sendEnd returns.
 func (d *dhcpClient) send(s dhcp.Send4) {
 	if d.hasEnded() {
 		return
@@ -456,8 +461,8 @@ func (d *dhcpClient) stop(end time.Time) {
 	d.all.remove(d)
 }
 
-// giveBack returns the lease to the server. If the client has ended already, because finish did not wait
-// longer, giveBack sends nothing and only reports the end of the lease.
+// giveBack returns the lease to the server. If finish has stopped waiting and has ended the client, giveBack
+// sends nothing and only reports the end of the lease.
 func (d *dhcpClient) giveBack() {
 	if d.machine != nil {
 		d.stopProbing()

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// A mutant replaces the text old in a file by new. The file must contain old exactly once.
+// A mutant replaces the text old by the text new in file. The file must contain old exactly once.
 type mutant struct {
 	name     string
 	file     string
@@ -51,7 +51,7 @@ var mutants = []mutant{
 	// RFC 6946 4: an atomic fragment is a whole packet.
 	{"atomic fragment parked", "stack/wire/ipv6ext.go", "if f.Offset != 0 || f.More {", "if true {",
 		"./stack/wire", "TestExtensionHeadersAreWalked"},
-	// RFC 5095 3: routing header type 0.
+	// RFC 5095 3: routing header type 0 is not processed.
 	{"routing header type 0 accepted", "stack/wire/ipv6ext.go", "if h[3] != 0 {", "if h[3] != 0 && h[2] != 0 {",
 		"./stack/wire", "TestExtensionHeadersAreWalked"},
 	// RFC 3542 3.1: a raw socket gets no ICMPv6 message with a bad checksum.

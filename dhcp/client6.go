@@ -36,36 +36,37 @@ func (s State6) String() string {
 
 // ClientConfig6 configures a Client6.
 type ClientConfig6 struct {
-	// DUID identifies the client, 3 to 130 bytes; if nil, DUIDFromMAC(MAC).
+	// DUID identifies the client. If it does not have 3 to 130 bytes, the client uses DUIDFromMAC(MAC).
 	MAC  [6]byte
 	DUID []byte
-	// IAID identifies the interface among those of the client; if 0, it is made from the MAC.
+	// IAID identifies the interface among those of the client. If it is 0, the client uses the last four bytes
+	// of the MAC.
 	IAID uint32
 	// Addrs asks for an address, and Prefixes for a delegated prefix. PrefixBits, if not 0, is the length of the
 	// prefix that the client prefers. With neither Addrs nor Prefixes, the client only asks for other settings
 	// (RFC 8415 18.2.6).
 	Addrs, Prefixes bool
 	PrefixBits      int
-	// RapidCommit accepts a lease in the first answer of a server (RFC 8415 18.2.1).
+	// RapidCommit makes the client ask for, and accept, a lease in the first answer of a server (RFC 8415 18.2.1).
 	RapidCommit bool
-	// Parameters are options to request in addition to those of Lease6.
+	// Parameters are options to request in addition to those that the client always requests.
 	Parameters []OptionCode6
 	// Rand returns random bits. It must be set.
 	Rand func() uint64
 }
 
-// A Lease6 is what a server has given to a client. Lifetimes that never end are zero times.
+// A Lease6 is what a server has given to a client. A zero time in it means never.
 type Lease6 struct {
 	ServerID []byte
-	// Addrs are addresses, with 128 bits. Prefixes are delegated prefixes.
+	// Addrs are addresses, as prefixes of 128 bits. Prefixes are delegated prefixes.
 	Addrs, Prefixes []LeaseItem6
 	// DNS and NTP are the addresses of servers, and Search are the search domains. Names that a host cannot
 	// have are omitted.
 	DNS, NTP []netip.Addr
 	Search   []string
 	// Obtained is when the lease was received. From Renew (T1) on, the client asks its server to extend the
-	// lease, and from Rebind (T2) on, all servers. Expires is when the last address or prefix ends. Without
-	// addresses and prefixes, Renew is when the client asks for the settings again.
+	// lease, and from Rebind (T2) on, it asks all servers. Expires is when the last address or prefix ends. If
+	// there are no addresses and prefixes, Renew is when the client asks for the settings again.
 	Obtained, Renew, Rebind, Expires time.Time
 	// Options are all received options.
 	Options Options6
@@ -86,27 +87,27 @@ type Event6 struct {
 
 // A Client6 is a client of DHCPv6 on one link (RFC 8415 18.2). It is not safe for concurrent use.
 //
-// After each call, the caller sends the messages from NextSend from port 546 to AllServers6, port 547,
-// processes the events from NextEvent, and calls Tick at the time of Deadline. The time of a call must not be
-// before the time of the previous call. The client ignores Reconfigure messages, and does not offer to accept
-// them.
+// After each call, the caller takes the messages from NextSend and sends them from port 546 to AllServers6, port
+// 547. It then processes the events from NextEvent, and calls Tick at the time of Deadline. The time of a call must
+// not be before the time of the previous call. The client ignores Reconfigure messages, and does not tell servers
+// that it accepts them.
 type Client6 struct {
 	cfg   ClientConfig6
 	state State6
 
 	xid    uint32
-	began  time.Time     // when the first message of the exchange was sent
-	rt     time.Duration // the last retransmission time
+	began  time.Time     // when the client sent the first message of the exchange
+	rt     time.Duration // the current retransmission timeout, RT in RFC 8415 15
 	tries  int           // number of messages sent in this exchange
 	next   time.Time     // when Tick has something to do; zero: never
 	held   *Lease6       // nil: none
-	server []byte        // the server of a Request
-	offer  *Message6     // the best Advertise, or the Advertise that is requested
+	server []byte        // the DUID of the server of a Request or Decline
+	offer  *Message6     // the best Advertise; in Requesting6 the one that the client requests; may be nil
 	rank   int           // of offer
 	bad    netip.Addr    // the address that is being declined
 
 	solMaxRT, infMaxRT time.Duration
-	paid               time.Time // each message moves it ahead by messageTime; its lead over now is limited: see wait
+	paid               time.Time // each message advances it by messageTime; wait limits how far it is ahead of now
 
 	sends  []*Message6
 	events []Event6
@@ -115,7 +116,7 @@ type Client6 struct {
 // An exchange6 has the retransmission parameters of a state (RFC 8415 7.6 and 15).
 type exchange6 struct {
 	kind     MessageType6
-	delay    time.Duration // longest delay before the first message
+	delay    time.Duration // the maximum delay before the first message
 	irt, mrt time.Duration
 	mrc      int
 	mrd      time.Duration
@@ -210,7 +211,7 @@ func (c *Client6) Down() { c.stop() }
 
 func (c *Client6) stop() { c.state, c.next, c.tries, c.offer = Stopped6, time.Time{}, 0, nil }
 
-// SetMode changes what the client asks for: see ClientConfig6. If it changes, a started client loses its lease
+// SetMode sets Addrs and Prefixes of ClientConfig6. If this changes one of them, a started client loses its lease
 // and starts again.
 func (c *Client6) SetMode(now time.Time, addrs, prefixes bool) {
 	if c.cfg.Addrs == addrs && c.cfg.Prefixes == prefixes {
@@ -267,7 +268,7 @@ func (c *Client6) fuzz(d time.Duration) time.Duration {
 	return time.Duration(c.cfg.Rand()%uint64(d/5+1)) - d/10
 }
 
-// The rate of messages is at most one in messageTime, after a burst of burstTime/messageTime.
+// The client sends at most one message in messageTime, after a burst of at most burstTime/messageTime messages.
 const (
 	messageTime = time.Second
 	burstTime   = 20 * time.Second
@@ -276,8 +277,8 @@ const (
 // wait returns when the client may send a message: now, or later if it has sent too many.
 //
 // RFC 8415 14.1: "A client MUST limit the rate of DHCP messages it transmits or retransmits." It gives 20 packets
-// in 20 seconds as a possible default. Without the limit, a server that refuses what it advertises would
-// cause endless messages.
+// in 20 seconds as a possible default. Without the limit, a server that advertises a lease and then refuses it
+// would make the client send messages without end.
 func (c *Client6) wait(now time.Time) time.Time {
 	c.paid = later(c.paid, now)
 	if at := c.paid.Add(messageTime - burstTime); at.After(now) {
@@ -287,7 +288,8 @@ func (c *Client6) wait(now time.Time) time.Time {
 	return now
 }
 
-// transmit sends the message of the exchange, and sets the time of the next one (RFC 8415 15).
+// transmit queues the message of the exchange, and sets the time of the next one (RFC 8415 15). If the client has
+// sent too many messages, transmit only sets the time of the next attempt.
 func (c *Client6) transmit(now time.Time) {
 	if at := c.wait(now); at.After(now) {
 		c.next = at
@@ -368,8 +370,8 @@ func (c *Client6) message(now time.Time, t MessageType6) *Message6 {
 	return m
 }
 
-// addIAs adds the identity associations that the client asks for, with the addresses and prefixes of a lease;
-// nil: with none.
+// addIAs adds the identity associations that the client asks for. They have the addresses and prefixes of l, or none
+// if l is nil.
 func (c *Client6) addIAs(m *Message6, l *Lease6) {
 	if l == nil {
 		l = &Lease6{}
@@ -379,7 +381,7 @@ func (c *Client6) addIAs(m *Message6, l *Lease6) {
 	}
 	if c.cfg.Prefixes {
 		items := l.Prefixes
-		if len(items) == 0 && c.cfg.PrefixBits > 0 && c.cfg.PrefixBits <= 64 { // a hint
+		if len(items) == 0 && c.cfg.PrefixBits > 0 && c.cfg.PrefixBits <= 64 { // ask for this length
 			items = []LeaseItem6{{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), c.cfg.PrefixBits)}}
 		}
 		c.addIA(m, Opt6IAPD, items)
@@ -482,8 +484,8 @@ func (c *Client6) limits(m *Message6) {
 
 // advertised processes an Advertise.
 //
-// RFC 8415 18.2.9: the client ignores an Advertise without addresses. It prefers the server with the highest
-// preference value. It waits until the first retransmission time has ended, unless the preference is 255.
+// RFC 8415 18.2.9: the client ignores an Advertise without addresses and prefixes. It prefers the server with the
+// highest preference value. It waits until the first retransmission timeout, unless the preference is 255.
 func (c *Client6) advertised(now time.Time, m *Message6) {
 	l, err := c.leaseOf(now, m)
 	if err != nil {
@@ -506,7 +508,7 @@ func (c *Client6) advertised(now time.Time, m *Message6) {
 	}
 }
 
-// request requests what the best Advertise has.
+// request requests the lease in the best Advertise.
 func (c *Client6) request(now time.Time) {
 	c.server, _ = c.offer.Options.Get(Opt6ServerID)
 	c.enter(now, Requesting6)
@@ -592,7 +594,7 @@ func (c *Client6) inform(now time.Time, m *Message6) {
 // leaseOf returns the lease in a message. The error says why there is none.
 func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 	l := settings6(now, m)
-	var t1, t2 time.Duration // of the IAs; negative: never
+	var t1, t2 time.Duration // the soonest T1 and T2 of the IAs; 0: none; negative: never
 	why := "it has no address"
 	shortest := time.Duration(-1)
 	for _, o := range m.Options {
@@ -620,7 +622,7 @@ func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 				li.ValidUntil = now.Add(valid)
 			}
 			if preferred == 0 {
-				preferred = valid // a deprecated address is not renewed again and again
+				preferred = valid // otherwise T1 would be 0, and the client would renew again and again
 			}
 			if preferred >= 0 && (shortest < 0 || preferred < shortest) {
 				shortest = preferred
@@ -640,8 +642,8 @@ func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 	return l, nil
 }
 
-// sooner6 returns the sooner of t and a time of s seconds. Zero means that there is no time, and a negative t
-// means never.
+// sooner6 returns the shorter of t and s seconds. If t or s is 0, it has no value, and sooner6 returns the other. A
+// negative t and an infinite s mean never.
 func sooner6(t time.Duration, s uint32) time.Duration {
 	d := seconds6(s)
 	if d == 0 || t > 0 && (d < 0 || t <= d) {
@@ -650,7 +652,8 @@ func sooner6(t time.Duration, s uint32) time.Duration {
 	return d
 }
 
-// setTimes sets the times of a lease. shortest is the shortest preferred lifetime; negative: infinite.
+// setTimes sets Expires, Renew and Rebind of a lease. t1 and t2 are 0 if the server did not give them. If t1 is
+// negative, the client never renews the lease. shortest is the shortest preferred lifetime; negative: infinite.
 //
 // RFC 8415 21.4: "Recommended values for T1 and T2 are 0.5 and 0.8 times the shortest preferred lifetime of the
 // addresses in the IA".
@@ -674,7 +677,7 @@ func (l *Lease6) setTimes(t1, t2, shortest time.Duration) {
 	if t1 == 0 {
 		t1 = min(shortest/2, t2)
 	}
-	if !l.Expires.IsZero() { // a server's times after the end would mean no renewal
+	if !l.Expires.IsZero() { // T1 and T2 must be before the lease expires, or the client would not renew it
 		valid := l.Expires.Sub(l.Obtained)
 		t2 = min(t2, valid/10*9)
 		t1 = min(t1, t2/8*5)
@@ -682,7 +685,8 @@ func (l *Lease6) setTimes(t1, t2, shortest time.Duration) {
 	l.Renew, l.Rebind = l.Obtained.Add(max(t1, time.Second)), l.Obtained.Add(max(t2, 2*time.Second))
 }
 
-// take takes the lease of a Reply.
+// take starts to use the lease in a Reply. If the Reply has no lease, a client that requests, renews or rebinds
+// enters another state.
 func (c *Client6) take(now time.Time, m *Message6) {
 	l, err := c.leaseOf(now, m)
 	if err != nil {
@@ -713,7 +717,8 @@ func (c *Client6) take(now time.Time, m *Message6) {
 	c.events = append(c.events, Event6{Kind: kind, Lease: l})
 }
 
-// unknown reports whether a server has no record of the client's addresses, or says nothing about them.
+// unknown reports whether a Reply says that the server has no record of the client's addresses and prefixes, or
+// has none of them.
 func (c *Client6) unknown(m *Message6) bool {
 	none := true
 	for _, o := range m.Options {

@@ -33,8 +33,8 @@ type LinkLocal4 struct {
 	events    []LinkLocalEvent4
 }
 
-// NewLinkLocal4 returns a stopped LinkLocal4. Hosts with different MACs choose their addresses in different
-// orders, and a host chooses the same addresses each time.
+// NewLinkLocal4 returns a stopped LinkLocal4. The MAC determines the order in which it chooses addresses. So a host
+// chooses the same addresses after each restart, and hosts with different MACs use different orders.
 //
 // RFC 3927 2.1: the generator "SHOULD be seeded using a value derived from" the MAC address.
 func NewLinkLocal4(mac [6]byte) *LinkLocal4 {
@@ -58,7 +58,7 @@ func (l *LinkLocal4) choose() {
 	l.addr = netip.AddrFrom4([4]byte{169, 254, byte(n >> 8), byte(n)})
 }
 
-// Addr returns the address in use; it is invalid if there is none.
+// Addr returns the address in use, or an invalid address if there is none.
 func (l *LinkLocal4) Addr() netip.Addr {
 	if !l.acquired {
 		return netip.Addr{}
@@ -69,7 +69,7 @@ func (l *LinkLocal4) Addr() netip.Addr {
 // Started reports whether Start was called after the last Stop.
 func (l *LinkLocal4) Started() bool { return l.started }
 
-// Start begins to acquire an address. It tries the last address first.
+// Start begins to acquire an address. It first tries the address that was last chosen.
 func (l *LinkLocal4) Start() {
 	if l.started {
 		return
@@ -102,7 +102,7 @@ func (l *LinkLocal4) event(kind EventKind4) {
 // Deadline returns when to call Tick; the zero time means never.
 func (l *LinkLocal4) Deadline() time.Time { return l.next }
 
-// Tick does what is due at now.
+// Tick starts a delayed probe if its time has come.
 func (l *LinkLocal4) Tick(now time.Time) {
 	if !l.next.IsZero() && !now.Before(l.next) {
 		l.probe()
@@ -126,7 +126,7 @@ func (l *LinkLocal4) Probed(now time.Time, free bool) {
 	}
 }
 
-// Conflict tells that another host uses the address and that the host gives it up.
+// Conflict tells that another host uses the address, and that this host stops using it.
 func (l *LinkLocal4) Conflict(now time.Time) {
 	if l.acquired {
 		l.event(Lost)
@@ -135,7 +135,8 @@ func (l *LinkLocal4) Conflict(now time.Time) {
 	}
 }
 
-// another tries another address after a conflict.
+// another chooses another address after a conflict. It probes the address at once, or later if there were too many
+// conflicts.
 //
 // RFC 3927 2.2.1: "if the number of conflicts exceeds MAX_CONFLICTS then the host MUST limit the rate at which it
 // probes for new addresses to no more than one new address per RATE_LIMIT_INTERVAL."

@@ -20,7 +20,7 @@ func AllServers6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 13: 1, 15: 2})
 }
 
-// RelayedServers6 returns All_DHCP_Servers, ff05::1:3, the multicast address of servers to which relay agents send
+// RelayedServers6 returns All_DHCP_Servers, ff05::1:3. Relay agents send to this multicast address of servers
 // (RFC 8415 7.1).
 func RelayedServers6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xff, 1: 5, 13: 1, 15: 3})
@@ -149,7 +149,7 @@ func ParseMessage6(b []byte) (*Message6, error) {
 	return m, err
 }
 
-// parseOptions6 parses options, whose values are parts of b.
+// parseOptions6 parses options. The values are slices of b, not copies.
 func parseOptions6(b []byte) (o Options6, err error) {
 	for len(b) > 0 {
 		if len(b) < 4 || len(b)-4 < int(binary.BigEndian.Uint16(b[2:])) {
@@ -180,8 +180,8 @@ func (o Options6) append(b []byte) []byte {
 	return b
 }
 
-// Status returns the status code and its text; without the option, the code is Success6 (RFC 8415 21.13). The
-// text is for people, and has only printable ASCII.
+// Status returns the status code and its text (RFC 8415 21.13). If there is no status code option, the code is
+// Success6. The text is for people, and has only printable ASCII.
 func (o Options6) Status() (s Status6, text string) {
 	b, _ := o.Get(Opt6Status)
 	if len(b) < 2 {
@@ -195,7 +195,7 @@ func AppendStatus(b []byte, s Status6, text string) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(s)), text...)
 }
 
-// Addrs returns at most limit unicast addresses of an option.
+// Addrs returns the addresses of an option, at most limit. It omits addresses that a host cannot have.
 func (o Options6) Addrs(code OptionCode6, limit int) (addrs []netip.Addr) {
 	b, _ := o.Get(code)
 	for ; len(b) >= 16 && len(addrs) < limit; b = b[16:] {
@@ -206,7 +206,7 @@ func (o Options6) Addrs(code OptionCode6, limit int) (addrs []netip.Addr) {
 	return addrs
 }
 
-// isHost6 reports whether an address may be a host's.
+// isHost6 reports whether an IPv6 address may be the address of a host.
 func isHost6(a netip.Addr) bool {
 	return a.Is6() && !a.Is4In6() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
 }
@@ -243,7 +243,7 @@ func AppendNames(b []byte, names []string) ([]byte, error) {
 	return b, nil
 }
 
-// AppendAddrs6 appends IPv6 addresses in the form of an option's value.
+// AppendAddrs6 appends IPv6 addresses, 16 bytes each, as the value of an option.
 func AppendAddrs6(b []byte, addrs ...netip.Addr) []byte {
 	for _, a := range addrs {
 		sixteen := a.As16()
@@ -252,7 +252,7 @@ func AppendAddrs6(b []byte, addrs ...netip.Addr) []byte {
 	return b
 }
 
-// ntpServers returns the addresses of the NTP option's suboptions 1, server addresses (RFC 5908 4.1).
+// ntpServers returns the server addresses in the NTP options, at most limit: those in suboption 1 (RFC 5908 4.1).
 func (o Options6) ntpServers(limit int) (addrs []netip.Addr) {
 	for _, x := range o {
 		if x.Code != Opt6NTP {
@@ -273,7 +273,7 @@ func (o Options6) ntpServers(limit int) (addrs []netip.Addr) {
 	return addrs
 }
 
-// An ia6 is an identity association: IA_NA with addresses, whose prefixes have 128 bits, or IA_PD with prefixes
+// An ia6 is an identity association: an IA_NA, whose items are addresses, or an IA_PD, whose items are prefixes
 // (RFC 8415 21.4 and 21.21).
 type ia6 struct {
 	id     uint32
@@ -283,17 +283,17 @@ type ia6 struct {
 	text   string
 }
 
-// An iaItem6 is an address or a prefix of an identity association.
+// An iaItem6 is an address or a prefix of an identity association. An address is a prefix of 128 bits.
 type iaItem6 struct {
 	prefix           netip.Prefix
 	preferred, valid uint32 // seconds
 }
 
-// maxItems6 limits the addresses and prefixes of an identity association.
+// maxItems6 limits the number of addresses or prefixes of an identity association.
 const maxItems6 = 8
 
-// parseIA parses the value of an IA_NA or IA_PD option. It omits addresses that a host cannot have, and those whose
-// preferred lifetime is longer than the valid one.
+// parseIA parses the value of an IA_NA or IA_PD option. It omits addresses and prefixes that a client cannot use, and
+// those whose preferred lifetime is longer than the valid lifetime.
 //
 // RFC 8415 21.6: "The client MUST discard any addresses for which the preferred lifetime is greater than the valid
 // lifetime."
@@ -367,12 +367,11 @@ func seconds6(s uint32) time.Duration {
 	return time.Duration(s) * time.Second
 }
 
-// DUIDFromMAC returns a DUID-LL for an Ethernet interface (RFC 8415 11.4). It stays the same without being
-// stored.
+// DUIDFromMAC returns a DUID-LL for an Ethernet interface (RFC 8415 11.4). The DUID depends only on the MAC, so the
+// caller need not store it.
 func DUIDFromMAC(mac [6]byte) []byte { return append([]byte{0, 3, 0, 1}, mac[:]...) }
 
-// DUIDFromMACAndTime returns a DUID-LLT (RFC 8415 11.2). The caller has to store it, since it has the time at which it
-// was made.
+// DUIDFromMACAndTime returns a DUID-LLT (RFC 8415 11.2). The caller has to store the DUID, because it contains now.
 func DUIDFromMACAndTime(mac [6]byte, now time.Time) []byte {
 	since := now.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) / time.Second
 	return append(binary.BigEndian.AppendUint32([]byte{0, 1, 0, 1}, uint32(since)), mac[:]...)

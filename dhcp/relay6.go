@@ -12,7 +12,7 @@ import (
 type Relay6 struct {
 	Type MessageType6
 	Hops uint8
-	// Link is an address of the link of the client, or unspecified. Peer is the address of the client or of the
+	// Link is an address on the client's link, or unspecified. Peer is the address of the client or of the
 	// relay agent from which the message came.
 	Link, Peer netip.Addr
 	Options    Options6
@@ -47,10 +47,11 @@ func (r *Relay6) Append(b []byte) []byte {
 }
 
 // maxRelays6 is the maximum number of relay agents between a client and a server. RFC 8415 7.6: HOP_COUNT_LIMIT is 8.
+// The first agent sets the hop count to 0, so there may be nine agents.
 const maxRelays6 = 9
 
 // ReceiveRelayed processes a message that a relay agent has sent to port 547, and returns the reply for the agent's
-// address, port 547, or nil. Only clients on the links in ServerConfig6.Relayed get a reply.
+// address, port 547. The reply is nil if there is none. Only clients on the links in ServerConfig6.Relayed get one.
 //
 // RFC 8415 13.1: the link of the client is that of the link-address in the message of the agent that is the closest
 // to the client. An agent that is not the closest sets the link-address to 0 (19.1.2).
@@ -93,8 +94,8 @@ func (s *Server6) ReceiveRelayed(now time.Time, r *Relay6) *Relay6 {
 	if answer == nil {
 		return nil
 	}
-	// RFC 8415 19.3: the server returns a Relay-reply through the same agents. It copies the hop count, the addresses,
-	// and the interface identifier of each.
+	// RFC 8415 19.3: the server returns a Relay-reply through the same agents. It copies the hop count, the addresses
+	// and the interface identifier from the Relay-forward of each agent.
 	inner := answer.Append(nil)
 	var reply *Relay6
 	for _, f := range slices.Backward(relays) {
@@ -105,7 +106,7 @@ func (s *Server6) ReceiveRelayed(now time.Time, r *Relay6) *Relay6 {
 		reply.Options.Add(Opt6RelayMessage, inner)
 		inner = reply.Append(nil)
 	}
-	if len(inner) > 1<<16-1-8 { // a UDP datagram
+	if len(inner) > 1<<16-1-8 { // the reply does not fit into a UDP datagram
 		return nil
 	}
 	return reply
@@ -122,7 +123,7 @@ func (p PrefixPool6) prefixAt(n uint64) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), p.Bits)
 }
 
-// contains reports whether a prefix is one of a pool.
+// contains reports whether a prefix is one of the prefixes of a pool.
 func (p PrefixPool6) contains(x netip.Prefix) bool {
 	return x.Bits() == p.Bits && p.Prefix.Contains(x.Addr()) && x == x.Masked()
 }

@@ -17,9 +17,9 @@ type Reservation4 struct {
 	ClientID []byte
 	// Addr is an address of the network, inside or outside of the pools.
 	Addr netip.Addr
-	// HostName is the name that the server gives to the client; if empty, it gives none.
+	// HostName is the name that the server gives to the client. If it is empty, the server gives none.
 	HostName string
-	// Options replace the options of the network with the same code.
+	// Options replace those options of the network that have the same code.
 	Options Options4
 }
 
@@ -50,7 +50,7 @@ type Network4 struct {
 	// IPv6Only, if not zero, asks clients that can do without IPv4 to do so for this duration. Clients use
 	// 300 seconds if it is shorter (RFC 8925).
 	IPv6Only time.Duration
-	// Options are further options. They replace those that the other fields make.
+	// Options are further options. They replace options with the same code from the other fields.
 	Options Options4
 }
 
@@ -72,7 +72,7 @@ type ServerConfig4 struct {
 	// No other server should be on the link, because each of them would assign an address.
 	RapidCommit bool
 	// Probe makes the server check that an address is not in use before it offers the address to a
-	// client that did not have it before (RFC 2131 3.1). See Probes.
+	// client that did not have it before (RFC 2131 3.1). See Server4.NextProbe.
 	Probe bool
 	// OfferTime is how long an offered address is kept for the client; one minute if zero.
 	OfferTime time.Duration
@@ -107,17 +107,18 @@ func (s BindingState4) String() string {
 	return fmt.Sprintf("state %d", uint8(s))
 }
 
-// A Binding4 is an address of a server with the client that has it or last had it.
+// A Binding4 is an address of a server and the client that has or last had the address.
 type Binding4 struct {
 	Addr  netip.Addr
 	State BindingState4
-	// ClientID is the client identifier of the client, MAC its link address, and HostName its name.
-	// Each is empty if the client sends none. HostName has only letters, digits, hyphens, underscores and
-	// dots.
+	// ClientID is the client identifier of the client, and MAC is its link address. HostName is its name, from
+	// the reservation or else from the client. Each is empty if it is not known. HostName has only letters,
+	// digits, hyphens, underscores and dots.
 	ClientID []byte
 	MAC      []byte
 	HostName string
-	// Until is when the state ends; the zero time means never. In state Free it is when the lease ended.
+	// Until is when the state ends; the zero time means never. In state Free, it is when the lease ended or, if
+	// the address was offered after that, when the offer ended or would have ended.
 	Until time.Time
 }
 
@@ -125,9 +126,9 @@ type Binding4 struct {
 type Reply4 struct {
 	Message *Message4
 	Payload []byte // Message, encoded
-	// To is the destination. If MAC is set, To is an address that the client has not configured yet: the
-	// datagram must be sent to this link address without ARP. If that is not possible, it may be
-	// broadcast (RFC 2131 4.1).
+	// To is the destination. If MAC is set, the client has not configured the address in To yet: the caller
+	// sends the datagram to the link address MAC, without ARP. If the caller cannot do that, it may broadcast
+	// the datagram (RFC 2131 4.1).
 	To  netip.AddrPort
 	MAC []byte
 }
@@ -136,10 +137,11 @@ type Reply4 struct {
 type ServerEventKind4 uint8
 
 const (
-	// Assigned reports a new lease, and Extended one that the client has renewed.
+	// Assigned reports a new lease. Extended reports a lease that the client has renewed.
 	Assigned ServerEventKind4 = 1 + iota
 	Extended
-	// Returned reports a lease that the client has released, Ended one that has expired.
+	// Returned reports a lease that the client has released. Ended reports a lease that has expired, or that
+	// ended because the client got another address.
 	Returned
 	Ended
 	// InUse reports that an address is in use by another machine: a client has declined it, or a probe
@@ -170,7 +172,8 @@ type ServerStats4 struct {
 	// does not serve. Invalid counts messages without a usable type, client or address. Full counts
 	// messages for which there was no free address.
 	Foreign, Unknown, Relays, Invalid, Full uint64
-	// Reclaimed counts offers that ended early because another client needed the address.
+	// Reclaimed counts offers that ended early, because another client needed the address or because there were
+	// maxOffers offers.
 	Reclaimed uint64
 }
 
@@ -182,7 +185,7 @@ type ServerStats4 struct {
 //
 // The memory is bounded: see ServerConfig4.MaxBindings. Clients that only send DHCPDISCOVERs get at
 // most maxOffers addresses at a time. If no address is free, the server ends its oldest offer and offers that
-// address to the new client, so that clients that do not exist do not keep out others.
+// address to the new client. So a flood of DHCPDISCOVERs from forged clients does not keep out real clients.
 type Server4 struct {
 	cfg      ServerConfig4
 	networks []*network4 // the link's network first
@@ -232,7 +235,7 @@ func NewServer4(cfg ServerConfig4, now time.Time) (*Server4, error) {
 		s.networks = append(s.networks, made)
 	}
 	s.table.init(&s.cfg)
-	// The order of the free addresses is that in which their leases ended.
+	// Restore the free addresses in the order in which their leases ended.
 	old := slices.SortedStableFunc(slices.Values(cfg.Bindings), func(a, b Binding4) int { return a.Until.Compare(b.Until) })
 	for i := range old {
 		s.restore(now, &old[i])
@@ -303,7 +306,7 @@ func (s *Server4) event(kind ServerEventKind4, b *binding4) {
 	s.events = append(s.events, ServerEvent4{kind, b.export()})
 }
 
-// Receive processes a message that arrived on port 67. broadcast says that the destination of the
+// Receive processes a message that arrived on port 67. broadcast reports whether the destination of the
 // datagram was a broadcast address.
 func (s *Server4) Receive(now time.Time, m *Message4, broadcast bool) {
 	if m.Op != BootRequest || len(m.CHAddr) == 0 && len(clientID(m)) == 0 {
@@ -338,7 +341,7 @@ func (s *Server4) Receive(now time.Time, m *Message4, broadcast bool) {
 	}
 }
 
-// A query4 is a message of a client with what the server knows about the client.
+// A query4 is a message of a client, together with what the server knows about the client.
 type query4 struct {
 	*Message4
 	net      *network4
@@ -357,7 +360,7 @@ func (s *Server4) network(m *Message4, broadcast bool) (n *network4, ok bool) {
 		a = link
 	}
 	if !a.IsValid() {
-		// A client in a relayed network sends the messages to its server by unicast, without the relay.
+		// A client in a relayed network renews its lease by unicast to the server, without the relay agent.
 		if !broadcast && m.CIAddr.IsValid() {
 			for _, n := range s.networks {
 				if n.Prefix.Contains(m.CIAddr) {
@@ -389,10 +392,10 @@ func (s *Server4) discover(now time.Time, q *query4) {
 		return
 	}
 	switch {
-	case b.state == Leased: // by this client: its lease continues until the client requests the address again
+	case b.state == Leased: // by this client: the offer does not change the lease, only a DHCPREQUEST extends it
 		s.offer(q, b)
 	case b.waiting != nil:
-		s.table.await(b, q.Message4) // answer the last message
+		s.table.await(b, q.Message4) // a probe is going on: answer this message after it, instead of the previous one
 	case s.cfg.Probe && !known && s.table.probing < maxProbes:
 		s.table.offer(b, q, now.Add(probeTime))
 		s.table.await(b, q.Message4)
@@ -500,7 +503,7 @@ func (s *Server4) confirm(now time.Time, q *query4, a netip.Addr) {
 	s.assign(now, q, b)
 }
 
-// assign gives a lease to the client, or extends the client's lease.
+// assign gives a lease to the client, or extends the client's lease, and sends a DHCPACK.
 func (s *Server4) assign(now time.Time, q *query4, b *binding4) {
 	kind := Assigned
 	if b.state == Leased && b.key == q.key {
@@ -573,8 +576,8 @@ func (s *Server4) release(now time.Time, q *query4) {
 	s.event(Returned, b)
 }
 
-// inform answers a DHCPINFORM of a client that has its address from elsewhere. The answer goes to the
-// client's address, so the server answers only to addresses of the network.
+// inform answers a DHCPINFORM of a client that did not get its address from this server. The answer goes to the
+// client's address, so the server answers only if this is an address of the network.
 //
 // RFC 2131 4.3.5: "The server MUST NOT send a lease expiration time to the client and SHOULD NOT fill in
 // 'yiaddr'."

@@ -87,7 +87,7 @@ func (n *network4) classlessRoutes() []Route4 {
 	return routes
 }
 
-// linkSelection returns the address of the link selection suboption of a relay agent; invalid if there
+// linkSelection returns the address in the relay agent's link selection suboption, or an invalid address if there
 // is none. RFC 3527 3: the server allocates an address of that network instead of an address of giaddr's network.
 func linkSelection(m *Message4) netip.Addr {
 	const subLink = 5
@@ -115,7 +115,8 @@ func (s *Server4) reply(q *query4, t MessageType4) *Message4 {
 	return m
 }
 
-// send completes and queues a reply. d is the duration of the lease; 0 if the reply has none.
+// send completes and queues a reply. d is the duration of the lease; 0 if the reply has none. send drops the reply
+// if the essential options do not fit.
 func (s *Server4) send(q *query4, m *Message4, d time.Duration) {
 	if d > 0 {
 		seconds := uint32(d / time.Second)
@@ -156,7 +157,7 @@ func (s *Server4) send(q *query4, m *Message4, d time.Duration) {
 			s.replies = append(s.replies, r)
 			return
 		}
-		// Not all parameters fit. Leave out the last one: the client has requested the others before it.
+		// Not all parameters fit. They are in the order in which the client requests them: leave out the last one.
 		if len(m.Options) == essential {
 			return // not even the essential options fit
 		}
@@ -177,8 +178,9 @@ func replySize(m *Message4) int {
 	return min(int(size), 1500) - 28
 }
 
-// parameters returns the options of the network and of the client's reservation, in the order in which
-// the client requests them. To a client that requests nothing, the server sends all of them.
+// parameters returns the subnet mask and the options that the client requests, in the order of the request. It takes
+// them from the network and the client's reservation. If the client has no parameter request list, parameters
+// returns all options except IPv6-Only Preferred.
 //
 // RFC 2131 4.3.1: the server returns "Parameters requested by the client", "including the values explicitly
 // configured for the client".
@@ -194,7 +196,7 @@ func (q *query4) parameters() (list Options4) {
 	}
 	requested, ok := q.Options.Get(OptParameters)
 	if !ok || len(requested) == 0 {
-		// RFC 8925 3.3: the option is only for clients that request it.
+		// RFC 8925 3.3: IPv6-Only Preferred is only for clients that request it.
 		return slices.DeleteFunc(all, func(o Option4) bool { return o.Code == OptIPv6Only })
 	}
 	// RFC 2132 3.3: "If both the subnet mask and the router option are specified in a DHCP reply, the subnet
@@ -210,7 +212,7 @@ func (q *query4) parameters() (list Options4) {
 	return list
 }
 
-// destination returns where a reply is sent.
+// destination returns where a reply is sent: see Reply4.
 //
 // RFC 2131 4.1: "If the 'giaddr' field in a DHCP message from a client is non-zero, the server sends any
 // return messages to the 'DHCP server' port on the BOOTP relay agent whose address appears in 'giaddr'. If

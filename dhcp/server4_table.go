@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// A network4 is a network of a server with what follows from its configuration.
+// A network4 is a network of a server, with data derived from its configuration.
 type network4 struct {
 	Network4
 	index    int
-	byClient map[string]*Reservation4 // by identity
+	byClient map[string]*Reservation4 // by the result of identity
 	reserved map[netip.Addr]bool      // the addresses of reservations
 	excluded map[netip.Addr]bool      // addresses that are not assigned
-	pool     int                      // the pool of next
+	pool     int                      // index in Pools of the pool with next
 	next     netip.Addr               // the address at which nextUnused continues
 	options  Options4                 // for all clients of the network
 }
 
-// newNetwork4 checks the configuration of a network.
+// newNetwork4 checks the configuration of a network and returns the network. id is the server's address.
 func newNetwork4(cfg Network4, id netip.Addr) (*network4, error) {
 	if !cfg.Prefix.IsValid() || !cfg.Prefix.Addr().Is4() {
 		return nil, fmt.Errorf("dhcp: the network %v is not an IPv4 prefix", cfg.Prefix)
@@ -84,9 +84,9 @@ func (n *network4) isDynamic(a netip.Addr) bool {
 		slices.ContainsFunc(n.Pools, func(p Range4) bool { return !a.Less(p.First) && !p.Last.Less(a) })
 }
 
-// client returns the key of a client, and its reservation, or nil if it has none. A client with a
-// reservation by MAC has one key, even if, for example, its operating system sends a client identifier and its
-// boot loader does not.
+// client returns the key of a client and its reservation; the reservation is nil if there is none. A client with a
+// reservation by MAC always has the same key, even if its operating system sends a client identifier and its boot
+// loader does not.
 func (n *network4) client(id []byte, htype uint8, chaddr []byte) (clientKey, *Reservation4) {
 	for _, who := range []string{identity(id, htype, chaddr), identity(nil, htype, chaddr)} {
 		if r := n.byClient[who]; r != nil {
@@ -96,7 +96,7 @@ func (n *network4) client(id []byte, htype uint8, chaddr []byte) (clientKey, *Re
 	return clientKey{n.index, identity(id, htype, chaddr)}, nil
 }
 
-// query returns a message of a client with what the server knows about the client.
+// query returns a message of a client, together with what the server knows about the client.
 func (n *network4) query(m *Message4) *query4 {
 	q := &query4{Message4: m, net: n}
 	q.key, q.reserved = n.client(clientID(m), m.HType, m.CHAddr)
@@ -138,7 +138,7 @@ type clientKey struct {
 	client  string
 }
 
-// A binding4 is an address that the server has assigned, offered or found to be in use.
+// A binding4 is an address of which the server keeps a record: it is assigned, offered, declined, or free again.
 type binding4 struct {
 	addr     netip.Addr
 	net      *network4
@@ -147,7 +147,7 @@ type binding4 struct {
 	offered  clientKey // the client to which the address is offered, in state Offered
 	id, mac  []byte    // of the client; in state Declined, of the client that declined the address
 	hostName string
-	until    time.Time // when the state ends; zero: never; in state Free: when the lease ended
+	until    time.Time // when the state ends; zero: never; in state Free: see Binding4
 	waiting  *Message4 // the DHCPDISCOVER that is answered after the probe; nil: no probe is going on
 	at       int       // index in table4.timed; -1: not there
 	elem     *list.Element
@@ -168,8 +168,9 @@ func (b *binding4) export() Binding4 {
 	return Binding4{Addr: b.addr, State: b.state, ClientID: b.id, MAC: b.mac, HostName: b.hostName, Until: b.until}
 }
 
-// A table4 holds the bindings of a server. Each binding whose state ends is in timed. Each offered binding is in
-// offers. A free binding that any client may get is in unused or used; a free reserved address is in no list.
+// A table4 holds the bindings of a server. A binding whose state has an end is in timed. An offered binding is in
+// offers. A free binding that any client may get is in unused or used, once free has put it there. A free binding of
+// a reserved address is in no list.
 type table4 struct {
 	cfg      *ServerConfig4
 	byAddr   map[netip.Addr]*binding4
@@ -193,7 +194,7 @@ func (t *table4) init(cfg *ServerConfig4) {
 	t.unused, t.used = make(map[int]*list.List), make(map[int]*list.List)
 }
 
-// timed4 is a heap of the bindings that have an end.
+// timed4 is a heap of the bindings whose state has an end. The binding that ends first is at index 0.
 type timed4 []*binding4
 
 func (h timed4) Len() int { return len(h) }
@@ -228,7 +229,7 @@ func (t *table4) deadline() time.Time {
 	return t.timed[0].until
 }
 
-// due returns a binding whose state ends at now or before, or nil.
+// due returns a binding whose state has ended at now, or nil if there is none.
 func (t *table4) due(now time.Time) *binding4 {
 	if len(t.timed) == 0 || now.Before(t.timed[0].until) {
 		return nil
@@ -247,7 +248,8 @@ func (t *table4) schedule(b *binding4, until time.Time) {
 	}
 }
 
-// leave takes a binding out of the lists of its state, to change the state.
+// leave takes a binding out of the lists of its state and out of timed, and ends its probe. The caller then sets the
+// new state.
 func (t *table4) leave(b *binding4) {
 	switch b.state {
 	case Free:
@@ -289,8 +291,8 @@ func (t *table4) freeList(b *binding4) *list.List {
 	return l
 }
 
-// free makes a binding free. After a lease, the address goes to the end of its list. After an offer that the
-// client did not request, it goes to the front, because such an offer does not count as a use.
+// free makes a binding free. After a lease or a quarantine, the address goes to the end of its list. After an offer
+// that did not become a lease, it goes to the front, because such an offer does not count as a use.
 func (t *table4) free(b *binding4) {
 	wasOffer := b.state == Offered
 	t.leave(b)
@@ -332,8 +334,8 @@ func (t *table4) withdraw(key clientKey) {
 	}
 }
 
-// lease assigns an address to a client until a time; the zero time means without end. A client has one
-// address in a network: a lease of another one ends.
+// lease assigns an address to a client until a time; the zero time means without end. A client has only one
+// address in a network: lease ends the client's lease of another address.
 func (t *table4) lease(b *binding4, q *query4, until time.Time) {
 	t.withdrawOther(q.key, b)
 	t.leave(b)
@@ -361,7 +363,7 @@ func (t *table4) lease(b *binding4, q *query4, until time.Time) {
 	t.schedule(b, until)
 }
 
-// withdrawOther ends the offer of an address other than that of b to a client.
+// withdrawOther ends the offer to a client, unless the client is offered the address of b.
 func (t *table4) withdrawOther(key clientKey, b *binding4) {
 	if old := t.byOffer[key]; old != nil && old != b {
 		t.free(old)
@@ -381,8 +383,8 @@ func (t *table4) quarantine(b *binding4, until time.Time) {
 	t.schedule(b, until)
 }
 
-// choose returns an address for a client that has sent a DHCPDISCOVER; nil if there is none. known is true if
-// the address was the client's, so that no probe is needed. The order is that of RFC 2131 4.3.1:
+// choose returns an address for a client that has sent a DHCPDISCOVER; nil if there is none. known is true if the
+// client had the address, or an offer of it, so that no probe is needed. The order is that of RFC 2131 4.3.1:
 //
 //	"The client's current address as recorded in the client's current binding, ELSE
 //	The client's previous address as recorded in the client's (now expired or released) binding, if that
@@ -426,8 +428,8 @@ func (t *table4) of(q *query4, a netip.Addr) *binding4 {
 	return t.take(q, a)
 }
 
-// take returns the binding of an address, or nil if the address is in use, offered to another client, or
-// if there are too many bindings.
+// take returns the binding of an address, and adds it if there is none. It returns nil if another client has the
+// address or an offer of it, if the address is declined, or if there are too many bindings.
 func (t *table4) take(q *query4, a netip.Addr) *binding4 {
 	b := t.byAddr[a]
 	if b == nil {
@@ -450,8 +452,9 @@ func (t *table4) add(n *network4, a netip.Addr) *binding4 {
 	return b
 }
 
-// allocate returns an address for a new client: one that no client has had yet, or else the least
-// recently used free one, or else the oldest offer.
+// allocate returns an address for a new client: an address that no client has had yet, or else the least recently
+// used free address, or else the address of the oldest offer. If there are maxOffers offers, allocate first ends the
+// oldest one.
 func (t *table4) allocate(q *query4, s *Server4) *binding4 {
 	if t.offers.Len() >= maxOffers {
 		t.free(t.offers.Front().Value.(*binding4))
@@ -495,9 +498,9 @@ func (t *table4) nextUnused(n *network4) netip.Addr {
 	return netip.Addr{}
 }
 
-// Bindings returns the addresses that are assigned, offered, or in use by another machine, and those of
-// which the server knows the last client. They are in the order of their addresses. With
-// ServerConfig4.Bindings a later server continues from them.
+// Bindings returns the addresses that are assigned, offered, or in use by another machine, and the free addresses
+// whose last client the server knows. They are in the order of their addresses. A later server continues from
+// them if they are its ServerConfig4.Bindings.
 func (s *Server4) Bindings() iter.Seq[Binding4] {
 	return func(yield func(Binding4) bool) {
 		all := make([]*binding4, 0, len(s.table.byAddr))
@@ -515,8 +518,8 @@ func (s *Server4) Bindings() iter.Seq[Binding4] {
 	}
 }
 
-// restore adds a binding of an earlier server. Offers are not restored. A client that requests an address that
-// the earlier server offered still gets it if it is free.
+// restore adds a binding of an earlier server, except an offer. A client that requests an address that the earlier
+// server offered still gets the address if it is free.
 func (s *Server4) restore(now time.Time, old *Binding4) {
 	t := &s.table
 	i := slices.IndexFunc(s.networks, func(n *network4) bool { return n.Prefix.Contains(old.Addr) })

@@ -15,13 +15,13 @@ import (
 // A Range6 is a range of IPv6 addresses, both ends included.
 type Range6 struct{ First, Last netip.Addr }
 
-// A Reservation6 is an address that a server assigns only to the client with a DUID.
+// A Reservation6 is an address that a server assigns only to the client with this DUID.
 type Reservation6 struct {
 	DUID []byte
 	Addr netip.Addr
 }
 
-// A PrefixPool6 has the prefixes of Bits bits in Prefix, which a server delegates to routers. Bits is at most 64.
+// A PrefixPool6 has the prefixes of length Bits in Prefix. A server delegates them to routers. Bits is at most 64.
 type PrefixPool6 struct {
 	Prefix netip.Prefix
 	Bits   int
@@ -29,8 +29,8 @@ type PrefixPool6 struct {
 
 // A Link6 is a link whose clients a server serves.
 type Link6 struct {
-	// Prefix is the network of the link. Pools and Reservations have addresses of it. Without both, the server
-	// assigns no addresses.
+	// Prefix is the network of the link. Pools and Reservations have addresses of this network. If both are empty,
+	// the server assigns no addresses.
 	Prefix       netip.Prefix
 	Pools        []Range6
 	Reservations []Reservation6
@@ -44,20 +44,21 @@ type ServerConfig6 struct {
 	// DUID identifies the server, 3 to 130 bytes.
 	DUID []byte
 	// Prefix, Pools, Reservations and Delegated describe the link on which the server receives multicasts, as in
-	// Link6. Without the last three, the server is stateless: it only answers Information-requests (RFC 8415 6.1).
+	// Link6. Without the last three, the server is stateless for this link: it gives clients settings, but no
+	// addresses or prefixes (RFC 8415 6.1).
 	Prefix       netip.Prefix
 	Pools        []Range6
 	Reservations []Reservation6
 	Delegated    []PrefixPool6
 	// Relayed are links behind relay agents. If there are none, the server ignores messages of relay agents.
 	Relayed []Link6
-	// Preferred and Valid are the lifetimes of the addresses and prefixes. If Valid is zero, it is two hours; if
-	// Preferred is zero, it is half of Valid. The unit on the wire is the second.
+	// Preferred and Valid are the lifetimes of the addresses and prefixes. If Valid is zero, it is two hours. If
+	// Preferred is zero or longer than Valid, it is half of Valid. The unit on the wire is the second.
 	Preferred, Valid time.Duration
 	// DNS and NTP are the addresses of servers, and Search are search domains.
 	DNS, NTP []netip.Addr
 	Search   []string
-	// Refresh is when stateless clients ask again, at least 600 seconds; 86400 seconds if zero.
+	// Refresh is the time after which stateless clients ask again, at least 600 seconds; 86400 seconds if zero.
 	Refresh time.Duration
 	// Preference is the preference value from 0 to 255 (RFC 8415 21.8). Clients accept the offer of a server
 	// with 255 at once.
@@ -70,7 +71,8 @@ type ServerConfig6 struct {
 	DeclineTime time.Duration
 	// MaxBindings limits the number of assigned addresses and prefixes; 65536 if zero.
 	MaxBindings int
-	// Bindings are those of an earlier server, as Server6.Bindings returned them.
+	// Bindings are those of an earlier server, as Server6.Bindings returned them. Bindings that have ended or do
+	// not fit the links are ignored.
 	Bindings []Binding6
 }
 
@@ -87,7 +89,7 @@ type Binding6 struct {
 	Until time.Time
 }
 
-// prefix returns the prefix, which has 128 bits for an address.
+// prefix returns the prefix of a binding. The prefix of an address has 128 bits.
 func (b *Binding6) prefix() netip.Prefix {
 	if b.Bits == 0 {
 		return netip.PrefixFrom(b.Addr, 128)
@@ -95,7 +97,7 @@ func (b *Binding6) prefix() netip.Prefix {
 	return netip.PrefixFrom(b.Addr, b.Bits)
 }
 
-// code returns the code of the identity association in which the binding is sent.
+// code returns the code of the identity association that carries the binding: IA_NA or IA_PD.
 func (b *Binding6) code() OptionCode6 {
 	if b.Bits == 0 {
 		return Opt6IANA
@@ -113,25 +115,26 @@ type ServerEvent6 struct {
 type ServerStats6 struct {
 	Received [RelayForward6]uint64 // messages by type; index 0: other types
 	Replies  uint64
-	// Invalid counts malformed relay messages, and messages without a required identifier or with a forbidden one.
-	// Foreign counts messages for another server or from a link that is not served. Full counts the associations
-	// for which there was no address or prefix. Relayed counts the messages of relay agents.
+	// Invalid counts malformed relay messages, messages of types that a server does not receive, and messages
+	// without a required identifier or with a forbidden one.
+	// Foreign counts messages for another server or from a link that is not served. Full counts the identity
+	// associations for which there was no free address or prefix. Relayed counts the messages of relay agents.
 	Invalid, Foreign, Full, Relayed uint64
 }
 
 // A Server6 is a server of DHCPv6 on one link (RFC 8415 18.3), and on further links behind relay agents. It is not
 // safe for concurrent use.
 //
-// An Advertise takes no memory: the server finds the address for a client from its DUID, so the client gets
-// the same address later.
+// The server stores nothing for an Advertise. It computes the address for a client from the client's DUID and IAID,
+// so the client gets the same address later, if the address is still free.
 type Server6 struct {
 	cfg       ServerConfig6
-	links     []*Link6 // that of the server, and those behind relay agents
+	links     []*Link6 // first the server's own link, then those behind relay agents
 	byAddr    map[netip.Prefix]*Binding6
 	byClient  map[string]*Binding6
-	reserved  map[netip.Addr]string // the DUID
+	reserved  map[netip.Addr]string // the client's DUID, by reserved address
 	delegated []PrefixPool6         // of all links
-	next      time.Time             // when the first binding ends; zero: unknown or never
+	next      time.Time             // when Tick next looks for bindings that have ended; zero: never
 	options   Options6              // sent to clients that request them
 	events    []ServerEvent6
 	stats     ServerStats6
@@ -292,7 +295,7 @@ func (s *Server6) Bindings() iter.Seq[Binding6] {
 // Deadline returns when to call Tick; the zero time means never.
 func (s *Server6) Deadline() time.Time { return s.next }
 
-// Tick ends the bindings whose time has come.
+// Tick ends the bindings whose Until has come. A binding may end up to one second late.
 func (s *Server6) Tick(now time.Time) {
 	if s.next.IsZero() || now.Before(s.next) {
 		return
@@ -314,7 +317,7 @@ func (s *Server6) Tick(now time.Time) {
 			s.event(Ended, b)
 		}
 	}
-	if !s.next.IsZero() { // look at all bindings at most once in a second
+	if !s.next.IsZero() { // look at all bindings at most once a second
 		s.next = later(s.next, now.Add(time.Second))
 	}
 }
@@ -371,7 +374,7 @@ func (s *Server6) receive(now time.Time, m *Message6, link *Link6) *Message6 {
 	return r
 }
 
-// answer completes the reply to a message. It reports false if there is none.
+// answer completes the reply r to the message m. It reports false if the server must not reply.
 func (s *Server6) answer(now time.Time, m, r *Message6, client []byte, link *Link6) bool {
 	switch m.Type {
 	case InformationRequest6:
@@ -408,7 +411,7 @@ func (s *Server6) answer(now time.Time, m, r *Message6, client []byte, link *Lin
 			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoPrefixAvail6, text: "no prefixes are delegated"}).option(Opt6IAPD))
 		case o.Code == Opt6IANA && !link.assigns():
 			r.Options = append(r.Options, (&ia6{id: ia.id, status: NoAddrsAvail6, text: "no addresses are assigned"}).option(Opt6IANA))
-		case served == maxItems6: // ignored, because each needs a search
+		case served == maxItems6: // ignore further ones, because each of them needs a search
 		default:
 			served++
 			if full := s.assign(now, m.Type, o.Code, &ia, client, commit, link); full {
@@ -456,8 +459,8 @@ func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia
 		ia.status, ia.text = NoBinding6, "there is no binding" // RFC 8415 18.3.4
 		return false
 	}
-	moved := b != nil && !link.fits(code, b.prefix()) // to another link
-	if moved && commit {                              // first, because the table may be full
+	moved := b != nil && !link.fits(code, b.prefix()) // the client is now on another link
+	if moved && commit {                              // drop b first, because the table may be full
 		s.drop(b)
 		s.event(Ended, b)
 		b, moved = nil, false
@@ -466,7 +469,7 @@ func (s *Server6) assign(now time.Time, t MessageType6, code OptionCode6, ia *ia
 	if b != nil && !moved {
 		p = b.prefix()
 	} else {
-		for _, item := range asked { // a server without its bindings lets the client keep what it has
+		for _, item := range asked { // if the server has lost its bindings, the client keeps its address
 			if s.available(code, item.prefix, client, link) {
 				p = item.prefix
 				break
@@ -529,8 +532,9 @@ func (s *Server6) available(code OptionCode6, p netip.Prefix, client []byte, lin
 // maxSearch6 limits the number of addresses or prefixes that choose looks at in each pool.
 const maxSearch6 = 4096
 
-// choose chooses a free address or prefix for a client: its reserved one, or else the first free one after a place
-// in the pools that a hash of the client's DUID and IAID determines. The result is invalid if there is none.
+// choose chooses a free address or prefix for a client: the reserved address, or else the first free one in the
+// pools. The search starts at a place that a hash of the client's DUID and IAID determines. The result is invalid if
+// choose finds none.
 func (s *Server6) choose(code OptionCode6, client []byte, iaid uint32, link *Link6) netip.Prefix {
 	if code == Opt6IANA {
 		for _, r := range link.Reservations {
@@ -593,8 +597,8 @@ func addTo(a netip.Addr, n uint64) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// confirm answers a Confirm. RFC 8415 18.3.3: the server answers whether all addresses are right for the link. It
-// does not answer if the Confirm has no addresses, or if the server does not know the prefix of the link.
+// confirm completes the reply to a Confirm. RFC 8415 18.3.3: the reply says whether all addresses are right for the
+// link. There is no reply if the Confirm has no addresses, or if the server does not know the prefix of the link.
 func (s *Server6) confirm(m, r *Message6, link *Link6) bool {
 	n, status, text := 0, Success6, "all addresses are on the link"
 	for _, o := range m.Options {

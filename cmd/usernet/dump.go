@@ -19,12 +19,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// dumpFlags are the flags of dump beside those of the link.
+// dumpFlags are the flags of dump in addition to those of the link.
 type dumpFlags struct {
 	count  int
 	answer bool
-	read   string // a capture to print instead of a link
-	write  string // a capture to write
+	read   string // the capture file to print instead of a link
+	write  string // the capture file to write
 	fields bool
 	hex    bool
 	filter *filter.Filter
@@ -174,7 +174,7 @@ type dumper struct {
 
 	dumpFlags
 	w    io.Writer
-	mac  []byte       // of the interface of a packet socket: frames from this address are outbound; nil on other links
+	mac  []byte       // of a packet socket's interface: frames from it are outbound; nil on other links and with -answer
 	file *output      // of -w; may be nil
 	pcap *pcap.Writer // made for the first frame, with its link type
 	out  []byte
@@ -260,7 +260,7 @@ func (d *dumper) writePacket(pkt pcap.Packet) (err error) {
 func (d *dumper) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.over = true // a reader may still be in frame
+	d.over = true // the link may still call frame
 	err := d.err
 	if d.file == nil {
 		return err
@@ -288,7 +288,8 @@ func (d *dumper) readFile(ctx context.Context, name string) error {
 		defer f.Close()
 		file = f
 	}
-	// Ctrl-C ends the wait for a pipe.
+	// Ctrl-C ends a Read that waits for a named pipe. SetReadDeadline fails for standard input in blocking mode, so
+	// there only a second Ctrl-C ends the program.
 	stop := context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Now()) })
 	defer stop()
 	r, err := pcap.NewReader(file)

@@ -18,12 +18,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// defaultTAP returns the default name of the TAP device. On Linux, OpenTAP creates the device. On
-// other systems the name is that of the driver's first device.
+// defaultTAP returns the default name of the TAP device. On Linux, OpenTAP creates the device. On macOS, tap0 is
+// the driver's first device. On Windows, OpenTAP uses the driver's first device if the name is empty.
 func defaultTAP() string {
 	switch runtime.GOOS {
 	case "windows":
-		return "" // the first one
+		return "" // the first device
 	case "darwin":
 		return "tap0"
 	}
@@ -34,7 +34,7 @@ func defaultTAP() string {
 type linkFlags struct {
 	fs       *flag.FlagSet
 	tap      string
-	tun      string // if it is not empty, the TUN that is used instead of a TAP
+	tun      string // name of the TUN to use instead of a TAP; empty: use the TAP
 	socket   socketFlags
 	wire     bool
 	vlan     int // 0: none
@@ -49,7 +49,7 @@ type linkFlags struct {
 	verbose  bool
 	mac      [6]byte
 
-	everything bool // a packet socket receives all that its interface sends and receives
+	everything bool // a packet socket receives all frames that its interface sends and receives
 
 	check func(p plans) error // checks the addresses for the command before the device is opened; may be nil
 	dns   []netip.AddrPort    // name servers; nil for commands that resolve no names
@@ -72,7 +72,7 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
 }
 
-// defineAuto defines the flags for links that give the host its addresses, beside those of define.
+// defineAuto defines more flags than define: those for links that give the host its addresses.
 func (l *linkFlags) defineAuto(fs *flag.FlagSet) {
 	fs.BoolVar(&l.auto, "auto", false, "get our addresses, routes and name servers from the network on the link, by DHCP and from its IPv6 routers")
 	l.ppp.define(fs)
@@ -98,7 +98,8 @@ func (l *linkFlags) linkName(dev nic.Device) string {
 }
 
 // kernelSide returns the name of the interface with the kernel's addresses: the TAP or the TUN or, with -vlan,
-// the kernel's interface for the VLAN on the TAP. kernelSide assumes that this interface has the usual name.
+// the kernel's interface for the VLAN on the TAP. kernelSide assumes that the VLAN interface has the usual name,
+// such as usernet0.7.
 func (l *linkFlags) kernelSide() string {
 	if l.vlan != 0 {
 		return fmt.Sprintf("%s.%d", l.tap, l.vlan)
@@ -134,31 +135,31 @@ func (l *linkFlags) checkFlags() error {
 	return l.socket.check(l)
 }
 
-// A network is a host and its link. The other end of the link is the kernel or, on a wire in
-// memory, a second host.
+// A network is a host and its link. On a TAP or TUN, the other end of the link is the kernel. On a wire in memory,
+// the other end is a second host.
 type network struct {
 	host *usernet.Host
 	peer *usernet.Host // the second host on a wire in memory; nil on other links
-	addr netip.Addr    // our IPv4 address; if the link assigned only an IPv6 address, that one
+	addr netip.Addr    // our IPv4 address, or our IPv6 address if the link assigned no IPv4 address
 	six  netip.Addr    // our IPv6 address; may be invalid
-	gate prefixes      // the addresses of the other end
+	gate prefixes      // the addresses of the other end of the link
 	link string        // the name of the link
 	kind string        // what the link is, such as "TAP device"; empty on a wire
 	down chan error    // receives the error when the link fails
 	log  *slog.Logger
-	file *output // the capture
+	file *output // the capture; nil: none
 	capt *nic.Captured
 }
 
-// closeTime is the longest time that Close waits for the hosts to close: their link may be stuck. closeTime and
-// the time that site.Shutdown takes are less than one second in total, so the program ends within a second.
+// closeTime is the longest time that Close waits for the hosts to close, because the link may be stuck. closeTime
+// and the time that site.Shutdown takes are less than one second in total, so the program ends within a second.
 const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {
 	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.hosts(), link: link, log: log, down: make(chan error, 1)}
 }
 
-// newLog returns the logger of a command. It drops records below level or, with -v, below
+// newLog returns the logger of a command. The logger drops records below level or, with -v, below
 // slog.LevelDebug. It writes times without a date.
 func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	if l.verbose {
@@ -175,7 +176,7 @@ func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	}))
 }
 
-// open opens the link and makes a host on it. If there is no TAP, the error says how to get one.
+// open opens the link and makes a host on it. If open cannot get a TAP or TUN, the error says how to get one.
 func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 	n, err := l.openLink(t, log)
 	return n, advised(err)
@@ -204,7 +205,7 @@ func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	return l.openTAP(t, log)
 }
 
-// openTAP opens the link and makes a host on it. The caller closes the network.
+// openTAP opens the link that openDevice selects and makes a host on it. The caller closes the network.
 func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	if err := l.socket.checkAddrs(l); err != nil {
 		return nil, err
@@ -321,8 +322,8 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 }
 
 // plan chooses the addresses of both ends and calls l.check. own are the kernel's addresses on the
-// TAP, and taken those on other interfaces. six is the parameter wanted of planBoth. If l.noIPv6 is set, plan
-// ignores six and the IPv6 addresses in own.
+// TAP, and taken are those on other interfaces. plan passes six to planBoth as the parameter wanted. If l.noIPv6
+// is set, plan ignores six and the IPv6 addresses in own.
 func (l *linkFlags) plan(own, taken []ifaceAddr, six bool) (plans, error) {
 	if l.noIPv6 {
 		six = false
@@ -460,7 +461,7 @@ func (n *network) report() {
 	n.log.Info("protocols", "link", link, "network", network, "transport", "TCP,UDP")
 }
 
-// Close closes the hosts and the capture. It waits for the hosts for closeTime at most. It returns an
+// Close closes the hosts and the capture. It waits at most closeTime for the hosts to close. It returns an
 // error if the capture is incomplete.
 func (n *network) Close() error {
 	closed := make(chan struct{})

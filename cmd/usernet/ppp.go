@@ -16,13 +16,13 @@ import (
 	"github.com/usernet/usernet/nic/ppp"
 )
 
-// pppFlags are the flags for a link by PPP.
+// pppFlags are the flags for a PPP link.
 type pppFlags struct {
 	line     string // a serial line or pseudo-terminal
 	ethernet string // an interface or TAP for PPPoE
 	service  string
 	user     string
-	password string // the file with the password
+	password string // name of the file with the password
 }
 
 func (f *pppFlags) define(fs *flag.FlagSet) {
@@ -105,8 +105,8 @@ func (f *pppFlags) open(l *linkFlags, log *slog.Logger) (*ppp.Device, error) {
 	return dev, err
 }
 
-// openEthernet opens the TAP with a name, and creates the TAP if there is no interface with that name. If this
-// fails, openEthernet opens a packet socket on the interface with that name.
+// openEthernet opens the TAP called name. If no interface has that name, openEthernet creates the TAP. If it cannot
+// open or create the TAP, it opens a packet socket on the interface called name.
 func openEthernet(name string, mac [6]byte) (nic.Device, error) {
 	tap, err := nic.OpenTAP(nic.TAPConfig{Name: name, MAC: mac})
 	if err == nil {

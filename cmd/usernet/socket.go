@@ -11,10 +11,10 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// socketFlags are the flags of the links that are sockets of the system.
+// socketFlags are the flags for links that use a socket of the operating system.
 type socketFlags struct {
 	iface  string // the kernel's interface for a packet socket
-	name   string // the name of the flag for iface; define sets "i" if it is empty
+	name   string // the name of the flag for iface; if it is empty, define sets it to "i"
 	vde    string
 	stream string
 	dgram  string
@@ -58,7 +58,7 @@ func (s *socketFlags) kind() string {
 	return "datagram socket"
 }
 
-// check returns an error if the flags conflict with others.
+// check returns an error if the flags conflict with each other or with other flags of the link.
 func (s *socketFlags) check(l *linkFlags) error {
 	set := s.flags()
 	if len(set) == 0 {
@@ -87,11 +87,11 @@ func (s *socketFlags) checkAddrs(l *linkFlags) error {
 	return nil
 }
 
-// redialTime is the time between two attempts to dial a stream socket after the peer has closed it.
+// redialTime is the time between two attempts to dial a stream socket again, after the peer has closed the connection.
 const redialTime = time.Second
 
-// open opens the link. everything makes a packet socket receive what the interface sends and receives,
-// for all addresses.
+// open opens the link. If everything is set, a packet socket receives all frames that its interface sends and
+// receives, whatever their addresses.
 func (s *socketFlags) open(mac [6]byte, everything bool) (dev nic.DownNotifier, err error) {
 	switch {
 	case s.iface != "":
@@ -145,8 +145,8 @@ func openDatagram(spec string, mac [6]byte) (*nic.Datagram, error) {
 	return nic.OpenDatagram(nic.DatagramConfig{Network: network, Local: local, Remote: remote, MAC: mac, Name: "datagram"})
 }
 
-// isCreated reports whether the device is ready for use without commands of the user: the program has created
-// it, or it is not a TAP or TUN.
+// isCreated reports whether the device is ready for use, so that the user need not configure it: the program has
+// created the device, or the device is not a TAP or TUN.
 func isCreated(dev nic.Device) bool {
 	d, ok := dev.(interface{ Created() bool })
 	return !ok || d.Created()
