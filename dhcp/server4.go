@@ -515,7 +515,7 @@ func (s *Server4) assign(now time.Time, q *query4, b *binding4) {
 		until = now.Add(d)
 	}
 	if old := s.table.byClient[q.key]; old != nil && old != b && old.state == Leased {
-		old.until = now
+		s.table.schedule(old, now)
 		s.event(Ended, old)
 	}
 	s.table.lease(b, q, until)

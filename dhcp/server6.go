@@ -182,6 +182,9 @@ func NewServer6(cfg ServerConfig6, now time.Time) (*Server6, error) {
 	s.options = append(s.options, cfg.Options...)
 	for _, b := range cfg.Bindings {
 		known := slices.ContainsFunc(s.links, func(l *Link6) bool { return l.fits(b.code(), b.prefix()) })
+		if owner, ok := s.reserved[b.Addr]; ok && b.Bits == 0 && b.State == Leased && owner != string(b.DUID) {
+			continue // the address has been reserved since
+		}
 		if known && now.Before(b.Until) && (b.State == Leased || b.State == Declined) && s.byAddr[b.prefix()] == nil {
 			s.store(&b)
 		}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/usernet/usernet/internal/filter"
 	"github.com/usernet/usernet/nic"
@@ -256,6 +255,13 @@ func (d *dumper) writePacket(pkt pcap.Packet) (err error) {
 	return d.pcap.Write(pkt)
 }
 
+// isOver reports whether no more frames are printed.
+func (d *dumper) isOver() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.over
+}
+
 // close completes the file of -w. Without frames, the file is still a valid capture.
 func (d *dumper) close() error {
 	d.mu.Lock()
@@ -288,16 +294,22 @@ func (d *dumper) readFile(ctx context.Context, name string) error {
 		defer f.Close()
 		file = f
 	}
-	// Ctrl-C ends a Read that waits for a named pipe. SetReadDeadline fails for standard input in blocking mode, so
-	// there only a second Ctrl-C ends the program.
-	stop := context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Now()) })
-	defer stop()
-	r, err := pcap.NewReader(file)
-	for err == nil && !d.over && ctx.Err() == nil {
-		var pkt pcap.Packet
-		if pkt, err = r.Next(); err == nil {
-			d.frame("", pkt)
+	// Nothing ends a Read of standard input, so Ctrl-C leaves the goroutine that reads behind.
+	ended := make(chan error, 1)
+	go func() {
+		r, err := pcap.NewReader(file)
+		for err == nil && !d.isOver() && ctx.Err() == nil {
+			var pkt pcap.Packet
+			if pkt, err = r.Next(); err == nil {
+				d.frame("", pkt)
+			}
 		}
+		ended <- err
+	}()
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
 	}
 	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) || ctx.Err() != nil {
 		return nil
