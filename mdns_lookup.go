@@ -26,7 +26,8 @@ type MDNSInstance struct {
 	TXT   []string
 }
 
-// start starts queries and returns an mdnsWait for them. The caller passes the mdnsWait to finish in the end.
+// start starts queries and returns an mdnsWait for them. If the error is nil, the caller must pass the mdnsWait to
+// finish when it no longer needs the queries.
 func (l *mdnsLink) start(name string, prompt bool, types ...mdns.Type) (*mdnsWait, error) {
 	w := &mdnsWait{ready: make(chan struct{}, 1)}
 	err := error(net.ErrClosed)
@@ -54,7 +55,7 @@ func (l *mdnsLink) finish(w *mdnsWait) {
 	l.waits = slices.DeleteFunc(l.waits, func(x *mdnsWait) bool { return x == w })
 }
 
-// take returns the events of w, and whether each query has been answered or denied. It reports false if the
+// take returns the events of w. It sets answered[i] if query i has been answered or denied. It reports false if the
 // link has ended.
 func (l *mdnsLink) take(w *mdnsWait, answered []bool) (events []mdns.Event, ok bool) {
 	l.mu.Lock()
@@ -67,9 +68,9 @@ func (l *mdnsLink) take(w *mdnsWait, answered []bool) (events []mdns.Event, ok b
 	return events, !l.ended
 }
 
-// lookup asks for records of some types. It returns when all types are answered, or when no answer has come for
-// the duration more after the last one. Without any answer it returns after mdnsTimeout, and the result is
-// empty.
+// lookup asks for records of some types. It returns when all types are answered or denied, or when no further answer
+// has come within the duration more after the last answer. Without any answer it returns after mdnsTimeout, and the
+// result is empty.
 func (l *mdnsLink) lookup(ctx context.Context, name string, more time.Duration, types ...mdns.Type) ([]mdns.Record, error) {
 	w, err := l.start(name, true, types...)
 	if err != nil {
@@ -121,7 +122,8 @@ func (h *Host) mdnsLookup(ctx context.Context, network, name string) (addrs []ne
 	return addrs, len(links) > 0, err
 }
 
-// mdnsRecords is the resolver's MulticastRecords function.
+// mdnsRecords is the resolver's MulticastRecords function. It asks on all interfaces if zone is empty, and otherwise
+// only on the interface with this name or index.
 func (h *Host) mdnsRecords(ctx context.Context, zone, name string, types ...uint16) (records []resolve.MulticastRecord, used bool, err error) {
 	links := slices.DeleteFunc(h.mdns.Load().list(), func(l *mdnsLink) bool {
 		return zone != "" && zone != l.nic && zone != strconv.Itoa(l.index)
@@ -138,7 +140,7 @@ func (h *Host) mdnsRecords(ctx context.Context, zone, name string, types ...uint
 		}
 		return all
 	})
-	// Two links may lead to the same network, and then have the same answers.
+	// Two links may lead to the same network, and then return the same answers.
 	var distinct []resolve.MulticastRecord
 	for _, r := range records {
 		if !slices.ContainsFunc(distinct, func(x resolve.MulticastRecord) bool { return reflect.DeepEqual(x, r) }) {
@@ -148,9 +150,9 @@ func (h *Host) mdnsRecords(ctx context.Context, zone, name string, types ...uint
 	return distinct, len(links) > 0, err
 }
 
-// mdnsLookupAll looks up a name on several links at the same time. After the first answer, the other links have
-// only a little more time. convert converts the records of a link. The result is an error only if no link has
-// an answer.
+// mdnsLookupAll looks up a name on several links at the same time. When the first link has an answer, the lookups on
+// the other links end after mdnsMoreTime at the latest. convert converts the records of a link. mdnsLookupAll returns
+// an error only if no link has an answer.
 func mdnsLookupAll[T any](ctx context.Context, links []*mdnsLink, name string, types []mdns.Type, convert func(*mdnsLink, []mdns.Record) []T) (all []T, err error) {
 	type result struct {
 		found []T
@@ -195,8 +197,8 @@ func (l *mdnsLink) addrsOf(records []mdns.Record) (addrs []netip.Addr) {
 	return addrs
 }
 
-// lookupDial looks up the host of a dial. LookupNetIP loses zones, as in package net, but the link-local
-// addresses of machines on the link need zones.
+// lookupDial looks up the host of a dial. LookupNetIP drops zones, as in package net. The link-local addresses of
+// machines on the link need zones, so lookupDial calls LookupIPAddr for a name of Multicast DNS.
 func (h *Host) lookupDial(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	if h.mdns.Load() == nil || !isLocalName(host) {
 		return h.resolver.LookupNetIP(ctx, network, host)
@@ -221,7 +223,8 @@ func (h *Host) lookupDial(ctx context.Context, network, host string) ([]netip.Ad
 // Browse finds the instances of a service type such as "_http._tcp" on all interfaces with Multicast DNS (RFC
 // 6763 section 4). It calls f for each instance that appears or disappears, in the goroutine of the caller,
 // until ctx ends. The Target of the event's record is the name for LookupInstance. The error is ctx.Err(), or
-// net.ErrClosed. If no interface has Multicast DNS, the error wraps ENODEV. A malformed type is an error too.
+// net.ErrClosed if one of the interfaces has been removed. If no interface has Multicast DNS, the error wraps ENODEV. A
+// malformed type is an error too.
 func (h *Host) Browse(ctx context.Context, service string, f func(mdns.Event)) error {
 	links := h.mdns.Load().list()
 	if len(links) == 0 {
@@ -268,8 +271,9 @@ func (h *Host) Browse(ctx context.Context, service string, f func(mdns.Event)) e
 }
 
 // LookupInstance returns the machine, the port and the other data of an instance that Browse has found.
-// LookupInstance asks on one interface after the other. If no machine answers within four seconds on each, the
-// error is a *net.DNSError whose IsNotFound is set.
+// LookupInstance asks on one interface after the other, and waits four seconds for a first answer on each. If no
+// machine answers, the error is a *net.DNSError whose IsNotFound is set, or net.ErrClosed if an interface was removed
+// meanwhile.
 func (h *Host) LookupInstance(ctx context.Context, name string) (*MDNSInstance, error) {
 	var closed error // of an interface that was removed meanwhile
 	for _, l := range h.mdns.Load().list() {

@@ -17,7 +17,7 @@ const (
 type cache struct {
 	entries map[key][]*cached
 	total   int
-	next    time.Time // no record expires or is refreshed before this time; zero: never
+	next    time.Time // no record expires or is refreshed before this time; zero if no record does at all
 }
 
 // A cached record is valid until expires.
@@ -50,7 +50,8 @@ func (e *cached) renew(now time.Time, life time.Duration) {
 	e.refresh = now.Add(life * 80 / 100)
 }
 
-// learn caches a record. A record with a TTL of zero ends the cached one.
+// learn caches a record. A record with a TTL of zero makes the same cached record expire after one second. learn passes
+// an NSEC record to deny and does not cache it.
 func (n *Node) learn(now time.Time, r *record) {
 	switch r.typ {
 	case typeNSEC:
@@ -76,8 +77,8 @@ func (n *Node) learn(now time.Time, r *record) {
 	life := min(time.Duration(r.ttl)*time.Second, maxTTL)
 	switch {
 	case i >= 0 && life == 0:
-		// RFC 6762 10.1: a record with a TTL of zero is kept for one second, in case it is still valid and
-		// another host says so.
+		// RFC 6762 10.1: a record that is withdrawn is kept for one second. In this time, another host for
+		// which the record is still valid can announce the record again.
 		set[i].expires, set[i].refresh = now.Add(time.Second), time.Time{}
 		c.soon(set[i].expires)
 		return
@@ -117,7 +118,8 @@ func (n *Node) evict() bool {
 	return false
 }
 
-// expire removes records whose life has ended. For records that are about to expire, it asks their questions again.
+// expire removes records whose life has ended. If there is a question for a record that is about to expire, expire
+// makes the next query for this question due.
 //
 // RFC 6762 section 5.2: "The querier should plan to issue a query at 80% of the record lifetime, and then if no answer
 // is received, at 85%, 90%, and 95%."

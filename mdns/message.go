@@ -32,9 +32,9 @@ const (
 
 const (
 	headerLen = 12
-	// maxMessage is the length up to which messages are combined: what fits into an Ethernet frame.
+	// maxMessage is the length in bytes up to which a message is filled, so that it fits into an Ethernet frame.
 	maxMessage = 1400
-	// maxReceived is the largest message that is parsed (RFC 6762 section 17).
+	// maxReceived is the length in bytes of the longest message that is parsed (RFC 6762 section 17).
 	maxReceived = 9000
 	// maxRecords is the maximum number of questions and records of a message. A message with more is malformed.
 	maxRecords = 1024
@@ -56,12 +56,13 @@ type record struct {
 	data  string // in wire form; names in it are not compressed
 }
 
-// same reports whether x and y are the same record. It compares names in the data with regard to case.
+// same reports whether x and y are the same record. It ignores case in the names of the records, but not in names in
+// the data.
 func (x *record) same(y *record) bool {
 	return x.typ == y.typ && x.data == y.data && x.name.fold() == y.name.fold()
 }
 
-// size is an upper bound of the length in a message.
+// size returns an upper bound of the record's length in a message.
 func (x *record) size() int { return len(x.name) + 10 + len(x.data) }
 
 type message struct {
@@ -73,7 +74,7 @@ type message struct {
 	additionals []record
 }
 
-// parse parses a message. Records of other classes are omitted.
+// parse parses a message. It omits records whose class is not IN, and questions whose class is neither IN nor ANY.
 func parse(b []byte) (*message, error) {
 	if len(b) < headerLen || len(b) > maxReceived {
 		return nil, ErrMalformed
@@ -132,7 +133,7 @@ func readRecord(b []byte, off int) (r record, class uint16, end int, ok bool) {
 	if r.ttl>>31 != 0 {
 		r.ttl = 0
 	}
-	fixed := 0 // bytes before the name
+	fixed := 0 // bytes of the data before the name in the data
 	switch r.typ {
 	case typeSRV:
 		fixed = 6
@@ -153,7 +154,8 @@ func readRecord(b []byte, off int) (r record, class uint16, end int, ok bool) {
 	return r, class &^ topBit, end, true
 }
 
-// A builder makes a message. Names are compressed.
+// A builder makes a message. It compresses the names of questions and records, and the name in the data of a PTR
+// record.
 type builder struct {
 	b     []byte
 	known map[name]int // offsets of names

@@ -19,7 +19,8 @@ const (
 
 var errBadName = errors.New("mdns: a name has at most 255 bytes, and its labels have 1 to 63 bytes")
 
-// makeName returns the name of labels, or false if it is too long.
+// makeName returns the name that consists of labels and then parent. It reports false if a label is empty or too long,
+// or if the name is too long.
 func makeName(parent name, labels ...string) (name, bool) {
 	n := parent
 	for i := len(labels) - 1; i >= 0; i-- {
@@ -71,7 +72,8 @@ func parseName(s string) (name, error) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// String returns the name in presentation form with a final dot. parseName returns the same name for it.
+// String returns the name in presentation form with a final dot. parseName converts this form back to the name, except
+// for the root, which parseName rejects.
 func (n name) String() string {
 	var b strings.Builder
 	for _, label := range n.labels() {
@@ -152,7 +154,7 @@ func readName(msg []byte, off int) (n name, end int, ok bool) {
 				end = off + 2
 			}
 			target := (c&0x3f)<<8 | int(msg[off+1])
-			// A pointer must lead backwards. The limit on jumps ends loops.
+			// A pointer must point backwards. The limit on jumps bounds the work for a chain of pointers.
 			if jumps++; target >= off || jumps > maxName/2 {
 				return "", 0, false
 			}

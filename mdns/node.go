@@ -16,8 +16,8 @@ import (
 // Port is the port of Multicast DNS.
 const Port = 5353
 
-// The groups of Multicast DNS (RFC 6762 section 3). Messages have these as destinations, and a TTL or hop
-// limit of 255.
+// The groups of Multicast DNS (RFC 6762 section 3). Multicast messages are sent to both groups, with a TTL or hop limit
+// of 255.
 var (
 	Group4 = netip.AddrFrom4([4]byte{224, 0, 0, 251})
 	Group6 = netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 15: 0xfb})
@@ -101,8 +101,8 @@ func (n *Node) Next() (Message, bool) {
 	return m, true
 }
 
-// Deadline returns the time at which Tick must be called, or the zero Time if there is none. It may change
-// with each call of another method.
+// Deadline returns the time at which Tick must be called, or the zero Time if there is none. Each call of another
+// method may change this time.
 func (n *Node) Deadline() time.Time {
 	var at time.Time
 	sooner := func(t time.Time) {
@@ -129,7 +129,7 @@ func (n *Node) Deadline() time.Time {
 	return at
 }
 
-// Tick does what is due at a time.
+// Tick does what is due at the time now.
 func (n *Node) Tick(now time.Time) {
 	n.expire(now)
 	n.sendQueries(now)

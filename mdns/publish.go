@@ -38,8 +38,8 @@ var (
 
 // A Service is what a host offers: an instance of a service type at a port (RFC 6763).
 type Service struct {
-	// Instance is the name of the instance for people, 1 to 63 bytes of UTF-8. It may contain spaces
-	// and dots. If another host has an instance of the same name, a number is added.
+	// Instance is the name of the instance that users see, 1 to 63 bytes of UTF-8. It may contain spaces
+	// and dots. If another host has an instance of the same name, the Node adds a number.
 	Instance string
 	// Type is the service type, for example "_http._tcp". Its labels begin with an underscore.
 	Type string
@@ -92,8 +92,8 @@ type own struct {
 	g      *group
 	unique bool      // whether no other host may have records of the name
 	sent   time.Time // when the record was last multicast, by this host or another one
-	// announced reports whether this Node has multicast the record and has not withdrawn it. Other hosts
-	// may then have the record.
+	// announced reports whether this Node has sent the record, by multicast or unicast, and has not withdrawn
+	// the record since. Other hosts may then have the record.
 	announced bool
 	repeats   bool // whether the record is in Node.again
 }
@@ -186,7 +186,7 @@ func (n *Node) Publish(now time.Time, s Service) (*Published, error) {
 	return &Published{g}, nil
 }
 
-// check reports what is wrong with a service.
+// check returns an error that says what is wrong with a service, or nil.
 func (s *Service) check() error {
 	typ, err := parseName(s.Type)
 	if err != nil {
@@ -248,7 +248,7 @@ func (n *Node) Unpublish(now time.Time, p *Published) {
 	}
 }
 
-// Close withdraws all records. The caller sends the messages of Next afterwards.
+// Close withdraws all records. The caller must then send the messages that Next returns.
 func (n *Node) Close(now time.Time) {
 	n.delayed, n.again = nil, nil
 	for _, f := range n.goodbyes { // send the second goodbyes now, before they are due
@@ -309,7 +309,7 @@ func (n *Node) rebuild(g *group) {
 	add(services, typePTR, otherTTL, false, string(typ)) // RFC 6763 9
 }
 
-// reverseName returns the name for the reverse lookup of an address. The PTR record of this name has the host's
+// reverseName returns the name for the reverse lookup of an address. The data of the name's PTR record is the host's
 // name.
 func reverseName(a netip.Addr) name {
 	const hex = "0123456789abcdef"
@@ -350,7 +350,7 @@ func (n *Node) probe(now time.Time, g *group, delay time.Duration) {
 	g.state, g.step, g.at = probing, 0, now.Add(delay)
 }
 
-// advance does the next step of the groups that are due.
+// advance does the next step of each group whose time has come.
 func (n *Node) advance(now time.Time) {
 	var announce []*own
 	var questions []question
@@ -429,8 +429,9 @@ func (n *Node) goodbye(now time.Time, g *group) {
 	n.withdraw(now, g.records)
 }
 
-// withdraw multicasts records with a TTL of zero, and again after one second. It omits the records that were
-// never announced, and those that another group has too, for example the type of two services.
+// withdraw multicasts records with a TTL of zero, and plans to multicast them again after one second. It omits the
+// records that were never announced. It also omits the records that another group has announced too: for example, two
+// services of one type share a record that names the type.
 func (n *Node) withdraw(now time.Time, records []*own) {
 	var gone []*own
 	for _, o := range records {
@@ -453,8 +454,9 @@ func (n *Node) shared(o *own) bool {
 	return slices.ContainsFunc(n.index[o.name.fold()], func(x *own) bool { return x.announced && x.g != o.g && x.same(&o.record) })
 }
 
-// repeatGoodbyes sends the goodbyes that are due a second time. A network loses frames, and a host that
-// loses a goodbye keeps the record for up to 75 minutes. Records that have been published again are omitted.
+// repeatGoodbyes sends the second goodbyes that are due. The network may lose the first goodbye, and a host that does
+// not receive a goodbye keeps the record for up to 75 minutes. repeatGoodbyes omits the records that have been
+// published again.
 func (n *Node) repeatGoodbyes(now time.Time) {
 	var gone []*own
 	n.goodbyes = slices.DeleteFunc(n.goodbyes, func(f farewell) bool {
@@ -467,9 +469,8 @@ func (n *Node) repeatGoodbyes(now time.Time) {
 	n.multicast(now, gone, nil)
 }
 
-// current returns the record that the Node publishes now and that is the same as o. It returns nil if
-// there is none: since o was made, its service may have ended, or the host may have lost an address or its
-// name.
+// current returns the record that the Node publishes now and that is the same as o. It returns nil if there is no such
+// record: since o was made, the service of o may have ended, or the host may have lost an address or its name.
 func (n *Node) current(o *own) *own {
 	for _, x := range n.index[o.name.fold()] {
 		if x.g.state >= announcing && x.same(&o.record) {
@@ -479,7 +480,8 @@ func (n *Node) current(o *own) *own {
 	return nil
 }
 
-// checkConflict checks whether a record in a response shows that another host uses a unique name of this host.
+// checkConflict checks whether a record in a response shows that another host uses a unique name of this host. If so, a
+// group that is probing gets another name, and a group that was announced probes its name again.
 func (n *Node) checkConflict(now time.Time, r *record) {
 	var lost *group
 	for _, o := range n.index[r.name.fold()] {
@@ -487,10 +489,10 @@ func (n *Node) checkConflict(now time.Time, r *record) {
 			continue
 		}
 		if o.typ == r.typ && o.data == r.data {
-			return // our own record, from another link of ours or a proxy
+			return // our own record, which another link of this host or a proxy has sent
 		}
-		// RFC 6762 8.1: while probing, any record with the name is a conflict. 9: afterwards, a conflict
-		// is a record "of the same name, rrtype and rrclass, but inconsistent rdata".
+		// RFC 6762 8.1: while a group is probing, any record with the name is a conflict. RFC 6762 9: after
+		// that, a conflict is a record "of the same name, rrtype and rrclass, but inconsistent rdata".
 		if o.g.state == probing && o.name.fold() == o.g.uniqueName().fold() || o.typ == r.typ && r.ttl > 0 {
 			lost = o.g
 		}
@@ -529,7 +531,7 @@ func (n *Node) rename(now time.Time, g *group) {
 	if g == n.host {
 		for _, s := range n.groups {
 			if s != g {
-				n.rebuild(s) // their SRV records have the new name
+				n.rebuild(s) // the SRV record of the service contains the new name
 				if s.state >= announcing {
 					s.state, s.step, s.at = announcing, 0, now.Add(probes*probeInterval+delay)
 				}
@@ -540,8 +542,8 @@ func (n *Node) rename(now time.Time, g *group) {
 }
 
 // checkProbe compares the proposed records of another host's probe with those of a group that probes the
-// same name. RFC 6762 section 8.2: the host with the lexicographically later records wins, and the other
-// waits one second.
+// same name. RFC 6762 section 8.2: the host with the lexicographically later records wins. The other host
+// waits one second and probes again.
 func (n *Node) checkProbe(now time.Time, m *message) {
 	for _, q := range m.questions {
 		for _, g := range n.groups {
@@ -562,8 +564,8 @@ func (n *Node) checkProbe(now time.Time, m *message) {
 	}
 }
 
-// compareSets compares two sets of records as RFC 6762 section 8.2.1 says: sorted, by type, then by data.
-// The class is the same.
+// compareSets sorts two sets of records and compares them as RFC 6762 section 8.2.1 says: by type, then by data.
+// All records have the class IN.
 func compareSets(x, y []record) int {
 	order := func(a, b record) int {
 		if a.typ != b.typ {

@@ -36,8 +36,8 @@ type Record struct {
 	Type Type
 	// Addr is the address of an A or AAAA record.
 	Addr netip.Addr
-	// Target is the name in a PTR or SRV record, in the same form as Name, and Port, Priority and Weight
-	// are the other fields of an SRV record.
+	// Target is the name in a PTR or SRV record, in the same form as Name. Port, Priority and Weight are the
+	// other fields of an SRV record.
 	Target                 string
 	Port, Priority, Weight uint16
 	// TXT are the strings of a TXT record.
@@ -94,16 +94,18 @@ func (x *Query) Pending() bool { return len(x.events) > 0 }
 // Denied reports whether the owner of the name has said that the name has no such records.
 func (x *Query) Denied() bool { return x.ask.denied }
 
-// Events returns the events since the last call, in their order.
+// Events returns the events since the last call, oldest first.
 func (x *Query) Events() []Event {
 	events := x.events
 	x.events = nil
 	return events
 }
 
-// Query starts a question for the records of a name in presentation form. Cached records are the first
-// events. If prompt is set, the first message is sent at once and asks for a unicast response, which suits
-// a lookup; otherwise it is sent after 20 to 120 ms. The error says that the name is malformed.
+// Query starts a question for the records of a name in presentation form. Cached records are the first events. The
+// first message is sent after 20 to 120 ms. If prompt is set, it is sent at once and asks for a unicast response, which
+// suits a lookup. If prompt is set and a cached unique record answers the Query, no message is sent before the time to
+// refresh that record. A Query for a question that is already being asked shares the messages of that question. The
+// error says that the name is malformed.
 func (n *Node) Query(now time.Time, s string, typ Type, prompt bool) (*Query, error) {
 	nm, err := parseName(s)
 	if err != nil {
@@ -127,7 +129,7 @@ func (n *Node) Query(now time.Time, s string, typ Type, prompt bool) (*Query, er
 		if now.Before(e.expires) {
 			x.add(true, &e.record)
 			n.cache.soon(e.refresh)
-			// A unique record that is known need not be asked for again before it expires.
+			// The Node need not query for a unique record that is cached before the time to refresh it.
 			if prompt && e.flush && now.Before(e.refresh) {
 				q.at = e.refresh
 			}
@@ -222,9 +224,8 @@ func (n *Node) multicastQuery(questions []question, answers []record) {
 	}
 }
 
-// othersAsk notes that another host has asked a question. RFC 6762 section 7.3: a host that is about to ask
-// the same question, and knows no answers that the other does not, "SHOULD treat its own query as having
-// been sent".
+// othersAsk handles a query of another host. RFC 6762 section 7.3: a host that is about to ask the same question, and
+// that knows all the answers that the other host lists as known, "SHOULD treat its own query as having been sent".
 func (n *Node) othersAsk(now time.Time, m *message) {
 	if m.flags&flagTruncated != 0 {
 		return
@@ -244,8 +245,8 @@ func (n *Node) othersAsk(now time.Time, m *message) {
 	}
 }
 
-// deny notes the types that an NSEC record denies. RFC 6762 section 6.1: the record's next name is its own
-// name, and its bitmap has one window.
+// deny notes the types that an NSEC record denies. RFC 6762 section 6.1: the next name in the record is the record's
+// own name, and the bitmap in the record has one window.
 func (n *Node) deny(r *record) {
 	own := len(r.name)
 	if len(r.data) < own+2 || name(r.data[:own]).fold() != r.name.fold() || r.data[own] != 0 {

@@ -34,8 +34,8 @@ type response struct {
 	denied  []question // the questions for types that the name did not have
 }
 
-// A repeat is a record that was asked for too soon after the last multicast of it. The Node multicasts the
-// record again at the time at.
+// A repeat is a plan to multicast a record again at the time at. The record was asked for too soon after its last
+// multicast, or another host has withdrawn it (see rescue).
 type repeat struct {
 	o         *own
 	asked, at time.Time
@@ -96,7 +96,7 @@ func (n *Node) receiveQuery(now time.Time, m *message, from netip.AddrPort) {
 		multi.more, multi.at = true, now.Add(n.between(400*time.Millisecond, 500*time.Millisecond))
 	case shared:
 		// RFC 6762 6: "each responder SHOULD delay its response by a random amount of time selected with
-		// uniform random distribution in the range 20-120 ms", unless it is the only one that answers.
+		// uniform random distribution in the range 20-120 ms", unless no other host can answer.
 		multi.at = now.Add(n.between(20*time.Millisecond, 120*time.Millisecond))
 	}
 	if len(n.delayed) < maxDelayed {
@@ -112,7 +112,7 @@ func (r *response) add(o *own) {
 }
 
 // known reports whether o is among the known answers of a query. RFC 6762 section 7.1: a responder does not
-// send a record that is known with at least half of its TTL.
+// send a record that the querier lists with at least half of the record's TTL.
 func known(answers []record, o *own) bool {
 	return slices.ContainsFunc(answers, func(r record) bool { return r.ttl >= o.ttl/2 && r.same(&o.record) })
 }
@@ -131,8 +131,8 @@ func (n *Node) moreKnown(now time.Time, m *message, from netip.AddrPort) {
 	}
 }
 
-// answersTo returns the own records that answer a question. unique is a record of the name that no other
-// host may have, or nil. shared reports whether other hosts may answer too.
+// answersTo returns the own records that answer a question. If no other host may have records of the name, unique is
+// one of the Node's records of the name; otherwise it is nil. shared reports whether other hosts may answer too.
 func (n *Node) answersTo(q question) (found []*own, unique *own, shared bool) {
 	for _, o := range n.index[q.name.fold()] {
 		if o.g.state < announcing {
@@ -149,7 +149,8 @@ func (n *Node) answersTo(q question) (found []*own, unique *own, shared bool) {
 	return found, unique, shared
 }
 
-// denials returns the records that deny the types in questions, from the records that the Node publishes now.
+// denials returns NSEC records that deny the types in questions. It omits a question whose name is not unique to this
+// host, and a question that a record answers that the Node publishes now.
 func (n *Node) denials(questions []question) (all []record) {
 	for _, q := range questions {
 		if found, unique, _ := n.answersTo(q); unique != nil && len(found) == 0 &&
@@ -174,8 +175,8 @@ func (n *Node) denial(of *own) record {
 	return record{name: of.name, typ: typeNSEC, flush: true, ttl: of.ttl, data: data}
 }
 
-// suppress notes that another host has just sent a record of this host. The delayed responses then omit the
-// record. RFC 6762 section 7.4: the TTL must not be less than that of the own record.
+// suppress notes that another host has just sent a record that this host publishes too. The delayed responses then
+// omit the record. RFC 6762 section 7.4: the TTL of the other host's record must not be less than that of our record.
 func (n *Node) suppress(now time.Time, r *record) {
 	if len(n.delayed)+len(n.again) == 0 {
 		return
@@ -187,8 +188,8 @@ func (n *Node) suppress(now time.Time, r *record) {
 	}
 }
 
-// rescue makes the Node announce a record again that another host has withdrawn or shortened. RFC 6762 section
-// 6.6: "If the TTL of B's resource record given in the message is less than half the true TTL from A's point of
+// rescue makes the Node multicast a record again if another host has withdrawn it or sent it with a short TTL. RFC 6762
+// section 6.6: "If the TTL of B's resource record given in the message is less than half the true TTL from A's point of
 // view, then A MUST mark its record to be announced via multicast."
 func (n *Node) rescue(now time.Time, r *record) {
 	for _, o := range n.index[r.name.fold()] {
@@ -198,8 +199,8 @@ func (n *Node) rescue(now time.Time, r *record) {
 	}
 }
 
-// sendAgain plans to multicast a record again, when interval has passed since its last multicast. asked is when
-// the record was asked for.
+// sendAgain plans to multicast a record again when interval has passed since its last multicast, but not before the
+// time asked, at which the record was asked for.
 func (n *Node) sendAgain(o *own, asked time.Time, interval time.Duration) {
 	r := repeat{o, asked, o.sent.Add(interval), interval}
 	if r.at.Before(asked) {
@@ -212,14 +213,15 @@ func (n *Node) sendAgain(o *own, asked time.Time, interval time.Duration) {
 	}
 	x := &n.again[slices.IndexFunc(n.again, func(x repeat) bool { return x.o == o })]
 	if x.asked.Before(asked) {
-		x.asked = asked // the record must follow the last request
+		x.asked = asked // the record must be multicast after the last request for it
 	}
 	if r.at.Before(x.at) {
-		x.at, x.interval = r.at, interval // for a probe
+		x.at, x.interval = r.at, interval // the answer to a probe may be sent earlier
 	}
 }
 
-// sendDelayed sends the responses that are due, in common messages.
+// sendDelayed sends the delayed responses and the repeats that are due. One message may have the records of several
+// responses.
 func (n *Node) sendDelayed(now time.Time) {
 	var records []*own
 	var denied []question
@@ -236,7 +238,7 @@ func (n *Node) sendDelayed(now time.Time) {
 	n.again = slices.DeleteFunc(n.again, func(r repeat) bool {
 		due := !now.Before(r.at)
 		if due {
-			r.o.repeats = false // cleared for all before the first add, which may plan any of them again
+			r.o.repeats = false // cleared for all records before the first add: add may plan a record again
 			again = append(again, r)
 		}
 		return due
@@ -267,8 +269,8 @@ func (n *Node) sendDelayed(now time.Time) {
 	n.multicast(now, records, denials)
 }
 
-// multicast queues responses with records, as many to a message as fit, and with the records that a querier
-// would ask for next.
+// multicast queues responses with records and denials, as many in a message as fit. It adds the records that a querier
+// would ask for next if they fit too.
 func (n *Node) multicast(now time.Time, records []*own, denials []record) {
 	for _, o := range records {
 		o.sent, o.announced = now, true
@@ -301,8 +303,8 @@ func (n *Node) multicast(now time.Time, records []*own, denials []record) {
 	}
 }
 
-// extras returns the records that RFC 6763 section 12 recommends beside records: SRV and TXT with a PTR record,
-// and the addresses with an SRV record.
+// extras returns the additional records for a response with the given records. RFC 6763 section 12 recommends the SRV
+// and TXT records for a PTR record, and the address records for an SRV record.
 func (n *Node) extras(records []*own) []*own {
 	var extra []*own
 	add := func(nm name, types ...uint16) {
@@ -324,7 +326,7 @@ func (n *Node) extras(records []*own) []*own {
 		case typeSRV:
 			add(name(o.data[6:]), typeA, typeAAAA)
 		case typeA, typeAAAA:
-			add(o.name, typeA, typeAAAA) // RFC 6762 6.2
+			add(o.name, typeA, typeAAAA) // RFC 6762 6.2: the other addresses of the name
 		}
 		if len(extra) > 64 {
 			break

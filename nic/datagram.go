@@ -31,8 +31,8 @@ type DatagramConfig struct {
 }
 
 // Datagram is a device that sends each frame as a datagram, on a Unix or UDP socket. QEMU (-netdev
-// dgram) and vfkit use this form. A device without Remote can serve vfkit, because it ignores the
-// datagram "VFKT".
+// dgram) and vfkit use this form. A device without Remote can serve vfkit: the device takes the address of vfkit from
+// vfkit's first datagram, "VFKT", and does not pass this datagram on as a frame.
 //
 // Frames that are sent while no peer is there are dropped and counted. On Linux, one system call moves
 // several frames.
@@ -88,7 +88,7 @@ func openDatagram(cfg DatagramConfig) (*Datagram, error) {
 	return d, nil
 }
 
-// start makes a device of a socket. The socket's fields are set.
+// start makes d a device on sock, which openUDP, openUnixgram or VDE has set up.
 func (d *datagramDevice) start(sock *datagramSocket, link Link) {
 	d.sock = sock
 	sock.min, sock.max = link.Medium.headerLen(), link.MTU+link.Medium.headerLen()+vlanTagLen
@@ -100,9 +100,10 @@ func (d *datagramDevice) start(sock *datagramSocket, link Link) {
 // NotifyLink returns false: the link does not change.
 func (d *datagramDevice) NotifyLink(func()) bool { return false }
 
-// Send sends the frames. It waits while the peer's queue is full. It drops and counts frames that the
-// link cannot carry or that the system does not deliver. After Close it returns net.ErrClosed; after a
-// failure it returns the error of Err.
+// Send sends the frames. On Linux it waits while the peer's queue is full; if the socket is not connected, it drops
+// frames after a limited time (see maxFullWait). On other systems it waits only if the system call does. It drops and
+// counts frames that the link cannot carry or that the system does not deliver. After Close it returns net.ErrClosed;
+// after a failure it returns the error of Err.
 func (d *datagramDevice) Send(batch []Frame) (n int, err error) {
 	if err := d.sendError(); err != nil {
 		return 0, err
@@ -114,7 +115,7 @@ func (d *datagramDevice) Send(batch []Frame) (n int, err error) {
 	return len(batch), nil
 }
 
-// A datagramSocket is the source of a datagram device, and sends its frames.
+// A datagramSocket receives and sends the frames of a datagram device.
 type datagramSocket struct {
 	conn   net.PacketConn
 	path   string         // file to remove at Close; may be empty
@@ -131,7 +132,7 @@ type datagramPeer struct {
 	udp  netip.AddrPort // the same, on UDP
 }
 
-// learns reports whether the peer is the last sender.
+// learns reports whether the device takes the last sender as its peer.
 func (s *datagramSocket) learns() bool { return s.remote.addr == nil && !s.io.connected }
 
 // Close closes the socket and removes its file.

@@ -21,7 +21,7 @@ const (
 	datagramWriteBatch = 32
 )
 
-// datagramSpace is the size in bytes of the socket's buffers that the device asks for.
+// datagramSpace is the size in bytes that the device requests for each of the socket's two buffers.
 const datagramSpace = 4 << 20
 
 // datagramBuffer is the state of a datagramSocket that receives and sends several frames with each
@@ -45,7 +45,7 @@ type datagramBuffer struct {
 
 // A rawAddr is a socket address in the kernel's form.
 type rawAddr struct {
-	b   [unix.SizeofSockaddrUnix]byte // the largest one
+	b   [unix.SizeofSockaddrUnix]byte // a Unix socket has the longest address
 	len uint32
 }
 
@@ -117,7 +117,8 @@ func (s *datagramSocket) setUp() error {
 
 // makeBuffers allocates the buffer of each message.
 func (s *datagramSocket) makeBuffers() {
-	// A read that fills one byte more than the longest frame shows that the frame was truncated.
+	// Each buffer has room for one byte more than the longest frame. read drops a frame that fills the buffer: it is
+	// too long.
 	size := s.max + 1
 	all := make([]byte, size*datagramReadBatch)
 	for i := range s.io.bufs {
@@ -134,7 +135,7 @@ func (s *datagramSocket) makeBuffers() {
 	}
 }
 
-// read returns the frames that have arrived.
+// read waits for frames and returns those that have arrived.
 func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
 	if s.io.bufs[0] == nil {
 		s.makeBuffers()
@@ -169,7 +170,8 @@ func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, nil
 }
 
-// accepts reports whether to accept a message by its source, and learns the peer from it.
+// accepts reports whether to accept a message from the address from. If the device has no Remote, accepts makes this
+// address the peer.
 func (s *datagramSocket) accepts(from *rawAddr, hdr *unix.Msghdr) bool {
 	if s.io.connected {
 		return true
@@ -179,7 +181,7 @@ func (s *datagramSocket) accepts(from *rawAddr, hdr *unix.Msghdr) bool {
 	if s.remote.udp.IsValid() {
 		return from.isUDP(s.remote.udp)
 	}
-	// A Unix socket without a path cannot be answered.
+	// The device cannot send to a Unix socket that has no path.
 	if s.learns() && from.len > 2 && int(from.len) <= len(from.b) {
 		if p := s.io.peer.Load(); p == nil || p.len != from.len || string(p.b[:p.len]) != string(from.b[:from.len]) {
 			s.io.peer.Store(&rawAddr{b: from.b, len: from.len})

@@ -51,16 +51,16 @@ func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
 	return s.io.batch[:], 0, nil
 }
 
-// Errors of Windows' sockets, which package syscall does not have under the names of POSIX.
+// Errors of sockets on Windows. The POSIX names in package syscall have other values there.
 const (
 	wsaMessageSize syscall.Errno = 10040 // the datagram is longer than the buffer
 	wsaNetReset    syscall.Errno = 10052 // the TTL of a datagram that was sent has expired
-	wsaConnReset   syscall.Errno = 10054 // the port of a datagram that was sent is not there
+	wsaConnReset   syscall.Errno = 10054 // a datagram was sent to a port that no socket has
 	wsaNoBuffers   syscall.Errno = 10055
 )
 
-// passes reports whether the next read may succeed after an error: the error is about one datagram, or about a
-// peer that is not there.
+// passes reports whether the next read may succeed after err. This is so if err concerns only one datagram, or a peer
+// that is not there.
 func passes(err error) bool {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {

@@ -58,7 +58,8 @@ func (p *Reader) section() error {
 	return p.skip(int64(size)-16-4, size)
 }
 
-// skip skips n bytes, and reads the end of a block of size bytes.
+// skip skips the next n bytes, which are the rest of a block of size bytes. It then checks the length at the end of the
+// block.
 func (p *Reader) skip(n int64, size uint32) error {
 	k, err := io.CopyN(io.Discard, p.r, n)
 	p.at += k
@@ -150,7 +151,7 @@ func (p *Reader) addInterface(b []byte) error {
 		case code == optIfTSOff && len(v) == 8:
 			ifc.offset = int64(p.order.Uint64(v))
 		case code == optIfFCSLen && len(v) == 1 && (v[0] == 4 || v[0] == 32):
-			ifc.fcs = 4 // the draft says bits, and its example is 4
+			ifc.fcs = 4 // the draft gives the length in bits, but its example is 4, which is in bytes
 		}
 	})
 	if _, err := ifc.time(0); err != nil {

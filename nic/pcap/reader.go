@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// A LinkType is what a packet of a capture begins with. The numbers are those of the registry of link
-// types.
+// A LinkType says with which header a packet of a capture begins. The numbers are those of the registry of link types.
 type LinkType uint16
 
 const (
@@ -134,8 +133,7 @@ func NewReader(r io.Reader) (*Reader, error) {
 }
 
 // Next returns the next packet. The bytes of the packet are valid until the next call. At the end of the
-// capture the error is io.EOF. A capture that is cut within a packet ends with an error that wraps
-// io.ErrUnexpectedEOF.
+// capture the error is io.EOF. If the file ends within a packet or a block, the error wraps io.ErrUnexpectedEOF.
 func (p *Reader) Next() (Packet, error) {
 	if p.err != nil {
 		return Packet{}, p.err
@@ -154,7 +152,7 @@ func (p *Reader) Next() (Packet, error) {
 	return pkt, nil
 }
 
-// fail adds to an error where it occurred. It returns io.EOF unchanged.
+// fail adds the current offset in the file to an error. It returns io.EOF unchanged.
 func (p *Reader) fail(err error) error {
 	if err == io.EOF {
 		return err
@@ -162,8 +160,8 @@ func (p *Reader) fail(err error) error {
 	return fmt.Errorf("pcap: at byte %d: %w", p.at, err)
 }
 
-// take reads n bytes. If the file ends before the first byte, the error is io.EOF, and otherwise
-// io.ErrUnexpectedEOF.
+// take reads n bytes. The bytes are valid until the next call. If the file ends before the first byte, the error is
+// io.EOF. If the file ends after the first byte, the error is io.ErrUnexpectedEOF.
 func (p *Reader) take(n int) ([]byte, error) {
 	if cap(p.buf) < n {
 		p.buf = make([]byte, n)

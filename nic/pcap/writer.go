@@ -90,7 +90,7 @@ func appendOption(b []byte, code uint16, value []byte) []byte {
 	return pad(append(b, value...), start)
 }
 
-// pad appends zeros until the bytes from start on are a multiple of 4.
+// pad appends zeros until the number of bytes from start on is a multiple of 4.
 func pad(b []byte, start int) []byte {
 	for (len(b)-start)%4 != 0 {
 		b = append(b, 0)
@@ -107,7 +107,7 @@ func endBlock(b []byte, start int) []byte {
 	return binary.LittleEndian.AppendUint32(b, n)
 }
 
-// A Writer writes packets in the pcapng format, each with one Write.
+// A Writer writes packets in the pcapng format. It passes each packet to the io.Writer with one call of Write.
 type Writer struct {
 	w     io.Writer
 	name  string
@@ -116,8 +116,8 @@ type Writer struct {
 	block []byte
 }
 
-// NewWriter writes the beginning of a capture. Packets of each link type belong to an interface of their
-// own, with the name and the SnapLen of ifc.
+// NewWriter writes the beginning of a capture and describes the interface ifc. For packets with another link type than
+// that of ifc, Write adds another interface, which has the name and the SnapLen of ifc.
 func NewWriter(w io.Writer, ifc Interface) (*Writer, error) {
 	p := &Writer{w: w, name: ifc.Name, snap: max(ifc.SnapLen, 0), links: []LinkType{ifc.Link}}
 	ifc.SnapLen = p.snap

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// This file is the authentication of both ends: PAP (RFC 1334) and CHAP with MD5 (RFC 1994).
+// This file implements the authentication of both ends: PAP (RFC 1334) and CHAP with MD5 (RFC 1994).
 
 const (
 	papRequest = 1
@@ -29,10 +29,10 @@ const (
 type auth struct {
 	proto    uint16 // protoPAP or protoCHAP; 0: not required
 	done     bool
-	deadline time.Time // for another try; zero: none
+	deadline time.Time // of the next try; zero: none
 	tries    int
 	packet   packet // the last Authenticate-Request, Response or Challenge
-	reply    packet // the last Success or Failure, for a repeated Response
+	reply    packet // our last reply, sent again if the peer repeats its request or Response
 	name     string // of the peer, once it has authenticated itself
 }
 
@@ -89,7 +89,7 @@ func (m *machine) ownName() string {
 	return "usernet"
 }
 
-// tickAuth repeats packets that were not answered.
+// tickAuth repeats packets that were not answered. It terminates the link after maxAuthTries.
 func (m *machine) tickAuth(now time.Time) {
 	for _, a := range []*auth{&m.local, &m.remote} {
 		if a.deadline.IsZero() || now.Before(a.deadline) {
@@ -103,7 +103,7 @@ func (m *machine) tickAuth(now time.Time) {
 			m.terminate(now, errors.New("the peer does not authenticate itself"))
 		case a.proto == protoPAP && a == &m.remote:
 			a.tries++
-			a.deadline = now.Add(restartTime) // the peer sends the request
+			a.deadline = now.Add(restartTime) // in PAP, the peer repeats its request
 		default:
 			m.sendAuth(now, a)
 		}
@@ -127,7 +127,7 @@ func (m *machine) receivePAP(now time.Time, p packet) {
 // checkPAP checks the password of the peer.
 func (m *machine) checkPAP(now time.Time, p packet) {
 	if m.remote.done {
-		// RFC 1334 2.2.1: a repeated request gets the same reply, since the first may have been lost.
+		// RFC 1334 2.2.1: a repeated request gets the same reply, since the first reply may have been lost.
 		m.remote.reply.id = p.id
 		m.send(protoPAP, m.remote.reply)
 		return
@@ -148,7 +148,8 @@ func (m *machine) checkPAP(now time.Time, p packet) {
 	m.remoteResult(now, good, clip(name))
 }
 
-// cutField splits b after its first field. The field begins with an octet that has its length.
+// cutField splits b after its first field. The first octet of b is the length of the field. It reports false if the
+// field does not fit in b.
 func cutField(b []byte) (field, rest []byte, ok bool) {
 	if len(b) == 0 || len(b)-1 < int(b[0]) {
 		return nil, nil, false
@@ -180,7 +181,7 @@ func (m *machine) respond(now time.Time, p packet) {
 	if !ok || len(value) == 0 {
 		return
 	}
-	// RFC 1994 2.3: a peer that sends our own challenge back wants us to compute its answer.
+	// RFC 1994 2.3: a peer that sends our own challenge back wants us to compute the answer to it.
 	if own, _, ok := cutField(m.remote.packet.data); ok && m.remote.proto == protoCHAP && subtle.ConstantTimeCompare(own, value) == 1 {
 		m.terminate(now, errors.New("the peer sends our own challenge back"))
 		return

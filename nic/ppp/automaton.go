@@ -54,7 +54,7 @@ const (
 	tlu action = iota // this layer is up
 	tld               // this layer is down
 	tls               // this layer has started: it needs the lower layer
-	tlf               // this layer has finished: it needs the lower layer no more
+	tlf               // this layer has finished: it no longer needs the lower layer
 	irc               // initialize the restart counter
 	zrc               // zero the restart counter
 	scr               // send a Configure-Request
@@ -76,7 +76,7 @@ type transition struct {
 
 func to(next state, do ...action) transition { return transition{next, do, true} }
 
-// stay is a row of transitions that keep the state, from the state Closed on.
+// stay returns a row of transitions that keep the state. The event cannot occur in the states before Closed.
 func stay(do ...action) (row [10]transition) {
 	for s := closed; s <= opened; s++ {
 		row[s] = to(s, do...)
@@ -137,8 +137,7 @@ const (
 	maxConfigure = 10
 	maxFailure   = 5
 
-	// maxRefusals is how many Configure-Naks and Configure-Rejects in a row a layer answers with another
-	// request before it gives up.
+	// maxRefusals is the number of Configure-Naks and Configure-Rejects in a row after which a layer gives up.
 	maxRefusals = 20
 )
 
@@ -154,14 +153,16 @@ type layer interface {
 	// missing returns options that the peer should request and that are not in its last Configure-Request. It
 	// returns each option only once, even if the peer still does not request the option.
 	missing() []byte
-	// refused changes the options of the next request after a Configure-Nak or Configure-Reject. An error
-	// means that the layer cannot go on.
+	// refused is called for each option in a Configure-Nak or, if rejected is true, in a Configure-Reject. It
+	// changes the options of the next request. An error means that the layer cannot go on.
 	refused(rejected bool, o option) error
-	up(now time.Time)                   // the layer is opened
-	down(now time.Time)                 // the layer is no longer opened
-	finished(now time.Time)             // the layer no longer needs the lower layer
-	failed(err error)                   // the negotiation has failed; finished follows
-	extra(now time.Time, p packet) bool // handles a packet with another code; false if the code is unknown
+	up(now time.Time)       // the layer is opened
+	down(now time.Time)     // the layer is no longer opened
+	finished(now time.Time) // the layer no longer needs the lower layer
+	failed(err error)       // the negotiation has failed; finished follows
+	// extra handles a packet whose code the automaton does not handle. It reports false if the code is unknown. It
+	// also receives each Code-Reject that rejects such a code.
+	extra(now time.Time, p packet) bool
 }
 
 // A packet is a packet of a control protocol.
@@ -182,7 +183,7 @@ func parsePacket(b []byte) (p packet, ok bool) {
 	return packet{b[0], b[1], b[4:n]}, true
 }
 
-// append appends the packet in the form of the wire.
+// append appends the packet in wire form.
 func (p packet) append(b []byte) []byte {
 	b = append(b, p.code, p.id)
 	b = binary.BigEndian.AppendUint16(b, uint16(4+len(p.data)))
@@ -199,7 +200,8 @@ func (o option) append(b []byte) []byte {
 	return append(append(b, o.kind, byte(2+len(o.data))), o.data...)
 }
 
-// parseOptions parses a list of options. It reports false if an option does not end in b.
+// parseOptions parses a list of options. It reports false if b ends within an option, or if the length of an option is
+// less than 2.
 func parseOptions(b []byte) (list []option, ok bool) {
 	for len(b) > 0 {
 		if len(b) < 2 || b[1] < 2 || int(b[1]) > len(b) {
@@ -220,18 +222,18 @@ type automaton struct {
 	state    state
 	deadline time.Time // of the restart timer; zero if it does not run
 	restarts int       // the restart counter
-	failures int       // Configure-Naks sent without a Configure-Ack
-	refusals int       // Configure-Naks and Configure-Rejects received without a Configure-Ack
+	failures int       // Configure-Naks sent since the last Configure-Ack sent
+	refusals int       // Configure-Naks and Configure-Rejects received since the last Configure-Ack received
 	lastID   byte      // of the last packet that was sent with a new identifier
 	request  packet    // the last Configure-Request
 	answered bool      // the peer has answered request
 	reply    packet    // the Configure-Ack, -Nak or -Reject to send
 	echo     packet    // the Echo-Reply to send
 	received packet    // the packet that caused the event; code 0 if none did
-	raw      []byte    // the same packet in the form of the wire
+	raw      []byte    // the same packet in wire form
 }
 
-// fire makes an event happen.
+// fire handles an event: it enters the next state and performs the actions of the transition.
 func (a *automaton) fire(now time.Time, e event) {
 	t := transitions[e][a.state]
 	if !t.ok {
@@ -241,7 +243,7 @@ func (a *automaton) fire(now time.Time, e event) {
 	for _, do := range t.do {
 		a.act(now, do)
 		if a.state != t.next {
-			return // an action has made another event happen
+			return // an action has fired another event
 		}
 	}
 	switch {
@@ -261,7 +263,7 @@ func (a *automaton) act(now time.Time, do action) {
 	case tld:
 		a.layer.down(now)
 	case tls:
-		// The machine calls evUp by itself.
+		// Nothing to do: the machine fires evUp without being asked.
 	case tlf:
 		a.layer.finished(now)
 	case irc:
@@ -295,8 +297,8 @@ func (a *automaton) act(now time.Time, do action) {
 	}
 }
 
-// maxRejected is how much of a rejected packet a Code-Reject or Protocol-Reject repeats. It fits every
-// MRU that machine accepts.
+// maxRejected is the maximum number of octets of a rejected packet that a Code-Reject or Protocol-Reject repeats. A
+// reject with so many octets fits every MRU that the machine accepts.
 const maxRejected = 64
 
 func (a *automaton) nextID() byte {
@@ -398,8 +400,9 @@ func (a *automaton) receiveRequest(now time.Time, p packet) {
 	}
 }
 
-// receiveReply handles the answer to a Configure-Request. A reply that is not for the last request, or a
-// second reply to it, is dropped.
+// receiveReply handles the answer to a Configure-Request. In the states Closed and Stopped it sends a Terminate-Ack. In
+// Closing and Stopping it drops the reply. In the other states it drops a reply that is not for the last request, and a
+// second reply to the last request.
 func (a *automaton) receiveReply(now time.Time, p packet) {
 	if a.state == closed || a.state == stopped {
 		a.fire(now, evRCA)
@@ -440,7 +443,8 @@ func (a *automaton) receiveReply(now time.Time, p packet) {
 	a.fire(now, evRCN)
 }
 
-// isSubset reports whether the rejected options are a part of those that were requested, in their order.
+// isSubset reports whether the rejected options are some or all of the requested options, in the same order. It returns
+// false if there are no rejected options.
 //
 // RFC 1661 5.4: "the Configuration Options in a Configure-Reject MUST be a proper subset of those in the
 // last transmitted Configure-Request."

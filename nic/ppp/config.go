@@ -43,13 +43,14 @@ func (m Methods) String() string {
 type Config struct {
 	// Name is the name of the device in messages; "ppp0" if empty.
 	Name string
-	// MTU is the largest packet in bytes that is sent, and the Maximum-Receive-Unit of LCP. The MTU of the
-	// device is smaller if the peer receives only smaller packets. The range is 128 to 16384. 0 stands for
+	// MTU is the size in bytes of the largest packet that is sent, and the Maximum-Receive-Unit of LCP. The MTU of
+	// the device is smaller if the peer receives only smaller packets. The range is 128 to 16384. 0 stands for
 	// 1500, or for 1492 over PPPoE. IPv6 needs at least 1280.
 	MTU int
 
-	// User and Password are sent to a peer that requires authentication. Each has at most 255 bytes. If
-	// User is empty, the device refuses to authenticate itself.
+	// User and Password authenticate the device to a peer that requires authentication. PAP sends the password;
+	// CHAP sends a hash of the password and the challenge. User and Password have at most 255 bytes each. If User
+	// is empty, the device refuses to authenticate itself.
 	User, Password string
 	// Authenticate, if not nil, requires the peer to authenticate itself. It returns the password of a
 	// user, and whether there is such a user. It must not block, and must not call the device.
@@ -60,9 +61,9 @@ type Config struct {
 
 	// Local is our IPv4 address. If it is invalid, the peer has to assign one.
 	Local netip.Addr
-	// Remote is the IPv4 address of the peer. A peer that wants another address is told this one. If the
-	// peer names no address in the end, Remote counts as its address. If Remote is invalid, the peer
-	// chooses its address itself.
+	// Remote is the IPv4 address of the peer. The device tells this address to a peer that requests another address
+	// or none. If the peer then still requests none, the device takes Remote as the peer's address. If Remote is
+	// invalid, the peer chooses its address itself.
 	Remote netip.Addr
 	// DNS are up to two IPv4 name servers for a peer that asks for them.
 	DNS []netip.Addr
@@ -86,9 +87,9 @@ type Config struct {
 	// Rand fills p with unpredictable bytes. If it is nil, the device uses crypto/rand.
 	Rand func(p []byte)
 
-	serial  bool // octets, with HDLC framing
-	session bool // the end of the link makes the line begin another session
-	once    bool // the end of the link ends the device
+	serial  bool // the line carries octets, with HDLC framing
+	session bool // when the link ends, the line begins another session
+	once    bool // when the link ends, the device fails
 }
 
 // Limits of Config.

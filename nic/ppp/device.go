@@ -35,9 +35,10 @@ type line interface {
 // A Device is one end of a PPP link. It is a nic.Device whose packets are IP packets.
 //
 // Attach begins the negotiation. The link is up while at least one of IPv4 and IPv6 is negotiated. The
-// device tells its host the negotiated MTU and addresses. A link that goes down is negotiated again, until
-// Close or until that is of no use: when the line fails, when the peer rejects our password, or when the
-// peer refuses both families. The device then fails, and Err returns the reason.
+// device tells its host the negotiated MTU and addresses. When the link goes down, the device negotiates it again,
+// until Close. The device fails if another try would fail too: if the line fails, if the peer rejects our password or
+// requires authentication and User is empty, or if the peer refuses both families. The device of a Server's
+// session also fails when its link goes down. Err then returns the reason.
 //
 // Send drops packets while their family is not negotiated.
 type Device struct {
@@ -54,7 +55,7 @@ type Device struct {
 	cond     sync.Cond // signals changes of ended and of sending
 	m        *machine
 	timer    *time.Timer
-	applying bool // a goroutine calls the functions below
+	applying bool // a goroutine is in apply, which calls onDown, onLink and onConfig
 	sending  bool // a goroutine sends the frames in control
 	control  []controlFrame
 	ended    bool // the machine has ended
@@ -94,7 +95,7 @@ func newDevice(cfg Config) *Device {
 	d := &Device{name: cfg.Name, log: cfg.Logger, m: newMachine(cfg)}
 	d.cond.L = &d.mu
 	d.timer = time.AfterFunc(time.Hour, func() { d.step(func(time.Time) {}) })
-	d.timer.Stop() // until step sets it
+	d.timer.Stop() // until collect sets it
 	d.told = d.look()
 	d.view.Store(d.told)
 	return d
@@ -196,8 +197,8 @@ func (d *Device) Attach(recv func(batch []nic.Frame)) {
 	d.tellDown()
 }
 
-// step runs f on the machine, and everything that is due. It then sends the machine's frames and tells the
-// user of the device what has changed. The caller must not hold a lock.
+// step runs f and then what is due on the machine and the line, unless the machine has ended. It then sends the
+// machine's frames and tells the user of the device what has changed. The caller must not hold a lock.
 func (d *Device) step(f func(now time.Time)) {
 	d.mu.Lock()
 	now := time.Now()
@@ -287,7 +288,8 @@ func (d *Device) flush() {
 	}
 }
 
-// sendControl sends until there are no frames. d.sending is set.
+// sendControl sends the frames in d.control until there are none, and then clears d.sending. The caller has set
+// d.sending.
 func (d *Device) sendControl() {
 	d.mu.Lock()
 	for len(d.control) > 0 {
@@ -406,8 +408,8 @@ func (d *Device) deliver(batch []nic.Frame) {
 	(*recv)(batch)
 }
 
-// passes reports whether a received packet of a network protocol is for the user of the device. A
-// packet of another protocol is for the machine.
+// passes reports whether a received packet is for the user of the device: an IPv4 or IPv6 packet whose family is
+// negotiated. Every other packet is for the machine.
 func (d *Device) passes(proto uint16, info []byte) bool {
 	v := d.view.Load()
 	return proto == protoIPv4 && v.ipv4 && len(info) > 0 && info[0]>>4 == 4 ||
