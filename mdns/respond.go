@@ -1,6 +1,7 @@
 package mdns
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -367,9 +368,14 @@ func (n *Node) sendUnicast(m *message, r *response, to netip.AddrPort, legacy bo
 		}
 	}
 	put := func(section int, x record) {
-		if size += x.size(); size > maxMessage {
+		n := x.size()
+		if size+n > maxMessage {
+			if legacy && section == 1 { // RFC 6762 18.5: the TC bit has its usual meaning in legacy responses
+				binary.BigEndian.PutUint16(w.b[2:], flagResponse|flagAuthoritative|flagTruncated)
+			}
 			return
 		}
+		size += n
 		if legacy {
 			x.ttl, x.flush = min(x.ttl, legacyTTL), false
 		}

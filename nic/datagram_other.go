@@ -38,8 +38,12 @@ func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
 	if s.learns() && from != nil && from.String() != "" {
 		s.io.peer.Store(&from)
 	}
-	if u, ok := from.(*net.UDPAddr); ok && unmapped(u.AddrPort()) != s.remote.udp {
-		return nil, 1, nil
+	if u, ok := from.(*net.UDPAddr); ok {
+		// A zone may be a name here and a number there.
+		a, b := unmapped(u.AddrPort()), s.remote.udp
+		if a.Port() != b.Port() || a.Addr().WithZone("") != b.Addr().WithZone("") {
+			return nil, 1, nil
+		}
 	}
 	if string(s.io.buf[:n]) == handshake {
 		return nil, 0, nil
