@@ -52,8 +52,8 @@ func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
 	return o
 }
 
-// dhcpSettings are the settings, other than addresses, that a client has added to its host. The client
-// removes only these settings. The mu of the client guards them.
+// dhcpSettings are the settings, other than addresses, that a client has added to its host. Apart
+// from addresses, the client removes only these settings. The mu of the client guards the settings.
 type dhcpSettings struct {
 	routes []stack.Route
 	mtu    bool // the interface has the MTU of the lease
@@ -115,7 +115,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	case d.probing == nil && a.State == stack.AddrDuplicate:
 		d.machine.Conflict(now)
 	case d.probing == nil:
-		// The client uses the lease, and no other machine uses its address.
+		// The client uses the lease, and no other machine is known to use the address of the lease.
 		if d.compare(info, l) && ok {
 			d.setRoutes(l)
 		}
@@ -137,8 +137,9 @@ func addrOf(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
 	return info.AddrInfo[i], true
 }
 
-// foreign returns the entry of address a on an interface. It reports true if the interface has a, and the program, not
-// the client, has added it. The client neither changes nor removes such an address, even if a lease has it.
+// foreign returns the entry of address a on an interface. It reports true if the interface has the address and the
+// client has not added the address: then the program has added it. The client neither changes nor removes such an
+// address, even if the address is that of a lease.
 func (d *dhcpClient) foreign(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
 	x, ok := addrOf(info, a)
 	return x, ok && !(isClientOrigin(x.Origin) && d.hasAdded(a))
@@ -200,7 +201,7 @@ func (r *linkRunner) addAddr(p netip.Prefix, o stack.AddrOptions) error {
 	}
 	had := slices.Contains(r.addrs, a)
 	if !had {
-		r.addrs = append(r.addrs, a) // before AddAddr: until the lease is applied, WaitOnline ignores the addresses in addrs
+		r.addrs = append(r.addrs, a) // before AddAddr, so that WaitOnline ignores the address until the lease is applied
 	}
 	r.mu.Unlock()
 	err := r.h.stack.AddAddr(r.nic, p, o)

@@ -212,7 +212,8 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 		synctest.Wait() // OnEvent is called after the host has changed
 		require.Equal(t, []string{"probe", "refused 192.0.2.7 is in use by another host", "probe", "acquired"}, events)
 
-		// A later conflict: the second one within ten seconds ends the lease (RFC 5227 2.4).
+		// Another machine takes the address later. The second conflict within ten seconds ends the lease
+		// (RFC 5227 2.4).
 		s.types()
 		s.set(func() { s.addr = netip.MustParseAddr("192.0.2.9") })
 		thief := host(sw.Port(), "192.0.2.8/24")
@@ -238,7 +239,7 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 		defer client.Close()
 		waitOnline(t, client)
 
-		// The cable is unplugged for a moment: nothing changes.
+		// The cable is unplugged for a minute. The host keeps its address.
 		dev.Plug(false)
 		time.Sleep(time.Minute)
 		require.Equal(t, dhcp.Stopped, client.DHCP()[0].State)
@@ -274,9 +275,9 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	})
 }
 
-// DHCP reports a lease only when the host has applied its settings, so that WaitOnline does not return
-// before the routes exist. Without probes, the state machine has the lease already when OnEvent gets the Probe
-// event.
+// Host.DHCP reports a lease only after the host has applied the settings of the lease. So WaitOnline does not
+// return before the routes exist. The test sets NoProbe: then the state machine already has the lease when
+// OnEvent gets the Probe event, but Host.DHCP must not report the lease yet.
 func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, wire := linkWithServer(t, time.Minute)
@@ -292,7 +293,7 @@ func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
 		time.Sleep(40 * time.Second) // a renewal
 		s.set(func() { s.silent = true })
 		time.Sleep(time.Hour)
-		synctest.Wait() // the race detector does not know that the sleep waited for OnEvent
+		synctest.Wait() // OnEvent has returned during the sleep, but only Wait tells the race detector so
 		require.Equal(t, []string{"probe false false", "acquired true true", "renewed true true", "lost false false"}, seen[:4], "the lease, and a router")
 	})
 }
@@ -315,8 +316,8 @@ func TestAnAddressBeingProbedIsReturned(t *testing.T) {
 	})
 }
 
-// A stoppable device is a device whose Send blocks while the channel that was passed to the last call of stop is
-// open.
+// A stoppable is a device whose Send can be made to block. The test passes a channel to stop. From then on,
+// Send blocks until the channel is closed.
 type stoppable struct {
 	nic.Device
 	mu   sync.Mutex
@@ -351,7 +352,9 @@ func TestStopDHCPDoesNotWaitForAStuckLink(t *testing.T) {
 			defer servers[0].Close()
 			defer servers[1].Close()
 			s := startServer(t, servers[0], "192.0.2.7", time.Hour)
-			startServer(t, servers[1], "198.51.100.7", 30*time.Second) // the spread of the renewal is below dhcpSendTime
+			// With so short a lease, the renewal begins less than dhcpSendTime before StopDHCP is called. So the
+			// message of the renewal still waits for room then.
+			startServer(t, servers[1], "198.51.100.7", 30*time.Second)
 			client, err := usernet.New(usernet.Config{NoIPv6: true, NICs: []stack.NIC{{Name: "lan", Device: lan}, {Name: "wan", Device: wan}}})
 			require.NoError(t, err)
 			defer client.Close()
@@ -526,7 +529,8 @@ func TestAFloodOfNonsenseFromAServer(t *testing.T) {
 	})
 }
 
-// A host that is never closed does not fail a bubble, whatever the state of its client.
+// A test in a synctest bubble does not fail if the test never closes a host. The state of the host's DHCP client
+// makes no difference.
 func TestAForgottenDHCPClientLeavesNothingBehind(t *testing.T) {
 	for _, wait := range []time.Duration{0, time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {

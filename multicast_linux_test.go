@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernelSocket is a net.UDPConn that also has the other methods of a usernet.UDPConn that the tests
-// call. x/net/ipv4 implements them, except for FlagTOS.
+// A kernelSocket is a net.UDPConn with more methods: those methods of usernet.UDPConn that the tests call
+// and net.UDPConn lacks. x/net/ipv4 implements these methods, except that SetControlMessage itself
+// handles FlagTOS, which x/net/ipv4 does not have.
 type kernelSocket struct {
 	*net.UDPConn
 	p *ipv4.PacketConn

@@ -11,9 +11,10 @@
 //
 // Addr, IP, OpError, Conn, Listener and the other data types are aliases of net's. Values therefore
 // pass freely between files that import net and files that import dropin. TCPConn, TCPListener,
-// UDPConn and IPConn are usernet's. The functions, and the methods of Dialer, ListenConfig,
-// Resolver and Interface, use the default Host. None of them uses the kernel's network. Before Use they
-// return an error that says that there is no Host yet.
+// UDPConn and IPConn are usernet's. The functions that need a network, and the methods of Dialer,
+// ListenConfig, Resolver and Interface, use the default Host. None of them uses the kernel's network.
+// Until the program has called Use, they return an error that says that there is no Host yet.
+// Functions that need no network, such as ParseIP and JoinHostPort, call net's.
 //
 // Only files whose import is changed use the Host. The packages that they call do not: http.Get and
 // tls.Dial still dial through the kernel. Pass these packages a connection, a listener or a dial
@@ -42,18 +43,18 @@ import (
 // Host.
 var current atomic.Pointer[usernet.Host]
 
-// errNoHost is the cause of all errors if there is no default Host.
+// errNoHost is the cause of the error if a call fails because there is no default Host.
 var errNoHost = errors.New("no network: call dropin.Use with a Host first")
 
 // Use makes h the default Host for all calls that begin from now on. If h is nil, there is no default
 // Host. Use returns the previous default Host, which may be nil. Existing connections and listeners
-// stay on their Host. A test that replaces the default Host for its duration writes
+// stay on their Host. A test that replaces the default Host until the test ends writes
 //
 //	defer dropin.Use(dropin.Use(h))
 func Use(h *usernet.Host) (before *usernet.Host) { return current.Swap(h) }
 
-// hostFor returns the default Host. If there is none, it returns the error of a call with the given
-// Op and Net.
+// hostFor returns the default Host. If there is no default Host, hostFor returns an OpError whose Op
+// is op and whose Net is network.
 func hostFor(op, network string) (*usernet.Host, error) {
 	if h := current.Load(); h != nil {
 		return h, nil

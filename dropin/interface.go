@@ -116,7 +116,7 @@ func InterfaceAddrs() ([]Addr, error) {
 	return h.InterfaceAddrs(), nil
 }
 
-// InterfaceByIndex returns the interface of the default Host with an index.
+// InterfaceByIndex returns the interface of the default Host that has the given index.
 func InterfaceByIndex(index int) (*Interface, error) {
 	if index <= 0 {
 		return nil, routeError(errInvalidInterfaceIndex)
@@ -124,7 +124,7 @@ func InterfaceByIndex(index int) (*Interface, error) {
 	return findInterface(func(ifi *Interface) bool { return ifi.Index == index })
 }
 
-// InterfaceByName returns the interface of the default Host with a name.
+// InterfaceByName returns the interface of the default Host that has the given name.
 func InterfaceByName(name string) (*Interface, error) {
 	if name == "" {
 		return nil, routeError(errInvalidInterfaceName)

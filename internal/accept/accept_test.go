@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A script is a listener whose Accept returns its elements, which are errors or connections, and then
-// net.ErrClosed.
+// A script is a listener whose Accept returns the elements of results in turn, and then net.ErrClosed.
+// An element is an error or a connection.
 type script struct {
 	net.Listener
 	results []any

@@ -27,7 +27,7 @@ const (
 	minHoldoff  = time.Second
 	maxHoldoff  = 30 * time.Second
 	maxRejects  = 16  // Protocol-Rejects sent since the link came up
-	maxOutgoing = 128 // control frames that wait to be sent; more are lost, as on a full line
+	maxOutgoing = 128 // control frames that wait to be sent; if so many wait, further frames are dropped
 )
 
 var (
@@ -89,7 +89,7 @@ type machine struct {
 	fatal   error // why another try would fail too; nil if another try may succeed
 	logged  string
 	closing bool // close was called
-	over    bool // the session has ended; the line begins another
+	over    bool // the PPPoE session has ended; the line will begin a new session
 	done    bool // the link has ended; err says why, unless close has ended it
 	retry   time.Time
 	holdoff time.Duration
@@ -153,7 +153,7 @@ func (m *machine) start(now time.Time) {
 }
 
 // close terminates the link. done is set when the peer has confirmed the termination, or at a timeout. If LCP is
-// not negotiating, close sets done at once.
+// neither negotiating, nor opened, nor terminating, close sets done at once.
 func (m *machine) close(now time.Time) {
 	if m.closing {
 		return
@@ -301,7 +301,9 @@ func (m *machine) lcpDown(now time.Time) {
 	}
 }
 
-// lcpFinished handles the end of LCP: the link tries again, unless that is of no use.
+// lcpFinished handles the end of LCP. If the link is being closed, if another try would fail too, or if cfg.once is
+// set, the machine ends. Otherwise the line begins a new session if cfg.session is set, and the machine tries again
+// after holdoff if not.
 func (m *machine) lcpFinished(now time.Time) {
 	if m.closing {
 		m.done = true
@@ -385,7 +387,7 @@ func (m *machine) config4() *nic.NetConfig {
 		c.Routes = append(c.Routes, netip.PrefixFrom(zero4, 0))
 	}
 	for _, a := range m.ipv4.dns {
-		if a.IsValid() && !a.IsUnspecified() && !slices.Contains(c.DNS, a) { // pppd may send one twice
+		if a.IsValid() && !a.IsUnspecified() && !slices.Contains(c.DNS, a) { // pppd may send the same address twice
 			c.DNS = append(c.DNS, a)
 		}
 	}
@@ -401,8 +403,8 @@ func (m *machine) config6() *nic.NetConfig {
 	return c
 }
 
-// ncpDown handles the end of an NCP. Its configuration stays until the next negotiation, so that
-// connections survive a short loss of the link.
+// ncpDown handles the end of an NCP. The configuration of the NCP stays until the NCP opens again or refuse
+// removes the configuration. So connections survive a short loss of the link.
 func (m *machine) ncpDown(_ time.Time, proto uint16) {
 	if proto == protoIPCP {
 		m.up4 = false
@@ -484,7 +486,8 @@ func (m *machine) tick(now time.Time) {
 	}
 }
 
-// echo sends an Echo-Request, or gives the link up if the last ones were not answered.
+// echo sends an Echo-Request. If the peer has answered none of the last maxEchoes Echo-Requests, echo gives the
+// link up instead.
 func (m *machine) echo(now time.Time) {
 	m.nextEcho = now.Add(m.cfg.Echo)
 	if m.noEcho {

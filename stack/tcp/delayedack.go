@@ -17,15 +17,15 @@ const answerTime = Millisecond
 func (c *Conn) scheduleAck(now Time, s *Segment) {
 	r := &c.rcv
 	n := s.DataLen()
-	if seg := s.GSOSize; seg == 0 && n > r.mss { // a super-segment does not show the peer's segment size
+	if seg := s.GSOSize; seg == 0 && n > r.mss { // a super-segment is longer than the peer's segments
 		r.mss = n
 	}
 	r.unacked += uint32(n)
 	full := r.mss
 	first := r.lastData == 0
 	if now-r.lastData > c.rtt.rto {
-		// After a pause of an RTO the sender starts in slow start again, because of a
-		// timeout or because it was idle.
+		// No data has arrived for an RTO. Probably the sender had a timeout or was idle. After
+		// either, the sender is in slow start again.
 		r.quick = quickSegments
 	}
 	r.lastData = now
@@ -52,12 +52,12 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 	}
 }
 
-// isFirstAnswer reports whether the first data that arrives is an answer to ours: we opened the
-// connection, and everything that we sent is acknowledged.
+// isFirstAnswer reports whether the first data from the peer is an answer to our data. That is so if we
+// opened the connection and the peer has acknowledged everything that we sent.
 func (c *Conn) isFirstAnswer() bool { return !c.passive && c.snd.una == c.snd.nxt }
 
-// ackSoon schedules an acknowledgement after answerTime, unless data that the application sends
-// carries it before.
+// ackSoon schedules an acknowledgement for answerTime from now. If the application sends data
+// earlier, the data carries the acknowledgement.
 func (c *Conn) ackSoon(now Time) {
 	if at := now + answerTime; c.timers.ack == 0 || at < c.timers.ack {
 		c.timers.ack = at

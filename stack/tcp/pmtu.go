@@ -15,9 +15,9 @@ type plpmtud struct {
 	lost   uint8 // consecutive lost probes
 	lowest int   // size of the smallest of these probes
 
-	// While a black hole is suspected, the first segment is retransmitted in pieces of
-	// small bytes. passed is the time at which a piece was acknowledged, and 0 before. small
-	// is 0 if no black hole is suspected.
+	// small is a size; it is 0 if no black hole is suspected. passed is the time at which a
+	// retransmission of at most that size was last delivered, or 0 if none was. While small is
+	// set and passed is 0, data is retransmitted only in pieces of at most that size.
 	small  int
 	passed Time
 }
@@ -26,7 +26,7 @@ const (
 	// blackHole is the number of consecutive timeouts after which a black hole is suspected.
 	blackHole = 2
 	// plBase is eff_pmtu of RFC 4821 7.2: "an initial value for search_low [...]
-	// 1024 bytes is probably safe enough". It includes headers.
+	// 1024 bytes is probably safe enough". The 1024 bytes include the headers; plBase does not.
 	plBase = 1024 - 40
 	// plStep is the precision of the search, which ends when less can be gained.
 	plStep = 32
@@ -63,9 +63,9 @@ func (c *Conn) PathMTU(now Time, mss int) {
 	}
 	// Retransmit the segments that were too large for the path. RFC 1191 6.4: "a retransmission caused
 	// by a Datagram Too Big message should not change the congestion window". The RFC continues: "only
-	// one segment should be retransmitted until acknowledgements begin to arrive again". As Linux does
-	// (tcp_simple_retransmit), we retransmit all of them, within that window: the path has dropped them
-	// because of their size, not because of congestion.
+	// one segment should be retransmitted until acknowledgements begin to arrive again". We do as Linux
+	// does (tcp_simple_retransmit): we retransmit all these segments, as the congestion window allows. The
+	// path has dropped the segments because of their size, not because of congestion.
 	c.rec.noCongestion = c.sb.due == 0
 	c.sb.markLargerLost(n)
 }
@@ -78,7 +78,8 @@ func (c *Conn) plpmtu() *plpmtud {
 	return c.pl
 }
 
-// search starts a search for the largest segment size up to n bytes. It sends no probe before at.
+// search starts a search for the largest segment size up to n bytes. The first probe is sent at the time
+// at, or later.
 func (c *Conn) search(n int, at Time) {
 	q := c.plpmtu()
 	q.max, q.hi, q.at, q.lost = n, n, at, 0
@@ -88,11 +89,11 @@ func (c *Conn) search(n int, at Time) {
 // is called at a retransmission timeout, after backoff was incremented.
 //
 // RFC 4821 7.7: "If a full stop timeout occurs, [...] the sender should assume [...] that the
-// MTU is too large". But an outage causes full stop timeouts too, and must not reduce the
-// segment size; Linux keeps it. So after the second timeout a small piece is retransmitted
-// first. This piece gets through a black hole, and it gets through when an outage is over. If the
-// full segment that follows times out again, the path is a black hole (RFC 8899 4.3: "loss of packets
-// of the PLPMTU size", while others arrive).
+// MTU is too large". But an outage causes full stop timeouts too, and an outage must not reduce
+// the segment size. Linux also keeps the segment size then. So after the second timeout a small
+// piece is retransmitted first. This piece gets through a black hole, and it gets through when an
+// outage is over. If the full segment that follows times out again, the path is a black hole
+// (RFC 8899 4.3: "loss of packets of the PLPMTU size", while others arrive).
 func (c *Conn) suspect(now Time) {
 	q, head := c.pl, c.sb.firstPiece().sent().len()
 	if q != nil && q.small > 0 && q.passed != 0 {
@@ -107,8 +108,8 @@ func (c *Conn) suspect(now Time) {
 		}
 		q.small, q.passed = 0, 0
 	}
-	// A path of IPv6 carries at least 1280 bytes. Over IPv4, even plBase may be too large: after more
-	// timeouts, use the default MSS.
+	// Over IPv4, a path may not even carry segments of plBase bytes. So after more timeouts, base is the
+	// default MSS. Over IPv6, base is always the default MSS, because every path carries 1280 bytes.
 	base := max(plBase, int(c.defaultMSS))
 	if c.timers.backoff > 2*blackHole {
 		base = int(c.defaultMSS)
@@ -119,8 +120,9 @@ func (c *Conn) suspect(now Time) {
 	}
 }
 
-// smallResend returns the size of the only piece that may be retransmitted while a black hole is
-// suspected and no piece has been acknowledged yet. Otherwise it returns 0.
+// smallResend returns the size of the small piece if a black hole is suspected and no such piece has
+// been delivered yet. Until then, only one such piece may be in flight, and nothing else may be
+// retransmitted. Otherwise smallResend returns 0.
 func (c *Conn) smallResend() int {
 	if q := c.pl; q != nil && q.passed == 0 && c.timers.backoff >= blackHole {
 		return q.small
@@ -134,7 +136,8 @@ func (c *Conn) sizeArrived(now Time, n int, again bool) {
 	q := c.pl
 	switch {
 	case n > q.small:
-		// No black hole: it was an outage, and it is over.
+		// The path carries larger segments. So there was an outage, not a black hole, and the outage
+		// is over.
 		if q.small, q.passed = 0, 0; q.max == 0 {
 			c.pl = nil
 		}
@@ -143,9 +146,10 @@ func (c *Conn) sizeArrived(now Time, n int, again bool) {
 	}
 }
 
-// probeSize returns the size of the probe to send as the next segment of new data, or 0 for none. The
-// size is the upper end of the search at first, later half way between the current size and that end,
-// and at most the unsent data. If wait is true, the probe will fit the windows when more data is
+// probeSize returns the size of the probe to send as the next segment of new data, or 0 for none. At
+// first the size is the upper end of the search. When hi is below that end, the size is half way
+// between the segment size and hi. The size is at most the unsent data, the peer's window and the
+// congestion window. If wait is true, the probe will fit the windows when more data is
 // acknowledged, and nothing may be sent until then.
 //
 // A probe has no room for SACK blocks, so no probe is sent while there are SACK blocks to report.
@@ -229,8 +233,8 @@ func (c *Conn) probeLost(now Time) {
 	}
 }
 
-// resendProbe marks the whole probe lost. If nothing else must be retransmitted, no recovery follows, because
-// by RFC 4821 7.3 "the congestion window [...] MUST NOT be reduced".
+// resendProbe marks the whole probe lost. If nothing else must be retransmitted, the Conn does not enter
+// recovery: by RFC 4821 7.3 "the congestion window [...] MUST NOT be reduced".
 func (c *Conn) resendProbe() {
 	q, due := c.pl, 0
 	for p := c.sb.find(q.probe.start); p.c != nil && p.sent().seq.Less(q.probe.end); p = c.sb.next(p) {
@@ -250,9 +254,10 @@ func (c *Conn) dropProbe(now Time, n int) {
 	}
 }
 
-// probeTimedOut handles a retransmission timeout while a probe is in flight. If nothing else is
-// in flight, it schedules the retransmission in smaller segments and returns true. The congestion window
-// is then not reduced (RFC 4821 7.3). closed tells whether the peer's window is closed.
+// probeTimedOut handles a retransmission timeout while a probe is in flight. If nothing else is in
+// flight, no recovery is in progress, and the peer's window is open, probeTimedOut schedules the
+// retransmission of the probe in smaller segments and returns true. The congestion window is then not
+// reduced (RFC 4821 7.3). closed tells whether the peer's window is closed.
 func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	q := c.pl
 	if q == nil || q.probe.start == q.probe.end {
