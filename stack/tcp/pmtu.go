@@ -53,6 +53,10 @@ func (c *Conn) PathMTU(now Time, mss int) {
 		c.search(n, now)
 		return
 	}
+	if n == c.snd.mss {
+		// The answer to a probe: its loss is no congestion (RFC 4821 7.3).
+		c.dropProbe(now, n)
+	}
 	c.pl = nil
 	if n == c.snd.mss {
 		return

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -95,6 +96,28 @@ func TestALostProbeIsNoCongestion(t *testing.T) {
 		}
 	}
 	require.True(t, lost, "a probe was lost")
+}
+
+// The path MTU that a Conn has learnt expires, and a router answers the first probe with the same MTU. RFC 4821 7.3: "the
+// congestion window [...] MUST NOT be reduced".
+func TestAProbeThatIsAnsweredIsNoCongestion(t *testing.T) {
+	p := smallWindows()
+	w := newPair(t, 1, p)
+	limit := func() int { return 988 }
+	w.a.PathMTU(w.now, 1000)
+	blackHoleRun(t, &p, w, limit, Second)
+	require.Equal(t, 988, w.a.MSS())
+	w.a.PathMTU(w.now, 1460) // the MTU has expired
+	for w.a.pl.probe == (block{}) {
+		blackHoleRun(t, &p, w, limit, w.now+Millisecond)
+	}
+	cwnd, retrans := w.a.Info(0).SndCwnd, w.a.Info(0).Retrans
+	w.a.PathMTU(w.now, 1000)
+	blackHoleRun(t, &p, w, limit, w.now+Second)
+	require.Equal(t, 988, w.a.MSS())
+	require.Greater(t, w.a.Info(0).Retrans, retrans)
+	require.GreaterOrEqual(t, w.a.Info(0).SndCwnd, cwnd)
+	require.EqualValues(t, math.MaxInt32, w.a.Info(0).SndSsthresh)
 }
 
 func TestASearchDoesNotKeepAConnActive(t *testing.T) {
