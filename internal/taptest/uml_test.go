@@ -136,16 +136,30 @@ func bootUML(t *testing.T, cfg umlConfig) *uml {
 	return u
 }
 
-// shutDown ends the guest. The guest must end by itself after its serial line 0 is closed.
+// shutDown ends the guest. The kernel of the guest must power down after the guest's serial line 0 is closed. Its process
+// now and then stays after that; shutDown kills it then.
 func (u *uml) shutDown(t *testing.T) {
 	u.scripts.Close()
-	select {
-	case <-u.ended:
-	case <-time.After(patience):
-		t.Errorf("the guest does not end:\n%s", u.console)
-		syscall.Kill(-u.cmd.Process.Pid, syscall.SIGKILL)
+	defer func() { <-u.ended }()
+	kill := func() { syscall.Kill(-u.cmd.Process.Pid, syscall.SIGKILL) }
+	var down time.Time // when the guest was seen to have powered down
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		select {
+		case <-u.ended:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+		switch {
+		case !strings.Contains(u.console.String(), "reboot: Power down"):
+		case down.IsZero():
+			down = time.Now()
+		case time.Since(down) > 10*time.Second:
+			kill()
+			return
+		}
 	}
-	<-u.ended
+	t.Errorf("the guest does not end:\n%s", u.console)
+	kill()
 }
 
 // umlInit is the init of a guest. A line that arrives is a script in base64. The answer is a line with the
