@@ -180,7 +180,7 @@ func mdnsFrame6(t *testing.T) nic.Frame {
 	frames := make(chan nic.Frame, 1)
 	far.Attach(func(batch []nic.Frame) {
 		for _, f := range batch {
-			if b := slices.Concat(f.Head, f.Body); len(b) > 62 && b[12] == 0x86 && b[57] == 5353&0xff {
+			if b := slices.Concat(f.Head, f.Body); len(b) > 62 && b[12] == 0x86 && b[20] == 17 && b[57] == 5353&0xff { // UDP to port 5353
 				f.Head, f.Body = b, nil
 				select {
 				case frames <- f:
