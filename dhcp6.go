@@ -147,7 +147,7 @@ func (d *dhcp6Client) receive(b []byte, _ netip.AddrPort, _ stack.Meta) {
 }
 
 // round compares the interface with the state of the client, runs the functions in queue, and does what is
-// due. It returns the time at which it has to be called again; see linkRunner.work.
+// due. It returns the time of its next call; see linkRunner.work.
 func (d *dhcp6Client) round(queue []func(time.Time)) (next time.Time) {
 	info := d.link()
 	if info == nil { // the interface was removed, with its addresses

@@ -203,16 +203,7 @@ func (d *DHCP6Server) report(e dhcp.ServerEvent6) {
 // Bindings returns the assigned addresses, the addresses that other nodes use, and the assigned prefixes, in
 // ascending order.
 func (d *DHCP6Server) Bindings() iter.Seq[dhcp.Binding6] {
-	return func(yield func(dhcp.Binding6) bool) {
-		d.mu.Lock()
-		all := slices.Collect(d.machine.Bindings())
-		d.mu.Unlock()
-		for _, b := range all {
-			if !yield(b) {
-				return
-			}
-		}
-	}
+	return collected(&d.mu, d.machine.Bindings)
 }
 
 // Stats returns the counters of the server, and how many messages it has dropped because too many others

@@ -305,16 +305,7 @@ func (d *DHCPServer) report(e dhcp.ServerEvent4) {
 // Bindings returns the addresses that are assigned or offered, those that other machines use, and those of which
 // the server knows the last client, in the order of the addresses.
 func (d *DHCPServer) Bindings() iter.Seq[dhcp.Binding4] {
-	return func(yield func(dhcp.Binding4) bool) {
-		d.mu.Lock()
-		all := slices.Collect(d.machine.Bindings())
-		d.mu.Unlock()
-		for _, b := range all {
-			if !yield(b) {
-				return
-			}
-		}
-	}
+	return collected(&d.mu, d.machine.Bindings)
 }
 
 // Stats returns the counters of the server.

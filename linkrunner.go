@@ -2,6 +2,7 @@ package usernet
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -260,5 +261,20 @@ func (r *linkRunner) link() *stack.InterfaceInfo {
 func (r *linkRunner) log(level slog.Level, text string, args ...any) {
 	if l := r.h.logger; l != nil {
 		l.Log(context.Background(), level, text, append([]any{"nic", r.nic}, args...)...)
+	}
+}
+
+// collected returns an iterator over the elements of list. It collects them with mu held, but does not hold mu while
+// the body of the loop runs.
+func collected[T any](mu sync.Locker, list func() iter.Seq[T]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		mu.Lock()
+		all := slices.Collect(list())
+		mu.Unlock()
+		for _, x := range all {
+			if !yield(x) {
+				return
+			}
+		}
 	}
 }

@@ -86,7 +86,7 @@ func TestAFloodDoesNotDetainACallerOfDo(t *testing.T) {
 	})
 }
 
-// finish does not wait longer than it is told for work that is stuck. last still runs when the work has returned.
+// If work is stuck, finish returns at its time limit. When work has returned, the runner still calls last.
 func TestFinishDoesNotWaitForStuckWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r linkRunner

@@ -69,9 +69,9 @@ type Config struct {
 	DNS []netip.Addr
 	// IgnoreDNS makes the device not ask the peer for name servers.
 	IgnoreDNS bool
-	// InterfaceID and RemoteInterfaceID are the IPv6 interface identifiers of both ends. A peer that wants
-	// another identifier is told RemoteInterfaceID. If InterfaceID is 0, it is random. If RemoteInterfaceID
-	// is 0, the peer chooses its identifier itself.
+	// InterfaceID and RemoteInterfaceID are the IPv6 interface identifiers of both ends. If the peer requests
+	// another identifier, the device asks it to use RemoteInterfaceID (Configure-Nak). If InterfaceID is 0, the
+	// device chooses a random one. If RemoteInterfaceID is 0, the peer chooses its identifier itself.
 	InterfaceID, RemoteInterfaceID uint64
 	// NoIPv4 and NoIPv6 make the device refuse a family. At least one family must remain.
 	NoIPv4, NoIPv6 bool
