@@ -657,3 +657,22 @@ func FuzzMessage6(f *testing.F) {
 		}
 	})
 }
+
+// A server is started again with its bindings and with a new reservation of an address that another client has.
+func TestANewReservationEndsARestoredBinding(t *testing.T) {
+	l := newLink6(t, nil)
+	l.c.Up(l.now)
+	l.until(Bound6)
+	old := slices.Collect(l.s.Bindings())
+	require.Len(t, old, 1)
+	cfg := l.s.cfg
+	cfg.Bindings = old
+	cfg.Reservations = []Reservation6{{DUID: DUIDFromUUID([16]byte{7}), Addr: old[0].Addr}}
+	s, err := NewServer6(cfg, l.now)
+	require.NoError(t, err)
+	require.Empty(t, slices.Collect(s.Bindings()))
+	cfg.Reservations[0].DUID = old[0].DUID
+	s, err = NewServer6(cfg, l.now)
+	require.NoError(t, err)
+	require.Len(t, slices.Collect(s.Bindings()), 1, "the reservation of the client itself")
+}

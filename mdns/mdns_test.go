@@ -548,3 +548,28 @@ func FuzzReceive(f *testing.F) {
 		}
 	})
 }
+
+// A legacy querier asks for more than fits into a message. RFC 6762 section 18.5: "In legacy unicast response messages, the
+// TC bit has the same meaning as in conventional Unicast DNS".
+func TestACutLegacyAnswerIsTruncated(t *testing.T) {
+	for _, n := range []int{2, 60} {
+		l := newLink(t)
+		a := l.add("alice")
+		for i := range n {
+			s := web
+			s.Instance = fmt.Sprintf("A web server with a long name, %d", i)
+			_, err := a.Publish(l.now, s)
+			require.NoError(t, err)
+		}
+		l.run(10 * time.Second)
+		q := query(typePTR, "_http", "_tcp")
+		a.Receive(l.now, q, netip.MustParseAddrPort("192.0.2.9:40000"))
+		m, ok := a.Next()
+		require.True(t, ok)
+		p, err := parse(m.Data)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(m.Data), maxMessage)
+		require.Equal(t, n == 60, p.flags&flagTruncated != 0)
+		require.Equal(t, n == 60, len(p.answers) < n)
+	}
+}

@@ -26,25 +26,32 @@ func ssField(info, name string) string {
 	return m[1]
 }
 
+// exchange makes the kernel connect to the host. Each side sends size bytes to the other. The connection then stays open.
+func (ns *namespace) exchange(t *testing.T, h *usernet.Host, size int) *usernet.TCPConn {
+	t.Helper()
+	l, err := h.Listen("tcp", ourAddr+":7777")
+	require.NoError(t, err)
+	n := strconv.Itoa(size)
+	cmd := ns.command(t.Context(), "sh", "-c", "head -c "+n+" /dev/zero | socat -t60 STDIO,ignoreeof TCP:"+ourAddr+":7777 >/dev/null")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	_, err = io.CopyN(conn, strings.NewReader(strings.Repeat("x", size)), int64(size))
+	require.NoError(t, err)
+	_, err = io.CopyN(io.Discard, conn, int64(size))
+	require.NoError(t, err)
+	return conn.(*usernet.TCPConn)
+}
+
 func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	need(t, "ss", "socat")
 	ns := newNamespace(t)
 	slow := nic.Impairment{Latency: 10 * time.Millisecond}
 	h := newHost(t, nic.Impair(ns.openTAP(t, false), nic.ImpairConfig{Out: slow, In: slow}))
-	l, err := h.Listen("tcp", ourAddr+":7777")
-	require.NoError(t, err)
 	const size = 4 << 20
-	// The kernel sends as many bytes as it receives, and then keeps the connection open.
-	cmd := ns.command(t.Context(), "sh", "-c", "head -c "+strconv.Itoa(size)+" /dev/zero | socat -t60 STDIO,ignoreeof TCP:"+ourAddr+":7777 >/dev/null")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	conn, err := l.Accept()
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.CopyN(conn, strings.NewReader(strings.Repeat("x", size)), size)
-	require.NoError(t, err)
-	_, err = io.CopyN(io.Discard, conn, size)
-	require.NoError(t, err)
+	conn := ns.exchange(t, h, size)
 	var ours tcp.Info
 	var theirs string
 	number := func(name string) int {
@@ -54,7 +61,7 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	}
 	// Wait until the last acknowledgements and the last window update have arrived.
 	require.Eventually(t, func() bool {
-		ours = conn.(*usernet.TCPConn).Info()
+		ours = conn.Info()
 		theirs = strings.Join(strings.Fields(ns.shell(t, "ss -tinH dst "+ourAddr)), " ")
 		window := number("snd_wnd")
 		near := func(theirs int, ours uint32) bool { return theirs >= int(ours)-1 && theirs <= int(ours)+1 }
@@ -110,24 +117,13 @@ func TestEventsAgreeWithNstat(t *testing.T) {
 	ns.drop(t)
 	h := newHost(t, tap)
 	const size = 8 << 20
-	l, err := h.Listen("tcp4", ":7777")
-	require.NoError(t, err)
-	cmd := ns.command(t.Context(), "sh", "-c", "head -c "+strconv.Itoa(size)+" /dev/zero | socat -t60 STDIO,ignoreeof TCP:"+ourAddr+":7777 >/dev/null")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	conn, err := l.Accept()
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.CopyN(conn, strings.NewReader(strings.Repeat("x", size)), size)
-	require.NoError(t, err)
-	_, err = io.CopyN(io.Discard, conn, size)
-	require.NoError(t, err)
+	conn := ns.exchange(t, h, size)
 	var ours tcp.Info
 	var theirs map[string]int
 	// Wait until neither side sends any more.
 	require.Eventually(t, func() bool {
 		before := theirs
-		ours, theirs = conn.(*usernet.TCPConn).Info(), ns.nstat(t)
+		ours, theirs = conn.Info(), ns.nstat(t)
 		return ours.Unacked == 0 && before["TcpInSegs"] == theirs["TcpInSegs"] && before["TcpOutSegs"] == theirs["TcpOutSegs"]
 	}, patience, 500*time.Millisecond)
 	events := h.Stats().TCP.Events

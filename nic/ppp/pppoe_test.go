@@ -347,11 +347,13 @@ func TestPPPoESessionsAreLimited(t *testing.T) {
 	begun := 0
 	for i := range 10 {
 		client := [6]byte{2, 1, byte(i)}
-		padr := &discovery{dst: s.mac, src: client, code: codePADR, tags: []tag{{tagServiceName, nil}, {tagACCookie, s.cookie(client, 1)}, {tagHostUniq, []byte{1}}}}
+		padr := &discovery{dst: s.mac, src: client, code: codePADR, tags: []tag{{tagServiceName, nil}, {tagACCookie, s.cookie(client, 1)}, {tagHostUniq, []byte{1}}, {tagRelaySessionID, []byte{7, byte(i)}}}}
 		reply, x, _ := s.receive(padr)
 		require.NotNil(t, reply)
 		d, ok := parseDiscovery(reply)
 		require.True(t, ok)
+		relay, _ := d.find(tagRelaySessionID)
+		require.Equal(t, []byte{7, byte(i)}, relay, `RFC 2516 A: the receiver "MUST return the TAG unmodified"`)
 		if x != nil {
 			begun++
 			require.Equal(t, x.id, d.session)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -269,5 +270,30 @@ func TestCloseEndsQueries(t *testing.T) {
 		time.AfterFunc(time.Second, func() { c.Close() })
 		_, err := c.Exchange(t.Context(), s.dial, server, query(1, 100, 0))
 		require.ErrorIs(t, err, net.ErrClosed)
+	})
+}
+
+// A connection with as many queries as it may have refuses the next one, and the others go on.
+func TestTooManyQueriesHarmNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newServer(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		var answered atomic.Int32
+		for i := range maxOutstanding {
+			waiting.Go(func() {
+				if _, err := c.Exchange(ctx, s.dial, server, query(uint16(i), 60, 0)); err == nil {
+					answered.Add(1)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		_, err := c.Exchange(ctx, s.dial, server, query(7, 0, 0))
+		require.ErrorIs(t, err, errTooManyQueries)
+		time.Sleep(2 * time.Minute)
+		waiting.Wait()
+		require.EqualValues(t, maxOutstanding, answered.Load())
+		require.Len(t, s.dialed, 1)
+		cancel()
 	})
 }
