@@ -443,3 +443,29 @@ func TestAHostDelegatesAPrefix(t *testing.T) {
 		require.Empty(t, slices.Collect(d.Bindings()))
 	})
 }
+
+// A server has the bindings of an earlier run, and no client sends anything. Relay agents send to ff05::1:3.
+func TestADHCPv6ServerIsStartedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, _ := nic.Pipe(nic.PipeConfig{})
+		h := router6(t, near)
+		defer h.Close()
+		cfg := pool6()
+		cfg.Server.Relayed = []dhcp.Link6{{Prefix: netip.MustParsePrefix("2001:db8:2::/64")}}
+		cfg.Server.Bindings = []dhcp.Binding6{{
+			Addr: netip.MustParseAddr("2001:db8::1:7"), State: dhcp.Leased, DUID: dhcp.DUIDFromMAC([6]byte{2, 7}), Until: time.Now().Add(time.Minute),
+		}}
+		ended := 0
+		cfg.OnEvent = func(dhcp.ServerEvent6) { ended++ }
+		d, err := h.ServeDHCP6("", cfg)
+		require.NoError(t, err)
+		require.Contains(t, h.Interfaces()[1].Groups, dhcp.RelayedServers6())
+		require.Len(t, slices.Collect(d.Bindings()), 1)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.Empty(t, slices.Collect(d.Bindings()))
+		require.Equal(t, 1, ended)
+		require.NoError(t, d.Close())
+		require.NotContains(t, h.Interfaces()[1].Groups, dhcp.RelayedServers6())
+	})
+}

@@ -140,6 +140,10 @@ func TestErrorsOfMulticastDNS(t *testing.T) {
 		require.NoError(t, err)
 		require.ErrorIs(t, h.StartMDNS("", MDNSConfig{}), syscall.EADDRINUSE)
 		require.NoError(t, pc.Close())
+		pc, err = h.ListenPacket("udp6", "[::]:5353")
+		require.NoError(t, err)
+		require.ErrorIs(t, h.StartMDNS("", MDNSConfig{}), syscall.EADDRINUSE)
+		require.NoError(t, pc.Close())
 		require.NoError(t, h.StartMDNS("", MDNSConfig{HostName: "host"}))
 		require.ErrorIs(t, h.StartMDNS("", MDNSConfig{}), syscall.EEXIST)
 		_, err = h.Publish(MDNSService{})
@@ -232,4 +236,15 @@ func TestNoMulticastDNSAnswerLeavesTheLink(t *testing.T) {
 		require.True(t, ask("192.0.2.2"))
 		require.False(t, ask("198.51.100.2"))
 	})
+}
+
+// After an error of New, the device is as it was.
+func TestNewChecksTheNameBeforeItAttaches(t *testing.T) {
+	near, _ := nic.Pipe(nic.PipeConfig{})
+	_, err := New(Config{NIC: near, MDNS: &MDNSConfig{HostName: strings.Repeat("x", 64)}})
+	require.ErrorIs(t, err, syscall.EINVAL)
+	h, err := New(Config{NIC: near})
+	require.NoError(t, err)
+	require.True(t, h.Interfaces()[1].Up)
+	require.NoError(t, h.Close())
 }

@@ -128,6 +128,7 @@ func TestAClientMovesToAnotherRelayedLink(t *testing.T) {
 	l := newLink6(t, func(_ *ClientConfig6, s *ServerConfig6) {
 		s.Relayed = relayedLinks()
 		s.Relayed[1].Pools = []Range6{{addr("2001:db8:2::100"), addr("2001:db8:2::1ff")}}
+		s.MaxBindings = 1 // the old address makes room for the new one
 	})
 	old := ""
 	for _, link := range []string{"2001:db8:1::1", "2001:db8:2::1"} {
@@ -203,4 +204,20 @@ func TestAServer6DelegatesPrefixes(t *testing.T) {
 			require.True(t, n >= prefixes6(p) || p.contains(p.prefixAt(n)), "%v %d", p, n)
 		}
 	}
+}
+
+// Pools of prefixes may be the same for two links, but a prefix must not contain another one.
+func TestDelegatedPoolsOfDifferentLengthsMustNotOverlap(t *testing.T) {
+	cfg := ServerConfig6{DUID: DUIDFromMAC(mac), Prefix: netip.MustParsePrefix("2001:db8::/64"), Relayed: relayedLinks()}
+	cfg.Relayed[0].Delegated = []PrefixPool6{{netip.MustParsePrefix("2001:db8:100::/40"), 56}}
+	_, err := NewServer6(cfg, start)
+	require.NoError(t, err)
+	cfg.Relayed[0].Delegated = []PrefixPool6{{netip.MustParsePrefix("2001:db8:101::/48"), 60}}
+	_, err = NewServer6(cfg, start)
+	require.ErrorContains(t, err, "overlap, but have prefixes of different lengths")
+}
+
+func TestASmallPoolMayCrossTheMiddleOfAnAddress(t *testing.T) {
+	require.EqualValues(t, 512, poolSize(Range6{addr("2001:db8::ffff:ffff:ffff:ff00"), addr("2001:db8:0:1::ff")}))
+	require.EqualValues(t, 1<<62, poolSize(Range6{addr("2001:db8::"), addr("2001:db8:0:1::")}))
 }

@@ -154,6 +154,19 @@ func TestAConnectToAnotherAddressDropsTheZone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "hello", string(buf[:n]))
 		require.Equal(t, addrPort("[2001:db8::2]:9"), from)
+
+		r, err := a.OpenRaw(Family6, 253, addr("2001:db8::1"))
+		require.NoError(t, err)
+		q, err := b.OpenRaw(Family6, 253, addr("2001:db8::2"))
+		require.NoError(t, err)
+		require.NoError(t, r.Connect(addr("fe80::2%eth0")))
+		require.NoError(t, r.Connect(addr("2001:db8::2")))
+		_, err = q.WriteTo([]byte("hello"), addr("2001:db8::1"), SendOptions{})
+		require.NoError(t, err)
+		r.SetReadDeadline(time.Now().Add(time.Second))
+		n, _, _, _, err = r.ReadFrom(buf)
+		require.NoError(t, err)
+		require.Equal(t, "hello", string(buf[:n]))
 	})
 }
 
