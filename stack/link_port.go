@@ -144,10 +144,13 @@ func (p *port) split(batch []nic.Frame) {
 		for n < len(batch) && vlanOf(&batch[n]) == vlan {
 			n++
 		}
-		if ifc := t.of(vlan); ifc != nil {
-			if t.last.Load() != ifc {
+		ifc := t.last.Load() // most often, the next frame is of the same VLAN
+		if ifc == nil || ifc.vlan != vlan {
+			if ifc = t.of(vlan); ifc != nil {
 				t.last.Store(ifc)
 			}
+		}
+		if ifc != nil {
 			ifc.recv(batch[:n])
 		} else {
 			t.ifaces[0].s.counts.drops[dropVLAN].Add(uint64(n))
