@@ -184,6 +184,18 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	require.Contains(t, errs, "ip tuntap add dev other0 mode tap user nobody && ")
 }
 
+// The addresses and the port are those of smoltcp's example server.
+func TestEchoCommandServesAtTheAddressOfSmoltcp(t *testing.T) {
+	t.Parallel()
+	need(t, "nc", "ping")
+	exe := build(t)
+	ns := newNamespace(t)
+	_, line := ns.start(t, exe, "echo", "-addr", "192.168.69.1/24", "-host-addr", "192.168.69.100/24", "-udp-echo", "6969", "-no-ipv6")
+	require.Equal(t, "echo on 192.168.69.1 (Ctrl-C ends)", line)
+	require.Equal(t, "hello\n", ns.shell(t, "echo hello | nc -u -W 1 -w 30 192.168.69.1 6969"))
+	require.Contains(t, ns.run(t, "ping", "-c", "3", "-i", "0.01", "-W", "30", "192.168.69.1"), " 3 received")
+}
+
 func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	t.Parallel()
 	need(t, "nc", "sha256sum", "ping")
