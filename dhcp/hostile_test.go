@@ -22,19 +22,20 @@ func TestNamesWithControlCharactersAreOmitted(t *testing.T) {
 	for c := range 256 {
 		name := []byte{'a', byte(c), 'b'}
 		good := isName(string(name))
-		list := append(append([]byte{3}, name...), 0)
+		search := append(append([]byte{3}, name...), 0) // one label, in which a dot is not allowed
+		goodLabel := good && c != '.'
 		// DHCPv4, from a server
 		b := newBench(t, nil)
 		b.c.Up(b.now)
 		b.want(Discover)
-		options := []Option4{{OptHostName, name}, {OptDomainName, name}, {OptDomainSearch, list}, {optTFTPServer, name}, {optBootfile, name}}
+		options := []Option4{{OptHostName, name}, {OptDomainName, name}, {OptDomainSearch, search}, {optTFTPServer, name}, {optBootfile, name}}
 		b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, options...))
 		b.want(Request)
 		b.receive(b.reply(NAK, "192.0.2.1", "", 0, Option4{OptMessage, name}))
 		require.True(t, isPrintable(b.event(Refused).Reason), "byte %d", c)
 		l, err := leaseOf(b.reply(ACK, "192.0.2.1", "192.0.2.7", 60, options...), start)
 		require.NoError(t, err)
-		require.Equal(t, []bool{good, good, good && c != '.'}, []bool{l.HostName != "", l.Domain != "", len(l.Search) == 1}, "byte %d", c)
+		require.Equal(t, []bool{good, good, goodLabel}, []bool{l.HostName != "", l.Domain != "", len(l.Search) == 1}, "byte %d", c)
 		require.True(t, isPrintable(l.Options.Text(optTFTPServer)+l.Options.Text(optBootfile)), "byte %d", c)
 
 		// DHCPv4, from a client
@@ -45,8 +46,8 @@ func TestNamesWithControlCharactersAreOmitted(t *testing.T) {
 		}
 
 		// DHCPv6
-		o := Options6{{Opt6DomainSearch, list}, {Opt6Status, AppendStatus(nil, UnspecFail6, string(name))}}
-		require.Equal(t, good && c != '.', len(o.Search(9)) == 1, "byte %d", c)
+		o := Options6{{Opt6DomainSearch, search}, {Opt6Status, AppendStatus(nil, UnspecFail6, string(name))}}
+		require.Equal(t, goodLabel, len(o.Search(9)) == 1, "byte %d", c)
 		_, text := o.Status()
 		require.True(t, isPrintable(text), "byte %d", c)
 	}
@@ -58,7 +59,7 @@ func TestLifetimesFromNoneToInfinity(t *testing.T) {
 	for _, c := range []struct {
 		preferred, valid uint32
 		year             int // of the end; 0: never
-		taken            bool
+		accepted         bool
 	}{
 		{0, 0, 0, false}, {1, 0, 0, false}, {2, 1, 0, false}, {infinity, infinity - 1, 0, false},
 		{0, 1, start.Year(), true}, {1, 1, start.Year(), true}, {0, infinity, 0, true}, {infinity, infinity, 0, true},
@@ -79,8 +80,8 @@ func TestLifetimesFromNoneToInfinity(t *testing.T) {
 			l.c.Up(l.now)
 			l.next()
 			l.next()
-			require.Equal(t, c.taken, l.c.Lease() != nil, "%+v", c)
-			if !c.taken {
+			require.Equal(t, c.accepted, l.c.Lease() != nil, "%+v", c)
+			if !c.accepted {
 				l.event(Refused)
 				continue
 			}
@@ -152,11 +153,11 @@ func TestTwoServers6Disagree(t *testing.T) {
 	cfg.DUID, cfg.Pools = []byte{0, 3, 0, 1, 2, 0, 0, 0, 0, 2}, []Range6{{addr("2001:db8::2:0"), addr("2001:db8::2:ff")}}
 	second, err := NewServer6(cfg, l.now)
 	require.NoError(t, err)
-	l.change = func(r *Message6) *Message6 { // the second server answers each message first, with a failure
-		m := &Message6{Type: r.Type, XID: r.XID, Options: Options6{{Opt6ServerID, cfg.DUID}, {Opt6ClientID, l.c.cfg.DUID}}}
+	// Before each Reply of the first server, the client receives a failure from the second server.
+	l.change = func(r *Message6) *Message6 {
 		if r.Type == Reply6 {
-			m.Options = append(m.Options, (&ia6{id: l.c.cfg.IAID, status: NoBinding6}).option(Opt6IANA))
-			l.c.Receive(l.now, m)
+			failure := (&ia6{id: l.c.cfg.IAID, status: NoBinding6}).option(Opt6IANA)
+			l.c.Receive(l.now, &Message6{Type: Reply6, XID: r.XID, Options: Options6{{Opt6ServerID, cfg.DUID}, {Opt6ClientID, l.c.cfg.DUID}, failure}})
 		}
 		return r
 	}

@@ -35,26 +35,24 @@ func relayedLinks() []Link6 {
 // interface identifiers. 13.1: the link is that of the agent closest to the client.
 func TestAClientBehindRelayAgents(t *testing.T) {
 	for name, links := range map[string][]string{
-		"one":                      {"2001:db8:2::1"},
-		"two":                      {"2001:db8:2::1", "2001:db8:1::1"},
-		"two, the other without":   {"2001:db8:2::1", "::"},
-		"two, the closest without": {"::", "2001:db8:2::1"},
-		"nine":                     {"2001:db8:2::1", "::", "::", "::", "::", "::", "::", "::", "::"},
+		"one":                     {"2001:db8:2::1"},
+		"two":                     {"2001:db8:2::1", "2001:db8:1::1"},
+		"two, outer without link": {"2001:db8:2::1", "::"},
+		"two, inner without link": {"::", "2001:db8:2::1"},
+		"nine":                    {"2001:db8:2::1", "::", "::", "::", "::", "::", "::", "::", "::"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLink6(t, func(c *ClientConfig6, s *ServerConfig6) {
 				s.Relayed = relayedLinks()
 				c.Prefixes = true
 			})
-			l.dead = true
 			ask := func() {
 				for m, ok := l.c.NextSend(); ok; m, ok = l.c.NextSend() {
 					forward := behind(m, links...)
 					reply := l.s.ReceiveRelayed(l.now, mustRelay6(t, forward.Append(nil)))
 					require.NotNil(t, reply, "%v", m.Type)
-					for i, f := range slices.Backward(make([]int, len(links))) {
-						_ = f
-						require.Equal(t, []any{RelayReply6, uint8(i), addr(links[i]), addr("fe80::7")}, []any{reply.Type, reply.Hops, reply.Link, reply.Peer})
+					for i, link := range slices.Backward(links) {
+						require.Equal(t, []any{RelayReply6, uint8(i), addr(link), addr("fe80::7")}, []any{reply.Type, reply.Hops, reply.Link, reply.Peer})
 						id, _ := reply.Options.Get(Opt6InterfaceID)
 						require.Equal(t, []byte{'i', byte(i)}, id)
 						inner, _ := reply.Options.Get(Opt6RelayMessage)
@@ -92,22 +90,22 @@ func mustRelay6(t *testing.T, b []byte) *Relay6 {
 	return r
 }
 
-// A server ignores relay agents of links that it does not serve, and messages that no relay agent sends.
+// A server ignores Relay-forward messages from links that it does not serve, and malformed messages.
 func TestMessagesOfRelayAgentsThatAreIgnored(t *testing.T) {
 	solicit := &Message6{Type: Solicit6, Options: Options6{{Opt6ClientID, DUIDFromMAC(mac)}, (&ia6{id: 1}).option(Opt6IANA)}}
 	l := newLink6(t, func(_ *ClientConfig6, s *ServerConfig6) { s.Relayed = relayedLinks() })
 	require.NotNil(t, l.s.ReceiveRelayed(l.now, behind(solicit, "2001:db8:1::1")))
 	for name, r := range map[string]*Relay6{
-		"another link":   behind(solicit, "2001:db8:3::1"),
-		"the own link":   behind(solicit, "2001:db8::1"), // its clients ask by multicast
-		"no link":        behind(solicit, "::"),
-		"ten agents":     behind(solicit, slices.Repeat([]string{"2001:db8:1::1"}, maxRelays6+1)...),
-		"a reply":        {Type: RelayReply6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, solicit.Append(nil)}}},
-		"no message":     {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7")},
-		"an empty one":   {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, nil}}},
-		"a cut one":      {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, solicit.Append(nil)[:9]}}},
-		"a cut relay's":  {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, []byte{12, 0}}}},
-		"an inner reply": {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, make([]byte, relayHeader6)}}},
+		"another link":                  behind(solicit, "2001:db8:3::1"),
+		"the own link":                  behind(solicit, "2001:db8::1"), // its clients ask by multicast
+		"no link":                       behind(solicit, "::"),
+		"ten agents":                    behind(solicit, slices.Repeat([]string{"2001:db8:1::1"}, maxRelays6+1)...),
+		"a reply":                       {Type: RelayReply6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, solicit.Append(nil)}}},
+		"no message":                    {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7")},
+		"empty relay message option":    {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, nil}}},
+		"truncated client message":      {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, solicit.Append(nil)[:9]}}},
+		"truncated inner Relay-forward": {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, []byte{12, 0}}}},
+		"inner Relay-reply":             {Type: RelayForward6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, (&Relay6{Type: RelayReply6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7")}).Append(nil)}}},
 	} {
 		before := l.s.Stats()
 		require.Nil(t, l.s.ReceiveRelayed(l.now, r), name)
@@ -206,8 +204,9 @@ func TestAServer6DelegatesPrefixes(t *testing.T) {
 	}
 }
 
-// Pools of prefixes may be the same for two links, but a prefix must not contain another one.
-func TestDelegatedPoolsOfDifferentLengthsMustNotOverlap(t *testing.T) {
+// Two links may share a pool. Overlapping pools must delegate prefixes of one length, so that no delegated prefix
+// contains another one.
+func TestOverlappingPoolsMustDelegateOneLength(t *testing.T) {
 	cfg := ServerConfig6{DUID: DUIDFromMAC(mac), Prefix: netip.MustParsePrefix("2001:db8::/64"), Relayed: relayedLinks()}
 	cfg.Relayed[0].Delegated = []PrefixPool6{{netip.MustParsePrefix("2001:db8:100::/40"), 56}}
 	_, err := NewServer6(cfg, start)
@@ -217,7 +216,8 @@ func TestDelegatedPoolsOfDifferentLengthsMustNotOverlap(t *testing.T) {
 	require.ErrorContains(t, err, "overlap, but have prefixes of different lengths")
 }
 
-func TestASmallPoolMayCrossTheMiddleOfAnAddress(t *testing.T) {
+// The size of a pool is right if its ends differ in the upper 64 bits. It is at most 2^62.
+func TestPoolSizeAcrossA64BitBoundary(t *testing.T) {
 	require.EqualValues(t, 512, poolSize(Range6{addr("2001:db8::ffff:ffff:ffff:ff00"), addr("2001:db8:0:1::ff")}))
 	require.EqualValues(t, 1<<62, poolSize(Range6{addr("2001:db8::"), addr("2001:db8:0:1::")}))
 }

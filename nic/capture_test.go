@@ -16,11 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// blockWriter records each Write separately.
-type blockWriter struct{ blocks [][]byte }
+// writeRecorder records each Write separately.
+type writeRecorder struct{ writes [][]byte }
 
-func (w *blockWriter) Write(b []byte) (int, error) {
-	w.blocks = append(w.blocks, append([]byte(nil), b...))
+func (w *writeRecorder) Write(b []byte) (int, error) {
+	w.writes = append(w.writes, append([]byte(nil), b...))
 	return len(b), nil
 }
 
@@ -101,7 +101,7 @@ func readOptions(t *testing.T, b []byte) map[uint16][]byte {
 
 func TestACaptureHoldsBothDirectionsAndTheirTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var w blockWriter
+		var w writeRecorder
 		near, far := Pipe(PipeConfig{MACs: [2][6]byte{macA, macB}})
 		c := Capture(near, &w, CaptureConfig{})
 		require.Equal(t, near.Link(), c.Link())
@@ -116,8 +116,8 @@ func TestACaptureHoldsBothDirectionsAndTheirTimes(t *testing.T) {
 		time.Sleep(time.Second + 5)
 		far.Send(one(ether(macA, macB, 2, 60)))
 
-		require.Len(t, w.blocks, 4, "one Write for each block, and one for the header")
-		file := readCapture(t, bytes.Join(w.blocks, nil))
+		require.Len(t, w.writes, 4, "one Write for the header, and one for each packet")
+		file := readCapture(t, bytes.Join(w.writes, nil))
 		require.Equal(t, "usernet", file.appl)
 		require.Equal(t, uint16(1), file.linkType)
 		require.Zero(t, file.snapLen)
@@ -187,22 +187,26 @@ func (w *failing) Write(b []byte) (int, error) {
 
 func TestAFailedWriteEndsTheCaptureAndNotTheLink(t *testing.T) {
 	full := errors.New("disk full")
-	for n, want := range map[int]error{1: full, 3: full, 2: io.ErrShortWrite} {
-		w := &failing{n: n, err: full}
-		if want == io.ErrShortWrite {
-			w.err = nil
-		}
+	for _, c := range []struct {
+		n         int // the Write that fails
+		err, want error
+	}{
+		{1, full, full},
+		{3, full, full},
+		{2, nil, io.ErrShortWrite}, // it writes 0 bytes and returns no error
+	} {
+		w := &failing{n: c.n, err: c.err}
 		near, far := Pipe(PipeConfig{})
 		var out recorder
 		far.Attach(out.recv)
-		c := Capture(near, w, CaptureConfig{})
-		c.Attach(func([]Frame) {})
+		d := Capture(near, w, CaptureConfig{})
+		d.Attach(func([]Frame) {})
 		for range 5 {
-			_, err := c.Send(one(ether(macB, macA, 1, 60)))
+			_, err := d.Send(one(ether(macB, macA, 1, 60)))
 			require.NoError(t, err)
 		}
-		require.ErrorIs(t, c.Err(), want)
-		require.Equal(t, n, w.calls, "nothing is written after an error")
+		require.ErrorIs(t, d.Err(), c.want)
+		require.Equal(t, c.n, w.calls, "nothing is written after an error")
 		require.Len(t, out.frames, 5)
 	}
 }
@@ -262,7 +266,12 @@ func TestWiresharkReadsACapture(t *testing.T) {
 		c := Capture(near, f, CaptureConfig{})
 		c.Attach(func([]Frame) {})
 		far.Attach(func([]Frame) {})
-		n := 0
+		const outbound, inbound = "0x00000002", "0x00000001" // frame.packet_flags_direction
+		type packet struct {
+			v6        bool
+			direction string
+		}
+		var want []packet
 		for _, spec := range []packetSpec{{}, {tcp: true}, {v6: true}, {tcp: true, v6: true}} {
 			spec.medium, spec.flags = medium, 0x10
 			spec.payload = pattern(301)
@@ -271,7 +280,7 @@ func TestWiresharkReadsACapture(t *testing.T) {
 			far.Send(one(b))
 			spec.payload = pattern(20000)
 			c.Send([]Frame{spec.super(t, 1000, true)})
-			n += 3
+			want = append(want, packet{spec.v6, outbound}, packet{spec.v6, inbound}, packet{spec.v6, outbound})
 		}
 		require.NoError(t, c.Err())
 		require.NoError(t, f.Close())
@@ -288,17 +297,16 @@ func TestWiresharkReadsACapture(t *testing.T) {
 				lines = append(lines, line)
 			}
 		}
-		require.Len(t, lines, n, "%s", out)
+		require.Len(t, lines, len(want), "%s", out)
 		for i, line := range lines {
 			fields := strings.Split(line, ",")
 			require.Len(t, fields, 6, line)
 			require.Empty(t, fields[0], "packet %d is malformed", i)
-			if i < n/2 {
+			if !want[i].v6 {
 				require.Equal(t, "1", fields[1], "the header's checksum of packet %d is not good: %s", i, line)
 			}
 			require.Equal(t, "1", fields[2]+fields[3], "the checksum of packet %d is not good: %s", i, line)
-			direction := map[bool]string{false: "0x00000002", true: "0x00000001"}[i%3 == 1]
-			require.Equal(t, direction, fields[4], line)
+			require.Equal(t, want[i].direction, fields[4], line)
 		}
 	}
 }

@@ -63,10 +63,12 @@ func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
 	u, w := openUDP(t, a, "[::]:1000"), openUDP(t, b, "[::]:53")
 	buf := make([]byte, 100)
 	to := addrPort("[2001:db8::2]:53")
+	var errs [4]error
 	n := testing.AllocsPerRun(200, func() {
-		u.WriteTo(buf, to, SendOptions{})
-		w.ReadFrom(buf)
+		_, errs[0] = u.WriteTo(buf, to, SendOptions{})
+		_, _, _, _, errs[1] = w.ReadFrom(buf)
 	})
+	require.Equal(t, [4]error{}, errs)
 	require.Zero(t, n)
 	l, err := b.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
 	require.NoError(t, err)
@@ -75,10 +77,11 @@ func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
 	d, err := l.Accept()
 	require.NoError(t, err)
 	n = testing.AllocsPerRun(200, func() {
-		c.Write(buf)
-		d.Read(buf)
-		d.Write(buf)
-		c.Read(buf)
+		_, errs[0] = c.Write(buf)
+		_, errs[1] = d.Read(buf)
+		_, errs[2] = d.Write(buf)
+		_, errs[3] = c.Read(buf)
 	})
+	require.Equal(t, [4]error{}, errs)
 	require.Zero(t, n)
 }

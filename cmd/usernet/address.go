@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // documentation returns prefixes reserved for documentation: the IPv4 prefixes of RFC 5737 or, if six
@@ -69,7 +70,7 @@ func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
 // planBoth calls planAddrs for IPv4, and also for IPv6 if wanted is set, the user gave an IPv6
 // address, or the TAP has an IPv6 address. If only wanted is set and there is no free IPv6 network, it plans
 // IPv4 only.
-func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans, err error) {
+func planBoth(addr, host prefixes, onTAP, elsewhere []ifaceAddr, wanted bool) (p plans, err error) {
 	// of returns the addresses in list of one family.
 	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
 		for _, a := range list {
@@ -79,15 +80,15 @@ func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans
 		}
 		return some
 	}
-	if p.four, err = planAddrs(addr.four, host.four, of(false, own), of(false, taken), false); err != nil {
+	if p.four, err = planAddrs(addr.four, host.four, of(false, onTAP), of(false, elsewhere), false); err != nil {
 		return p, err
 	}
-	own, taken = of(true, own), of(true, taken)
-	asked := addr.six.IsValid() || host.six.IsValid() || len(own) > 0
+	onTAP, elsewhere = of(true, onTAP), of(true, elsewhere)
+	asked := addr.six.IsValid() || host.six.IsValid() || len(onTAP) > 0
 	if !asked && !wanted {
 		return p, nil
 	}
-	if p.six, err = planAddrs(addr.six, host.six, own, taken, true); err != nil && !asked {
+	if p.six, err = planAddrs(addr.six, host.six, onTAP, elsewhere, true); err != nil && !asked {
 		p.six, err = plan{note: "the link has no IPv6 addresses: " + err.Error()}, nil
 	}
 	return p, err
@@ -101,34 +102,39 @@ type plan struct {
 }
 
 // planAddrs chooses the addresses of a link for one family. addr and host are the addresses that the
-// user asked for; they may be invalid. own are the kernel's addresses on the TAP, and taken are those
-// on all other interfaces. planAddrs refuses a network that overlaps with that of a taken address: the
+// user asked for; they may be invalid. onTAP are the kernel's addresses on the TAP, and elsewhere are those
+// on all other interfaces. planAddrs refuses a network that overlaps with that of an address elsewhere: the
 // kernel would send packets for that network to our link.
-func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan, error) {
+func planAddrs(addr, host netip.Prefix, onTAP, elsewhere []ifaceAddr, six bool) (plan, error) {
 	var p plan
 	var err error
 	switch {
 	case addr.IsValid() && host.IsValid():
 		p = plan{addr: addr, host: host}
-	case addr.IsValid() && len(own) > 0:
-		p = plan{addr: addr, host: own[0].prefix}
+	case addr.IsValid() && len(onTAP) > 0:
+		p = plan{addr: addr, host: onTAP[0].prefix}
 	case addr.IsValid():
 		p = plan{addr: addr}
 		p.host, err = sibling(addr)
 	case host.IsValid():
 		p = plan{host: host}
 		p.addr, err = sibling(host)
-	case len(own) > 0:
-		p = plan{host: own[0].prefix}
+	case len(onTAP) > 0:
+		p = plan{host: onTAP[0].prefix}
 		p.addr, err = sibling(p.host)
-		p.note = fmt.Sprintf("%s has the address %v, so ours is %v", own[0].iface, p.host, p.addr)
+		p.note = fmt.Sprintf("%s has the address %v, so ours is %v", onTAP[0].iface, p.host, p.addr)
 	default:
-		return freePlan(taken, six)
+		return freePlan(elsewhere, six)
 	}
 	if err != nil {
 		return plan{}, err
 	}
-	return p, p.check(taken)
+	// Errors name an address that the user gave, if there is one.
+	given := []netip.Prefix{p.addr, p.host}
+	if !addr.IsValid() && host.IsValid() {
+		slices.Reverse(given)
+	}
+	return p, p.check(elsewhere, given...)
 }
 
 // freePlan returns a plan in the first documentation prefix that overlaps with no taken address.
@@ -154,9 +160,10 @@ func freePlan(taken []ifaceAddr, six bool) (plan, error) {
 	return plan{}, fmt.Errorf("every network kept for documentation is in use (%v on %s): choose -addr and -host-addr yourself", first.prefix, first.iface)
 }
 
-// check returns an error if the plan cannot work or would disturb another interface.
-func (p *plan) check(taken []ifaceAddr) error {
-	for _, q := range []netip.Prefix{p.addr, p.host} {
+// check returns an error if the plan cannot work or would disturb another interface. It looks at the addresses
+// in the given order.
+func (p *plan) check(taken []ifaceAddr, order ...netip.Prefix) error {
+	for _, q := range order {
 		if err := checkHostAddr(q); err != nil {
 			return fmt.Errorf("address %v: %w", q, err)
 		}

@@ -28,21 +28,21 @@ func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
 	for _, c := range []struct {
 		name               string
 		addr, host         string
-		own, taken         []string
+		onTAP, elsewhere   []string
 		wantAddr, wantHost string
 		note               string
 	}{
-		{name: "nothing given, nothing in the way", taken: lo,
+		{name: "nothing given, nothing in the way", elsewhere: lo,
 			wantAddr: "192.0.2.2/24", wantHost: "192.0.2.1/24"},
-		{name: "the first documentation network is in use", taken: []string{"eth0", "192.0.2.2/24"},
+		{name: "the first documentation network is in use", elsewhere: []string{"eth0", "192.0.2.2/24"},
 			wantAddr: "198.51.100.2/24", wantHost: "198.51.100.1/24", note: "eth0 has the address 192.0.2.2/24, so the link is 198.51.100.0/24"},
-		{name: "a part of it is in use", taken: []string{"eth0", "192.0.2.200/30"},
+		{name: "a part of it is in use", elsewhere: []string{"eth0", "192.0.2.200/30"},
 			wantAddr: "198.51.100.2/24", wantHost: "198.51.100.1/24", note: "eth0 has the address 192.0.2.200/30, so the link is 198.51.100.0/24"},
-		{name: "a network that contains it is in use", taken: []string{"eth0", "192.0.0.7/16"},
+		{name: "a network that contains it is in use", elsewhere: []string{"eth0", "192.0.0.7/16"},
 			wantAddr: "198.51.100.2/24", wantHost: "198.51.100.1/24", note: "eth0 has the address 192.0.0.7/16, so the link is 198.51.100.0/24"},
-		{name: "two are in use", taken: []string{"eth0", "192.0.2.2/24", "eth1", "198.51.100.1/24"},
+		{name: "two are in use", elsewhere: []string{"eth0", "192.0.2.2/24", "eth1", "198.51.100.1/24"},
 			wantAddr: "203.0.113.2/24", wantHost: "203.0.113.1/24", note: "eth0 has the address 192.0.2.2/24, so the link is 203.0.113.0/24"},
-		{name: "both given", addr: "10.1.0.5/16", host: "10.1.0.1/16", taken: lo,
+		{name: "both given", addr: "10.1.0.5/16", host: "10.1.0.1/16", elsewhere: lo,
 			wantAddr: "10.1.0.5/16", wantHost: "10.1.0.1/16"},
 		{name: "ours given", addr: "10.1.0.5/16",
 			wantAddr: "10.1.0.5/16", wantHost: "10.1.0.6/16"},
@@ -52,21 +52,21 @@ func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
 			wantAddr: "10.1.0.2/16", wantHost: "10.1.0.1/16"},
 		{name: "a network of two addresses", host: "10.1.0.1/31",
 			wantAddr: "10.1.0.0/31", wantHost: "10.1.0.1/31"},
-		{name: "the TAP has an address", own: []string{"tap0", "192.0.2.1/24"}, taken: lo,
+		{name: "the TAP has an address", onTAP: []string{"tap0", "192.0.2.1/24"}, elsewhere: lo,
 			wantAddr: "192.0.2.2/24", wantHost: "192.0.2.1/24", note: "tap0 has the address 192.0.2.1/24, so ours is 192.0.2.2/24"},
-		{name: "nothing given of IPv6", taken: []string{"lo", "::1/128"},
+		{name: "nothing given of IPv6", elsewhere: []string{"lo", "::1/128"},
 			wantAddr: "2001:db8::2/64", wantHost: "2001:db8::1/64"},
-		{name: "the first documentation network of IPv6 is in use", taken: []string{"eth0", "2001:db8::5/64"},
+		{name: "the first documentation network of IPv6 is in use", elsewhere: []string{"eth0", "2001:db8::5/64"},
 			wantAddr: "2001:db8:1::2/64", wantHost: "2001:db8:1::1/64", note: "eth0 has the address 2001:db8::5/64, so the link is 2001:db8:1::/64"},
-		{name: "the TAP has an address of IPv6", own: []string{"tap0", "2001:db8:7::1/64"},
+		{name: "the TAP has an address of IPv6", onTAP: []string{"tap0", "2001:db8:7::1/64"},
 			wantAddr: "2001:db8:7::2/64", wantHost: "2001:db8:7::1/64", note: "tap0 has the address 2001:db8:7::1/64, so ours is 2001:db8:7::2/64"},
 		{name: "ours of IPv6 is given, in a network of two", addr: "2001:db8::/127",
 			wantAddr: "2001:db8::/127", wantHost: "2001:db8::1/127"},
-		{name: "the TAP has an address and ours is given", addr: "192.0.2.77/24", own: []string{"tap0", "192.0.2.1/24"},
+		{name: "the TAP has an address and ours is given", addr: "192.0.2.77/24", onTAP: []string{"tap0", "192.0.2.1/24"},
 			wantAddr: "192.0.2.77/24", wantHost: "192.0.2.1/24"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...), strings.Contains(c.name, "IPv6"))
+			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.onTAP...), kernel(c.elsewhere...), strings.Contains(c.addr+c.host+strings.Join(append(c.onTAP, c.elsewhere...), ""), ":"))
 			require.NoError(t, err)
 			require.Equal(t, c.wantAddr, p.addr.String())
 			require.Equal(t, c.wantHost, p.host.String())
@@ -78,15 +78,15 @@ func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
 func TestPlanRefusesWhatCannotWork(t *testing.T) {
 	eth0 := []string{"eth0", "192.0.2.2/24"}
 	for _, c := range []struct {
-		name       string
-		addr, host string
-		own, taken []string
-		want       string
+		name             string
+		addr, host       string
+		onTAP, elsewhere []string
+		want             string
 	}{
 		{"ours clashes", "192.0.2.9/24", "", nil, eth0,
 			"address 192.0.2.9/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
 		{"the kernel's clashes", "", "192.0.2.2/24", nil, eth0,
-			"address 192.0.2.3/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
+			"address 192.0.2.2/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
 		{"the TAP's own network is another interface's too", "", "", []string{"tap0", "192.0.2.1/24"}, eth0,
 			"address 192.0.2.2/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
 		{"everything is in use", "", "", nil, []string{"a", "192.0.2.1/24", "b", "198.51.100.1/24", "c", "203.0.113.1/24"},
@@ -105,38 +105,40 @@ func TestPlanRefusesWhatCannotWork(t *testing.T) {
 			"-addr 2001:db8::2/64 and -host-addr 2001:db8:0:1::1/64 are not on one network"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...), strings.Contains(c.name, "IPv6"))
+			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.onTAP...), kernel(c.elsewhere...), strings.Contains(c.addr+c.host+strings.Join(append(c.onTAP, c.elsewhere...), ""), ":"))
 			require.EqualError(t, err, c.want)
 		})
 	}
 }
 
-func TestBothFamiliesArePlannedWhereTheKernelHasThem(t *testing.T) {
+// A link has IPv6 if it is wanted and a network is free, if the user gave an IPv6 address, or if the TAP has one.
+func TestPlanBothFamilies(t *testing.T) {
+	const wanted = true
 	var none prefixes
-	p, err := planBoth(none, none, nil, nil, true)
+	p, err := planBoth(none, none, nil, nil, wanted)
 	require.NoError(t, err)
 	require.Equal(t, "192.0.2.2/24 and 2001:db8::2/64", p.ours().String())
 	require.Equal(t, "192.0.2.1/24 and 2001:db8::1/64", p.hosts().String())
 
 	// If all documentation prefixes of IPv6 are in use, a link has IPv4 only, unless the user asks for IPv6.
 	inUse := kernel("eth0", "2001:db8::7/32")
-	p, err = planBoth(none, none, nil, inUse, true)
+	p, err = planBoth(none, none, nil, inUse, wanted)
 	require.NoError(t, err)
 	require.Equal(t, "192.0.2.2/24", p.ours().String())
 	require.Equal(t, "192.0.2.1/24", p.hosts().String())
 	require.Contains(t, p.six.note, "the link has no IPv6 addresses: every network kept for documentation is in use (2001:db8::7/32 on eth0)")
-	_, err = planBoth(prefixes{six: prefix("2001:db8::2/64")}, none, nil, inUse, true)
+	_, err = planBoth(prefixes{six: prefix("2001:db8::2/64")}, none, nil, inUse, wanted)
 	require.ErrorContains(t, err, "clashes with 2001:db8::7/32 of eth0")
 
-	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24"), nil, false)
+	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24"), nil, !wanted)
 	require.NoError(t, err)
 	require.False(t, p.six.addr.IsValid(), "the TAP is the user's, and has no IPv6")
 
-	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24", "tap0", "2001:db8:7::1/64"), nil, false)
+	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24", "tap0", "2001:db8:7::1/64"), nil, !wanted)
 	require.NoError(t, err)
 	require.Equal(t, "192.0.2.2/24 and 2001:db8:7::2/64", p.ours().String())
 
-	p, err = planBoth(prefixes{six: prefix("2001:db8:9::9/64")}, none, nil, kernel("eth0", "192.0.2.7/24"), false)
+	p, err = planBoth(prefixes{six: prefix("2001:db8:9::9/64")}, none, nil, kernel("eth0", "192.0.2.7/24"), !wanted)
 	require.NoError(t, err)
 	require.Equal(t, "198.51.100.2/24 and 2001:db8:9::9/64", p.ours().String())
 	require.Equal(t, "198.51.100.1/24 and 2001:db8:9::a/64", p.hosts().String())

@@ -405,6 +405,39 @@ func TestEchoServicesAnswer(t *testing.T) {
 	require.EqualError(t, err, "listen tcp :7: bind: address already in use")
 }
 
+// Two UDP echo servers would send a datagram to each other without end, if its source were one of them.
+func TestUDPEchoDoesNotAnswerServicesOfInetd(t *testing.T) {
+	var l linkFlags
+	log := slog.New(slog.DiscardHandler)
+	n, err := l.openWire(terminal{io.Discard, io.Discard}, log)
+	require.NoError(t, err)
+	defer n.Close()
+	s := services{log: log}
+	defer s.close()
+	require.NoError(t, s.start(n.host, nil, nil))
+	c, err := n.peer.ListenPacket("udp", ":0")
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
+	buf := make([]byte, 100)
+	for _, port := range []string{"7", "13", "17", "19", "37"} {
+		service, err := n.peer.ListenPacket("udp", ":"+port)
+		require.NoError(t, err)
+		to := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7}
+		_, err = service.WriteTo([]byte("forged"), to)
+		require.NoError(t, err)
+		// The server answers in order, so the answer to service would be here before that to c.
+		_, err = c.WriteTo([]byte("hello"), to)
+		require.NoError(t, err)
+		_, _, err = c.ReadFrom(buf)
+		require.NoError(t, err)
+		require.NoError(t, service.SetReadDeadline(time.Now().Add(time.Millisecond)))
+		_, _, err = service.ReadFrom(buf)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, port)
+		require.NoError(t, service.Close())
+	}
+}
+
 // pair returns two connected connections of the kernel on 127.0.0.1.
 func pair(t *testing.T) (a, b *net.TCPConn) {
 	t.Helper()

@@ -85,11 +85,10 @@ func checkPorts(tcp, udp ports) error {
 	return nil
 }
 
-// services are the servers of the echo command. The field closed lists their listeners and sockets. The
-// method close closes them.
+// services are the servers of the echo command. The method close closes their listeners and sockets.
 type services struct {
-	log    *slog.Logger
-	closed []io.Closer
+	log     *slog.Logger
+	closers []io.Closer
 }
 
 func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) error {
@@ -136,7 +135,7 @@ func (s *services) start(h *usernet.Host, tcp, udp ports) error {
 		if err != nil {
 			return err
 		}
-		s.closed = append(s.closed, c)
+		s.closers = append(s.closers, c)
 		s.log.Info("service", "name", "echo", "proto", "udp", "addr", c.LocalAddr())
 		go echoPackets(c, s.log)
 	}
@@ -148,14 +147,14 @@ func (s *services) startTCP(h *usernet.Host, port uint16, name string, serve fun
 	if err != nil {
 		return err
 	}
-	s.closed = append(s.closed, ln)
+	s.closers = append(s.closers, ln)
 	s.log.Info("service", "name", name, "proto", "tcp", "addr", ln.Addr())
 	go acceptLoop(ln, s.log, serve)
 	return nil
 }
 
 func (s *services) close() {
-	for _, c := range s.closed {
+	for _, c := range s.closers {
 		c.Close()
 	}
 }
@@ -196,12 +195,13 @@ func discard(c net.Conn) error {
 	return err
 }
 
-// echoPackets sends every datagram back until the connection is closed.
+// echoPackets sends every datagram back until the connection is closed, but not to a port that a service of
+// inetd has: such a service may answer, and then the two would send the datagram to each other without end.
 func echoPackets(c net.PacketConn, log *slog.Logger) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, from, err := c.ReadFrom(buf)
-		if err == nil {
+		if err == nil && mayEcho(from) {
 			_, err = c.WriteTo(buf[:n], from)
 		}
 		switch {
@@ -212,4 +212,11 @@ func echoPackets(c net.PacketConn, log *slog.Logger) {
 			log.Debug("udp echo", "from", from, "err", err)
 		}
 	}
+}
+
+// mayEcho reports whether a datagram from an address is sent back. It is not if its port is that of echo, daytime,
+// quotd, chargen or time, whose services answer each datagram (RFC 862, 867, 865, 864, 868).
+func mayEcho(from net.Addr) bool {
+	u, ok := from.(*net.UDPAddr)
+	return ok && !slices.Contains([]int{echoPort, 13, 17, 19, 37}, u.Port)
 }

@@ -120,8 +120,8 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 		{"without the driver", missing, environment{}, "to get one: sudo modprobe tun"},
 		{"root without the driver", missing, environment{root: true}, "to get one: modprobe tun"},
 		{"in a container without the device", missing, environment{root: true, container: true}, container},
-		{"a second window", busy, environment{exists: none}, "another program uses usernet0: -tap usernet1 makes another device"},
-		{"a third window", busy, environment{exists: func(name string) bool { return name == "usernet1" }},
+		{"usernet0 is in use", busy, environment{exists: none}, "another program uses usernet0: -tap usernet1 makes another device"},
+		{"usernet0 is in use and usernet1 exists", busy, environment{exists: func(name string) bool { return name == "usernet1" }},
 			"another program uses usernet0: -tap usernet2 makes another device"},
 		{"a device without a number", &tapError{name: "tap", err: syscall.EBUSY}, environment{exists: none}, "another program uses tap: -tap tap1 makes another device"},
 		{"a user who wants a TUN", &tapError{name: "tun0", err: &nic.TAPPermissionError{Medium: nic.IP, Name: "tun0", Err: syscall.EPERM}, tun: true}, environment{user: "ann"},
@@ -157,7 +157,8 @@ func freePort(t *testing.T) string {
 	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
 }
 
-func TestServeOnAWireListensWhereItIsTold(t *testing.T) {
+// On a wire, the address of -listen is the kernel's side of the bridge, which is always 127.0.0.1.
+func TestServeOnAWireUsesThePortOfListen(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	for _, host := range []string{"", "127.0.0.1", "localhost", "192.0.2.2", "0.0.0.0", "[::]"} {
 		port := freePort(t)
@@ -171,7 +172,7 @@ func TestServeOnAWireListensWhereItIsTold(t *testing.T) {
 	defer ln.Close()
 	code, _, errs := runLine(t, "serve", "-wire", "-listen", ln.Addr().String())
 	require.Equal(t, exitFailure, code)
-	require.Contains(t, errs, "address already in use", "a port that was asked for is not exchanged")
+	require.Contains(t, errs, "address already in use", "serve does not choose another port if -listen names one")
 }
 
 func TestTheMACIsTheOneThatWasAskedFor(t *testing.T) {
@@ -180,7 +181,7 @@ func TestTheMACIsTheOneThatWasAskedFor(t *testing.T) {
 	require.Contains(t, errs.String(), "mac=02:00:5e:10:00:07")
 }
 
-func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
+func TestAFailedCommandLeavesItsOutputFileAlone(t *testing.T) {
 	dir := t.TempDir()
 	code, _, errs := runLine(t, "get", "-wire", "-o", dir, "192.0.2.1")
 	require.Equal(t, exitFailure, code)
@@ -188,7 +189,7 @@ func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
 
 	// If the command fails, an existing file keeps its contents, and a new file does not stay.
 	old, made := filepath.Join(dir, "old"), filepath.Join(dir, "made")
-	require.NoError(t, os.WriteFile(old, []byte("before, and longer than any page is"), 0o644))
+	require.NoError(t, os.WriteFile(old, []byte(strings.Repeat("before, and longer than any page is\n", 100_000)), 0o644))
 	for _, file := range []string{old, made} {
 		code, _, _ = runLine(t, "get", "-wire", "-o", file, "192.0.2.1/nothing")
 		require.Equal(t, exitFailure, code)
@@ -210,24 +211,24 @@ func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
 	require.Equal(t, exitOK, code, errs)
 }
 
-// A stuckDevice is a link that can get stuck. While stuck is set, Send and Close block until the test
-// closes the channel closed.
+// A stuckDevice is a link that can get stuck. While stuck is set, Send and Close block until the channel release
+// is closed.
 type stuckDevice struct {
 	nic.Device
-	stuck  atomic.Bool
-	closed chan struct{}
+	stuck   atomic.Bool
+	release chan struct{}
 }
 
 func (d *stuckDevice) Send(batch []nic.Frame) (int, error) {
 	if d.stuck.Load() {
-		<-d.closed
+		<-d.release
 	}
 	return d.Device.Send(batch)
 }
 
 func (d *stuckDevice) Close() error {
 	if d.stuck.Load() {
-		<-d.closed
+		<-d.release
 	}
 	return d.Device.Close()
 }
@@ -240,7 +241,7 @@ func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			ea, eb := nic.Pipe(nic.PipeConfig{})
-			dev := &stuckDevice{Device: ea, closed: make(chan struct{})}
+			dev := &stuckDevice{Device: ea, release: make(chan struct{})}
 			host := func(dev nic.Device, addr string) *usernet.Host {
 				h, err := usernet.New(usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/24")}})
 				require.NoError(t, err)
@@ -264,21 +265,23 @@ func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 			}()
 			synctest.Wait()
 			require.Contains(t, out.String(), "serving on")
-			for _, said := range []string{
-				"",                                  // no request yet
-				"GET / HTTP/1.1\r\nHost: a",         // half of a request
-				"GET /big HTTP/1.0\r\n\r\n",         // an answer that the client does not read
-				"GET / HTTP/1.1\r\nHost: a\r\n\r\n", // an answer that the client has begun to read, and a kept connection
+			for _, c := range []struct {
+				request string
+				read    int // bytes of the answer that the client reads
+			}{
+				{"", 0},                                   // no request yet
+				{"GET / HTTP/1.1\r\nHost: a", 0},          // half of a request
+				{"GET /big HTTP/1.0\r\n\r\n", 0},          // an answer that the client does not read
+				{"GET /big HTTP/1.0\r\n\r\n", 99},         // an answer of which the client reads the beginning
+				{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 99}, // a connection that is kept after the answer
 			} {
-				c, err := client.Dial("tcp", "192.0.2.1:80")
+				conn, err := client.Dial("tcp", "192.0.2.1:80")
 				require.NoError(t, err)
-				defer c.Close()
-				_, err = io.WriteString(c, said)
+				defer conn.Close()
+				_, err = io.WriteString(conn, c.request)
 				require.NoError(t, err)
-				if said != "" && strings.HasSuffix(said, "\r\n\r\n") {
-					_, err = io.ReadFull(c, make([]byte, 100))
-					require.NoError(t, err)
-				}
+				_, err = io.ReadFull(conn, make([]byte, c.read))
+				require.NoError(t, err)
 			}
 			synctest.Wait()
 			dev.stuck.Store(stuck)
@@ -286,7 +289,7 @@ func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 			cancel()
 			require.NoError(t, <-done)
 			require.LessOrEqual(t, time.Since(began), time.Second)
-			close(dev.closed)
+			close(dev.release)
 		})
 	}
 }
