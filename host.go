@@ -347,6 +347,12 @@ func (h *Host) Neighbors() []Neighbor { return h.stack.Neighbors() }
 // Conns returns an iterator over the host's TCP connections, in no particular order. See stack.Stack.Conns.
 func (h *Host) Conns() iter.Seq[stack.ConnInfo] { return h.stack.Conns() }
 
+// Conn returns the TCP connection with the given addresses. It reports false if there is none. A link-local address
+// needs its zone.
+func (h *Host) Conn(local, remote netip.AddrPort) (stack.ConnInfo, bool) {
+	return h.stack.Conn(local, remote)
+}
+
 // Listeners returns an iterator over the TCP listeners, ordered by address and port.
 func (h *Host) Listeners() iter.Seq[stack.ListenerInfo] { return h.stack.Listeners() }
 

@@ -72,6 +72,26 @@ func (s *Stack) Conns() iter.Seq[ConnInfo] {
 	}
 }
 
+// Conn returns the TCP connection with the given addresses. It reports false if there is no such connection. A
+// link-local address needs its zone.
+func (s *Stack) Conn(local, remote netip.AddrPort) (info ConnInfo, ok bool) {
+	if !local.IsValid() || !remote.IsValid() || s.tcp.table.shards.Load() == nil {
+		return info, false
+	}
+	l, zone := s.unzone(local.Addr())
+	r, index := s.unzone(remote.Addr())
+	k := makeTuple(netip.AddrPortFrom(l, local.Port()), netip.AddrPortFrom(r, remote.Port()), max(zone, index))
+	h := s.tcp.table.hash(&k)
+	sh := s.tcp.table.shard(h)
+	sh.mu.RLock()
+	e := sh.find(h, &k)
+	sh.mu.RUnlock()
+	if e == nil {
+		return info, false
+	}
+	return s.connInfo(e)
+}
+
 // entries appends the entries of the shard to all.
 func (sh *tcpShard) entries(all []*tcpEntry) []*tcpEntry {
 	sh.mu.RLock()

@@ -262,3 +262,26 @@ func TestEventsAgreeOnBothEndsOfALossyLink(t *testing.T) {
 		require.Zero(t, ea[tcp.EstabResets]+eb[tcp.EstabResets]+ea[tcp.AttemptFails]+eb[tcp.AttemptFails])
 	})
 }
+
+func TestConnFindsAConnectionByItsAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		_, ok := a.Conn(netip.AddrPort{}, netip.AddrPort{})
+		require.False(t, ok)
+		c, d := connect(t, a, b)
+		info, ok := a.Conn(c.LocalAddr(), c.RemoteAddr())
+		require.True(t, ok)
+		require.Equal(t, connsOf(a)[0], info)
+		_, ok = a.Conn(c.RemoteAddr(), c.LocalAddr())
+		require.False(t, ok)
+		details, ok := info.Info()
+		require.True(t, ok)
+		require.GreaterOrEqual(t, 65535<<details.RcvWScale, tcp.DefaultParams().RecvBufferMax)
+		require.Equal(t, details.RcvWScale, details.SndWScale, "both ends have the same buffers")
+		_, ok = b.Conn(d.LocalAddr(), netip.AddrPortFrom(d.RemoteAddr().Addr(), 1))
+		require.False(t, ok)
+		before := a.Uptime()
+		time.Sleep(time.Second)
+		require.Equal(t, time.Second, a.Uptime()-before)
+	})
+}

@@ -328,6 +328,9 @@ func (s *Stack) Close() error {
 // never.
 func (s *Stack) now() tcp.Time { return tcp.Time(time.Since(s.start)) + timerSlots }
 
+// Uptime returns the time since New made the stack.
+func (s *Stack) Uptime() time.Duration { return time.Since(s.start) }
+
 // wallTime converts a result of now to a time.Time.
 func (s *Stack) wallTime(t tcp.Time) time.Time { return s.start.Add(time.Duration(t - timerSlots)) }
 

@@ -18,6 +18,7 @@ type Info struct {
 	Backoff                  int
 	SndBuf, RcvBuf           int // limits of the buffers
 	SACK, Timestamps, WScale bool
+	SndWScale, RcvWScale     uint8 // shifts of the windows that the peer and this side advertise (RFC 7323 2.3)
 	Congestion               Congestion
 	Recovery                 bool  // loss recovery is in progress
 	PacingRate               int64 // bytes/s; 0: no pacing
@@ -92,6 +93,7 @@ func (c *Conn) Info(now Time) Info {
 		NotSent:   c.unsent(), Retrans: int(c.retrans), Backoff: int(c.timers.backoff),
 		SndBuf: c.snd.limit, RcvBuf: c.rcv.limit,
 		SACK: c.sackOK, Timestamps: c.tsOK, WScale: c.wsOK,
+		SndWScale:  c.snd.scale,
 		Congestion: c.p.Congestion, Recovery: c.rec.phase != phaseOpen,
 	}
 	info.SegsOut, info.SegsIn = c.segsOut, c.segsIn
@@ -111,6 +113,9 @@ func (c *Conn) Info(now Time) Info {
 	info.LastDataRecv, info.LastAckRecv = since(c.rcv.lastData), since(c.rcv.last)
 	info.RcvRTT, info.OutOfOrder = c.rcv.drs.rtt, int(c.rcv.ooo.bytes)
 	info.Reordering, info.ECN, info.Passive = c.rec.reoSeen, c.ecn.on, c.passive
+	if c.wsOK {
+		info.RcvWScale = c.rcv.scale // the shift of a SYN without an answer is only an offer
+	}
 	info.KeepAlive = c.KeepAlive()
 	if p := c.cc.pace; p != nil {
 		info.PacingRate = p.rate
