@@ -38,6 +38,7 @@ var floors = map[string][]string{
 	"resolve/doh":      {},
 	"dhcp":             {},
 	"mdns":             {},
+	"inspect":          {"", "stack", "stack/tcp", "stack/wire", "nic", "nic/pcap", "dhcp", "internal/filter"},
 	"internal/addrsel": {},
 	"internal/tally":   {},
 	"internal/filter":  {"stack/wire"},
