@@ -1,5 +1,5 @@
-// The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping, a
-// web client and a frame dumper. They run on a TAP or a TUN device, a packet socket, a socket of a
+// The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping,
+// traceroute, a web client and a frame dumper. They run on a TAP or a TUN device, a packet socket, a socket of a
 // virtual machine or a virtual switch, a PPP link, or a wire in memory.
 package main
 
@@ -46,7 +46,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{serveCommand(), echoCommand(), pingCommand(), getCommand(), dumpCommand(), versionCommand()}
+	return []command{serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), getCommand(), dumpCommand(), versionCommand()}
 }
 
 // A usageError says what is wrong with the command line.
@@ -133,7 +133,7 @@ func (c *command) usage(w io.Writer, fs *flag.FlagSet) {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usernet is a TCP/IP stack for Go programs, here on a TAP or a TUN device or on a wire in memory.\n\nCommands:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.what)
+		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.what)
 	}
 	fmt.Fprint(w, `
 Examples:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -180,6 +181,39 @@ func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 	n, err := l.openLink(t, log)
 	return n, advised(err)
+}
+
+// use opens the link, waits for our addresses, calls f, and closes the link. If the link fails, the context of
+// f ends, and the error says so.
+func (l *linkFlags) use(ctx context.Context, t terminal, f func(ctx context.Context, n *network) error) error {
+	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
+	if err != nil {
+		return err
+	}
+	if err := n.awaitAddrs(ctx, l); err != nil {
+		n.Close()
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	down := make(chan error, 1)
+	go func() {
+		select {
+		case err := <-n.down:
+			down <- fmt.Errorf("the link has failed: %w", err)
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err = f(ctx, n)
+	select {
+	case err = <-down:
+	default:
+	}
+	if cerr := n.Close(); err == nil {
+		err = cerr
+	}
+	return err
 }
 
 // advised replaces a *tapError by an error that says why there is no TAP or TUN and how to get one. It returns

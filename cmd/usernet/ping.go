@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"strconv"
@@ -104,34 +103,7 @@ func (p *pingFlags) config() (usernet.PingConfig, error) {
 }
 
 func runPing(ctx context.Context, t terminal, l *linkFlags, addr string, cfg usernet.PingConfig) error {
-	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
-	if err != nil {
-		return err
-	}
-	if err := n.awaitAddrs(ctx, l); err != nil {
-		n.Close()
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	down := make(chan error, 1)
-	go func() {
-		select {
-		case err := <-n.down:
-			down <- fmt.Errorf("the link has failed: %w", err)
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	err = ping(ctx, t, n.host, addr, cfg)
-	select {
-	case err = <-down:
-	default:
-	}
-	if cerr := n.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return l.use(ctx, t, func(ctx context.Context, n *network) error { return ping(ctx, t, n.host, addr, cfg) })
 }
 
 // ping pings addr and prints what Linux's ping prints.

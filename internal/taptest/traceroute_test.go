@@ -42,7 +42,14 @@ var traces = []trace{
 // third is behind that router.
 func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespace) {
 	first, h := newLink(t, append(tools, "sysctl")...)
-	second, third := newNamespace(t), newNamespace(t)
+	_, third = routersBehind(t, first)
+	return h, third
+}
+
+// routersBehind makes first, which has the addresses of the kernel's side of a link, forward to a router in
+// a second namespace. The namespace third is behind that router.
+func routersBehind(t *testing.T, first *namespace) (second, third *namespace) {
+	second, third = newNamespace(t), newNamespace(t)
 	for i, ns := range []*namespace{first, second, third} {
 		if i > 0 {
 			ns.shell(t, fmt.Sprintf(`
@@ -62,7 +69,7 @@ func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespac
 	first.shell(t, "ip route add 198.51.100.4/30 via 198.51.100.2; ip -6 route add 2001:db8:2::/64 via 2001:db8:1::2")
 	second.shell(t, "ip route add 192.0.2.0/24 via 198.51.100.1; ip -6 route add 2001:db8::/64 via 2001:db8:1::1")
 	third.shell(t, "ip route add default via 198.51.100.5; ip -6 route add default via 2001:db8:2::1")
-	return h, third
+	return second, third
 }
 
 // readICMP reads the next ICMP message from a router or the destination. It skips messages of Neighbor

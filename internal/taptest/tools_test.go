@@ -1,0 +1,93 @@
+//go:build linux
+
+package taptest
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// onVeth has the flags of a command on the interface of newSource. The host is beside the kernel, with
+// other addresses on the same link.
+const onVeth = "-i veth -no-ra -addr " + ourAddr + "/24 -addr " + ourAddr6 + "/64 -host-addr " + kernelAddr + "/24 -host-addr " + kernelAddr6 + "/64 "
+
+// newSource makes a namespace whose link, veth, leads to the namespace first. The kernel of first has the
+// addresses of the kernel's side of a TAP. Programs in source use the addresses that end with 3.
+func newSource(t *testing.T) (source, first *namespace) {
+	t.Helper()
+	source, first = newNamespace(t), newNamespace(t)
+	source.shell(t, fmt.Sprintf(`
+		ip link add veth type veth peer name veth netns %s
+		ip addr add 192.0.2.3/24 dev veth
+		ip -6 addr add 2001:db8::3/64 dev veth nodad
+		ip link set veth up
+		ip route add default via %s`, first.Namespace, kernelAddr))
+	first.shell(t, fmt.Sprintf(`
+		ip addr add %s/24 dev veth
+		ip -6 addr add %s/64 dev veth nodad
+		ip link set veth up`, kernelAddr, kernelAddr6))
+	source.shell(t, "ip -6 route add default via "+kernelAddr6)
+	return source, first
+}
+
+// TestTracerouteAndLinuxSeeTheSameRoute runs usernet traceroute and Debian's on the same route.
+func TestTracerouteAndLinuxSeeTheSameRoute(t *testing.T) {
+	t.Parallel()
+	need(t, "traceroute", "sysctl", "nft")
+	exe := build(t)
+	source, first := newSource(t)
+	second, _ := routersBehind(t, first)
+	second.shell(t, `
+		nft add table ip refuse
+		nft add chain ip refuse forward '{ type filter hook forward priority 0; }'
+		nft add rule ip refuse forward ip daddr 203.0.113.1 reject with icmp type host-unreachable
+		nft add rule ip refuse forward ip daddr 203.0.113.2 reject with icmp type admin-prohibited
+		nft add rule ip refuse forward ip daddr 203.0.113.4 reject with icmp type net-unreachable
+		nft add rule ip refuse forward ip daddr 203.0.113.6 reject with icmp type prot-unreachable
+		ip route add 203.0.113.0/24 via 198.51.100.6
+		ip route add blackhole 203.0.113.5
+		ip -6 route add unreachable 2001:db8:9::1
+		ip -6 route add prohibit 2001:db8:9::2
+		ip -6 route add blackhole 2001:db8:9::5`)
+	first.shell(t, `
+		ip route add 203.0.113.0/24 via 198.51.100.2
+		ip -6 route add 2001:db8:9::/64 via 2001:db8:1::2`)
+	times := regexp.MustCompile(`\d+\.\d{3} ms`)
+	for _, c := range []struct{ args, want string }{
+		{"198.51.100.6", " 3  198.51.100.6  T  T  T"},
+		{"-I 198.51.100.6 200", " 3  198.51.100.6  T  T  T"},
+		{"-T -p 9 198.51.100.6", " 3  198.51.100.6  T  T  T"},
+		{"2001:db8:2::2", " 3  2001:db8:2::2  T  T  T"},
+		{"-I 2001:db8:2::2 200", " 3  2001:db8:2::2  T  T  T"},
+		{"-T -p 9 2001:db8:2::2", " 3  2001:db8:2::2  T  T  T"},
+		{"-q 2 -f 2 -m 20 198.51.100.6", " 3  198.51.100.6  T  T"},
+		{"203.0.113.1", " 3  198.51.100.2  T !H  T !H  T !H"},
+		{"203.0.113.2", " 3  198.51.100.2  T !X  T !X  T !X"},
+		{"-I 203.0.113.4", " 3  198.51.100.2  T !N  T !N  T !N"},
+		{"-T 203.0.113.6", " 3  198.51.100.2  T !P  T !P  T !P"},
+		{"-m 3 -w 1 203.0.113.5", " 3  * * *"},
+		{"2001:db8:9::1", " 2  2001:db8:1::2  T !N  T !N  T !N"},
+		{"2001:db8:9::2", " 2  2001:db8:1::2  T !X  T !X  T !X"},
+		{"-m 3 -w 1 2001:db8:9::5", " 3  * * *"},
+	} {
+		run := func(program, more string) string {
+			out, errs, err := source.try(t, "bash", "-c", program+" -n "+more+c.args)
+			require.Empty(t, errs, c.args)
+			if err != nil { // usernet: the destination has not answered
+				require.NotContains(t, c.want, "T  T  T", c.args)
+			}
+			return times.ReplaceAllString(strings.TrimSpace(out), "T")
+		}
+		theirs, ours := run("traceroute", ""), run(exe+" traceroute", onVeth)
+		if strings.Contains(c.args, "-T") { // Debian's prints the default length, and not that of its SYN
+			_, theirs, _ = strings.Cut(theirs, "\n")
+			_, ours, _ = strings.Cut(ours, "\n")
+		}
+		require.Equal(t, theirs, ours, c.args)
+		require.True(t, strings.HasSuffix(ours, c.want), "%s: %s", c.args, ours)
+	}
+}
