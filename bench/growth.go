@@ -398,7 +398,9 @@ func (c *curve) draw(s *strings.Builder) {
 			x(i), panelTop+panelPlotH+16, html.EscapeString(label))
 	}
 	fmt.Fprintf(s, `<text x="%d" y="%d" text-anchor="middle" fill="#606060">%s</text>`+"\n",
-		panelLeft+panelPlotW/2, panelTop+panelPlotH+32, html.EscapeString(c.X+" ("+c.Unit+")"))
+		panelLeft+panelPlotW/2, panelTop+panelPlotH+32, html.EscapeString(c.X))
+	fmt.Fprintf(s, `<text transform="translate(11,%d) rotate(-90)" text-anchor="middle" fill="#606060">%s</text>`+"\n",
+		panelTop+panelPlotH/2, html.EscapeString(c.yAxis()))
 	for _, name := range c.Stacks {
 		var path []string
 		for i, v := range c.values[name] {
@@ -409,6 +411,17 @@ func (c *curve) draw(s *strings.Builder) {
 		}
 		fmt.Fprintf(s, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(path, " "), colors[name])
 	}
+}
+
+// yAxis returns the label of the y axis.
+func (c *curve) yAxis() string {
+	switch c.Unit {
+	case rate:
+		return "per second"
+	case micros:
+		return "µs"
+	}
+	return c.Unit
 }
 
 // axis formats a power of ten for the y axis.

@@ -35,9 +35,9 @@ func (b *bench) chart() string {
 	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="Helvetica, Arial, sans-serif" font-size="12">`+"\n",
 		width, height, width, height)
 	fmt.Fprintf(&s, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", width, height)
-	fmt.Fprintf(&s, `<text x="12" y="22" font-size="15" font-weight="bold">How many times as fast usernet is</text>`+"\n")
-	legend(&s, chartLabels+20, "#2b6cb0", "over the kernel")
-	legend(&s, chartLabels+160, "#dd8a2e", "over gVisor")
+	fmt.Fprintf(&s, `<text x="12" y="22" font-size="15" font-weight="bold">How many times as fast usernet is (ratio of rates)</text>`+"\n")
+	legend(&s, chartLabels+60, "#2b6cb0", "over the kernel")
+	legend(&s, chartLabels+200, "#dd8a2e", "over gVisor")
 	for p := first; p <= last; p++ {
 		v := math.Exp2(p)
 		color, w := "#d8d8d8", 1

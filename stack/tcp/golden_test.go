@@ -545,6 +545,20 @@ func TestFlowsShareABottleneckFairly(t *testing.T) {
 	}
 }
 
+// goldenColor returns the colour of a tile: from red for 0 to green for 1 and more.
+func goldenColor(ratio float64) string {
+	shown := min(ratio, 1)
+	return fmt.Sprintf("hsl(%.0f,65%%,%.0f%%)", 130*shown, 62-18*shown)
+}
+
+// goldenLegend draws the scale of the colours.
+func goldenLegend(b *strings.Builder, x, y int) {
+	for i, text := range []string{"0 %", "20 %", "40 %", "60 %", "80 %", "100 % and more"} {
+		fmt.Fprintf(b, "<rect x=\"%d\" y=\"%d\" width=\"17\" height=\"9\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n",
+			x+60*i, y, goldenColor(float64(i)/5), x+60*i+21, y+8, text)
+	}
+}
+
 // plotGolden draws the table. There is a panel for each rate and buffer, with a column for each loss
 // and reordering, and a row for each round-trip time. The colour is goodput/bound.
 func plotGolden(cells []cell, lines []string) string {
@@ -554,8 +568,9 @@ func plotGolden(cells []cell, lines []string) string {
 	width, height := left+3*(panelW+gap), top+9*(panelH+gap)+30
 	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"10\">\n", width, height)
 	fmt.Fprintf(&b, "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n")
-	fmt.Fprintf(&b, "<text x=\"%d\" y=\"18\" font-size=\"14\">Goodput of one flow / what theory gives its congestion control on that path, in virtual time</text>\n", left)
-	fmt.Fprintf(&b, "<text x=\"%d\" y=\"34\">columns: loss 0, 0.01, 0.1, 1, 3 %%, each with reordering 0, 1, 5 %%; rows: RTT 1, 20, 100, 300 ms; number: percent, 100 and more is dark green</text>\n", left)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"18\" font-size=\"14\">Goodput of one flow, in percent of what theory gives its congestion control on that path</text>\n", left)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"34\">Each loss has three columns: without reordering, and with 1 %% and 5 %% of the packets reordered. BDP: bandwidth-delay product.</text>\n", left)
+	goldenLegend(&b, left, 42)
 	for i := range cells {
 		c := &cells[i]
 		if c.link.stamps {
@@ -578,12 +593,17 @@ func plotGolden(cells []cell, lines []string) string {
 		if loss == 0 && reorder == 0 && rtt == 0 {
 			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%v, %.0f Mbit/s, buffer %.2f BDP</text>\n", x0, y0-6, c.cc, c.link.rate/1e6, c.bdps)
 		}
+		if loss == 0 && reorder == 0 && rate == 0 {
+			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"8\" text-anchor=\"end\">RTT %d ms</text>\n", x0-5, y0+rtt*size+size/2+3, c.link.rtt/Millisecond)
+		}
+		if rtt == 3 && reorder == 0 {
+			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"8\" text-anchor=\"middle\">loss %g %%</text>\n", x0+loss*3*size+3*size/2, y0+panelH+9, c.link.loss*100)
+		}
 		f := strings.Fields(lines[i])
 		var ratio float64
 		fmt.Sscan(f[8], &ratio)
-		shown := min(ratio, 1)
 		x, y := x0+(loss*3+reorder)*size, y0+rtt*size
-		fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"hsl(%.0f,65%%,%.0f%%)\"/>", x, y, size-1, size-1, 130*shown, 62-18*shown)
+		fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\"/>", x, y, size-1, size-1, goldenColor(ratio))
 		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"7\" text-anchor=\"middle\" fill=\"#fff\">%.0f</text>\n", x+size/2, y+size/2+3, ratio*100)
 	}
 	b.WriteString("</svg>\n")
