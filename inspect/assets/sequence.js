@@ -1,0 +1,132 @@
+// The sequence-time diagram of one direction of a connection: segments, acknowledgements, window and SACK.
+
+import { el, set, setText } from "./dom.js";
+import { Axes, px, sample } from "./plot.js";
+import { bytes, count } from "./units.js";
+
+// keep is how many segments are held, and window how many seconds are shown.
+const keep = 6000, window = 10;
+
+const marks = [
+  ["seq-window", "end of the peer's window", "M0 3H28"],
+  ["seq-ack", "acknowledged up to", "M0 9H14V3H28"],
+  ["seq-sack", "SACK: arrived beyond a hole", "M10 1V11M18 1V11"],
+  ["seq-segment", "segment", "M14 1V11"],
+  ["seq-again", "retransmission", "M10 2L18 10M10 10L18 2M14 0V12"],
+];
+
+// SequencePlot shows the segments of one direction against time.
+export class SequencePlot {
+  constructor(dir) {
+    this.items = [];
+    this.high = { in: null, out: null };
+    this.lost = 0;
+    this.axes = new Axes({ height: 320, kind: "bytes", name: "sequence number", label: "Sequence numbers over time" });
+    this.axes.onresize = () => this.draw();
+    this.now = el("p", { class: "note" }, "No segment has been seen yet.");
+    const choose = (value, text) => el("label", null,
+      el("input", { type: "radio", name: "seq-dir", value, checked: dir === value, onchange: () => this.turn(value) }), text);
+    this.dir = dir;
+    this.node = el("figure", { class: "plot-box", "data-plot": "sequence" },
+      el("figcaption", null,
+        el("h3", null, "Sequence numbers over time"),
+        el("fieldset", { class: "choice" }, el("legend", null, "Data that this host"), choose("out", " sends"), choose("in", " receives")),
+        el("ul", { class: "legend" }, marks.map(([name, text, shape]) => el("li", null, sample(name, shape), text)))),
+      this.axes.node, this.now);
+    this.draw();
+  }
+
+  // refused says why there are no segments.
+  refused(text) {
+    this.why = text;
+    this.draw();
+  }
+
+  // turn shows the other direction.
+  turn(dir) {
+    this.dir = dir;
+    this.axes.max = 0;
+    this.draw();
+  }
+
+  // add takes an item of api/segments, with t on the time axis. Sequence numbers that wrap are continued.
+  add(item) {
+    this.lost += item.lost ?? 0;
+    const other = item.dir === "in" ? "out" : "in";
+    item.from = this.unwrap(item.dir, item.seq);
+    item.to = item.from + item.len;
+    if (/A|ACK/.test(item.flags)) item.acked = this.unwrap(other, item.ack);
+    item.sacked = (item.sack ?? []).map(([a, b]) => [this.unwrap(other, a), this.unwrap(other, b)]);
+    this.items.push(item);
+    if (this.items.length > keep) this.items.splice(0, this.items.length - keep);
+  }
+
+  // unwrap extends a number of 32 bits to the one closest to the last of its direction.
+  unwrap(dir, n) {
+    const near = this.high[dir];
+    const full = near === null ? n : near + ((n - near) | 0);
+    if (near === null || full > near) this.high[dir] = full;
+    return full;
+  }
+
+  draw() {
+    const last = this.items[this.items.length - 1];
+    const t1 = Math.max(last?.t ?? 0, window), t0 = t1 - window;
+    const seen = this.items.filter((s) => s.t >= t0);
+    let min = Infinity, max = -Infinity;
+    for (const s of seen) {
+      const [low, high] = this.extent(s);
+      min = Math.min(min, low);
+      max = Math.max(max, high);
+    }
+    if (min > max) [min, max] = [0, 1];
+    this.axes.scale(t0, t1, min, max);
+    const paths = this.paths(seen);
+    for (const [name] of marks) set(this.axes.path(name), "d", paths[name].join(""));
+    this.say(seen);
+  }
+
+  // extent returns the lowest and highest sequence number that an item shows.
+  extent(s) {
+    if (s.dir === this.dir) return s.len > 0 ? [s.from, s.to] : [Infinity, -Infinity];
+    return s.acked === undefined ? [Infinity, -Infinity] : [s.acked, s.acked + s.win];
+  }
+
+  paths(seen) {
+    const paths = Object.fromEntries(marks.map(([name]) => [name, []]));
+    const { axes } = this;
+    for (const s of seen) {
+      const x = px(axes.x(s.t));
+      if (s.dir === this.dir) {
+        if (s.len === 0) continue;
+        const low = px(axes.y(s.from)), high = px(Math.min(axes.y(s.to), axes.y(s.from) - 1.5)), middle = px((low + high) / 2);
+        if (s.retransmission) {
+          paths["seq-again"].push(`M${x} ${low}V${high}M${x - 3.5} ${middle - 3.5}l7 7m0 -7l-7 7`);
+        } else {
+          paths["seq-segment"].push(`M${x} ${low}V${high}`);
+        }
+      } else if (s.acked !== undefined) {
+        const go = paths["seq-ack"].length ? "H" + x + "V" : "M" + x + " ";
+        paths["seq-ack"].push(go + px(axes.y(s.acked)));
+        paths["seq-window"].push(go + px(axes.y(s.acked + s.win)));
+        for (const [a, b] of s.sacked) paths["seq-sack"].push(`M${x} ${px(axes.y(a))}V${px(axes.y(b))}`);
+      }
+    }
+    return paths;
+  }
+
+  // say is the diagram in words.
+  say(seen) {
+    const data = seen.filter((s) => s.dir === this.dir && s.len > 0);
+    const again = data.filter((s) => s.retransmission).length;
+    const acks = seen.filter((s) => s.dir !== this.dir && s.acked !== undefined);
+    const last = acks[acks.length - 1];
+    let text = `${count(data.length)} segments with ${bytes(data.reduce((n, s) => n + s.len, 0))} in the last ${window} s, ${count(again)} of them retransmissions; ` +
+      `${count(acks.length)} acknowledgements, ${count(acks.filter((s) => s.sacked.length).length)} with SACK.`;
+    if (last) text += ` Acknowledged up to ${bytes(last.acked)}, window ${bytes(last.win)}.`;
+    if (this.why && !seen.length) text = `Segments are not shown: ${this.why}.`;
+    if (this.lost) text += ` ${count(this.lost)} segments came too fast to be shown.`;
+    setText(this.now, text);
+    set(this.axes.node, "aria-label", "Sequence numbers over time: " + text);
+  }
+}
