@@ -259,7 +259,7 @@ func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() {
-				err := n.serve(ctx, terminal{&out, io.Discard}, listen, dir)
+				err := n.serve(ctx, terminal{&out, io.Discard}, &inspectFlags{on: true}, listen, dir)
 				n.Close()
 				done <- err
 			}()

@@ -21,8 +21,10 @@ func serveCommand() command {
 		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 			var l linkFlags
 			var listen string
+			var show inspectFlags
 			l.define(fs)
 			l.defineAuto(fs)
+			show.define(fs)
 			fs.StringVar(&listen, "listen", ":80", "`address` to listen on")
 			return func(ctx context.Context, t terminal, args []string) error {
 				if len(args) > 1 {
@@ -39,7 +41,7 @@ func serveCommand() command {
 				if err != nil {
 					return err
 				}
-				return runServe(ctx, t, &l, at, dir)
+				return runServe(ctx, t, &l, &show, at, dir)
 			}
 		},
 		more: `If there can be no TAP device, the server runs on a wire in memory, and a port of
@@ -62,11 +64,12 @@ Examples:
   usernet serve -stream listen:unix:/run/vm    for a virtual machine: qemu -netdev
                                                stream,id=n,addr.type=unix,addr.path=/run/vm
   usernet serve -pcap trace.pcapng -v          with a capture and a trace
+  usernet serve -inspect-socket /tmp/un.sock   with a socket for usernet ss and usernet top
 `,
 	}
 }
 
-func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, dir string) error {
+func runServe(ctx context.Context, t terminal, l *linkFlags, show *inspectFlags, listen listenFlag, dir string) error {
 	if dir != "" {
 		if st, err := os.Stat(dir); err != nil {
 			return err
@@ -85,7 +88,7 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, 
 		return err
 	}
 	if err = n.awaitAddrs(ctx, l); err == nil {
-		err = n.serve(ctx, t, listen, dir)
+		err = n.serve(ctx, t, show, listen, dir)
 	} else if ctx.Err() != nil {
 		err = nil // Ctrl-C
 	}
@@ -96,7 +99,7 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, 
 }
 
 // serve runs the web server until ctx ends or the link fails.
-func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir string) error {
+func (n *network) serve(ctx context.Context, t terminal, show *inspectFlags, listen listenFlag, dir string) error {
 	ln, err := n.host.Listen("tcp", listen.inner())
 	if err != nil {
 		return err
@@ -118,6 +121,14 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 		defer br.Close()
 		url = "http://" + outer.Addr().String() + "/"
 	}
+	endSocket, err := show.listenSocket(n.host)
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer endSocket()
+	var token string
+	content.Inspect, token = show.handler(n.host)
 	srv := content.Server(n.log)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
@@ -128,6 +139,9 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	fmt.Fprintf(t.out, "serving on %s%s (Ctrl-C ends)\n", url, and)
 	if dir != "" {
 		fmt.Fprintf(t.out, "status page: %s\n", url+site.PagePath[1:])
+	}
+	if token != "" {
+		fmt.Fprintf(t.out, "inspector: %s%s?token=%s\n", url, site.InspectPath[1:], token)
 	}
 	select {
 	case err := <-served:

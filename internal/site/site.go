@@ -28,8 +28,9 @@ var page string
 
 // The paths that the site reserves. All other paths are the user's files.
 const (
-	PagePath  = "/.usernet/" // the start page
-	factsPath = "/.usernet/facts"
+	PagePath    = "/.usernet/" // the start page
+	factsPath   = "/.usernet/facts"
+	InspectPath = "/debug/usernet/" // Site.Inspect; a file of the user if that is nil
 )
 
 // shutdownTime is how long requests in progress may take to finish. It is short, so that a program ends within a
@@ -45,6 +46,8 @@ type Site struct {
 	Link    string     // a description of the link, such as "the TAP device tap0"
 	Bridged bool       // the browser is on the kernel's network, behind a bridge
 	Dir     string     // directory of the files; if empty, the start page is also at "/"
+
+	Inspect http.Handler // of package inspect; may be nil
 
 	begun time.Time
 	page  *template.Template
@@ -63,6 +66,17 @@ func (s *Site) Server(log *slog.Logger) *http.Server {
 		mux.HandleFunc("GET /{$}", s.servePage)
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ConnContext: withConn}
+	if s.Inspect != nil {
+		// Shutdown waits for requests in progress, and a stream of the inspector never ends by itself.
+		ended, end := context.WithCancel(context.Background())
+		srv.RegisterOnShutdown(end)
+		mux.HandleFunc(InspectPath, func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(ended, cancel)()
+			s.Inspect.ServeHTTP(w, r.WithContext(ctx))
+		})
+	}
 	if log != nil {
 		srv.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	}
