@@ -26,7 +26,7 @@ const module = "github.com/usernet/usernet"
 // package that is not listed must not exist.
 var floors = map[string][]string{
 	"":           {"stack", "stack/wire", "nic", "resolve", "dhcp", "mdns"},
-	"stack":      {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
+	"stack":      {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally", "internal/filter"},
 	"stack/tcp":  {"stack/wire"},
 	"stack/wire": {},
 	"nic":        {"stack/wire", "internal/tally", "nic/pcap", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},

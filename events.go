@@ -147,6 +147,17 @@ func (h *Host) Events(ctx context.Context) iter.Seq[Event] {
 	}
 }
 
+// Watch returns a stack.Watcher, which collects the frames, the dropped packets or the TCP connections of the host from
+// now on, as cfg asks. The caller closes it. Unlike with Events, no change goes unnoticed: what finds the buffer full is
+// counted. See stack.Stack.Watch.
+func (h *Host) Watch(cfg stack.WatchConfig) (*stack.Watcher, error) {
+	w, err := h.stack.Watch(cfg)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		err = fmt.Errorf("usernet: %w", err)
+	}
+	return w, err
+}
+
 // A configuration is a snapshot of a host. The events are the differences between two snapshots.
 type configuration struct {
 	links   []stack.InterfaceInfo

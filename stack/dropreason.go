@@ -77,6 +77,8 @@ const (
 	dropTentative
 	dropRedirect
 	dropRA
+	dropTxQueue
+	dropDevice
 	numReasons
 )
 
@@ -147,4 +149,6 @@ var dropReasons = [...]struct {
 	dropTentative - wire.NumReasons:           {"solicitation of a tentative address", `RFC 4862 5.4.3: a solicitation of a tentative address from a unicast address is silently ignored.`},
 	dropRedirect - wire.NumReasons:            {"invalid or unwanted redirect", `RFC 4861 8.1: "The IP source address of the Redirect is the same as the current first-hop router for the specified ICMP Destination Address."`},
 	dropRA - wire.NumReasons:                  {"invalid or unwanted router advertisement", `RFC 4861 6.1.2: "IP Source Address is a link-local address."`},
+	dropTxQueue - wire.NumReasons:             {"transmit queue full or closed", ""},
+	dropDevice - wire.NumReasons:              {"frame not accepted by the device", ""},
 }

@@ -19,13 +19,13 @@ const (
 func (s *Stack) inputIGMP(p *packet) {
 	h, r := wire.ParseIGMP(p.payload)
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	s.counts.igmpReceived.Add(1)
 	l := &p.ifc.igmp
 	if !s.groups.input(l, func(now tcp.Time) bool { return s.takeIGMP(l, p, &h, now) }) {
-		s.drop(dropIGMP)
+		p.drop(dropIGMP)
 	}
 }
 
@@ -86,7 +86,7 @@ func (l *groupLink) sendIGMP(dst netip.Addr, message []byte) {
 	ifc := l.ifc
 	s := ifc.s
 	if !ifc.tx.room() {
-		s.drop(dropNoReply)
+		s.dropFlow(dropNoReply, netip.AddrPort{}, netip.AddrPortFrom(dst, 0))
 		return
 	}
 	// RFC 3376 4.2.13: a host without an address yet sends from 0.0.0.0.

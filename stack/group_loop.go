@@ -34,7 +34,7 @@ const maxLooped = 4 << 20
 // put queues a copy of a datagram that was sent on ifc, or drops the copy if too many bytes wait.
 func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
 	if q.bytes.Load() >= maxLooped {
-		s.drop(dropLoopQueue)
+		(&packet{ifc: ifc, header: datagram}).drop(dropLoopQueue)
 		return
 	}
 	buf := s.bufs.get(len(datagram))
@@ -96,7 +96,7 @@ func (s *Stack) inputLooped(l *looped) {
 	}
 	h, payload, r := wire.ParseIPv4(l.buf)
 	if r != wire.OK {
-		s.drop(r)
+		(&packet{ifc: l.ifc, header: l.buf}).drop(r)
 		return
 	}
 	s.counts.ipReceived.Add(1)

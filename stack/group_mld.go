@@ -30,13 +30,13 @@ func (s *Stack) inputMLD(p *packet, h *wire.ICMPv6, body []byte) {
 		r = wire.ShortMLD
 	}
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	s.counts.mldReceived.Add(1)
 	l := &p.ifc.mld
 	if !p.isMLD() || !s.groups.input(l, func(now tcp.Time) bool { return s.takeMLD(l, p, h, &q, body, now) }) {
-		s.drop(dropMLD)
+		p.drop(dropMLD)
 	}
 }
 
@@ -102,7 +102,7 @@ func (l *groupLink) sendMLD(dst netip.Addr, h wire.ICMPv6, body []byte) {
 	ifc := l.ifc
 	s := ifc.s
 	if !ifc.tx.room() || !ifc.carries6() {
-		s.drop(dropNoReply)
+		s.dropFlow(dropNoReply, netip.AddrPort{}, netip.AddrPortFrom(dst, 0))
 		return
 	}
 	src := ifc.linkLocal6()

@@ -46,6 +46,14 @@ type icmpError struct {
 	transport     []byte        // the beginning of the datagram's payload, at least 8 bytes
 	from          netip.Addr    // sender of the error; invalid: this host
 	zone          int           // index of the interface if local or remote is link-local, otherwise 0
+	received      receivedError // the zero value if the error comes from this host
+}
+
+// A receivedError has the packet of a received ICMP error, for Watchers. A pointer to the packet would move the
+// packet to the heap.
+type receivedError struct {
+	ifc             *iface
+	header, payload []byte // borrowed
 }
 
 // sendICMPError sends an ICMP error about a received datagram, if the rules of the RFCs and the rate
@@ -63,7 +71,7 @@ func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
 		return
 	}
 	if !p.ifc.loopback && !s.icmp.take(s.now()) {
-		s.drop(dropICMPRate)
+		p.drop(dropICMPRate)
 		return
 	}
 	if p.src.Is6() {
@@ -145,7 +153,7 @@ func (s *Stack) echoReplyTooBig(e *icmpError) {
 		return
 	}
 	if !s.echoed.take(e.remote, s.now()) {
-		s.drop(dropBadICMPError)
+		s.dropError(dropBadICMPError, e)
 		return
 	}
 	s.lowerDatagramMTU(e.remote, e.local, e.mtu)

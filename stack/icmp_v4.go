@@ -23,7 +23,7 @@ const (
 func (s *Stack) inputICMP(p *packet) {
 	h, body, r := wire.ParseICMP(p.payload)
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	s.counts.icmpReceived.Add(1)
@@ -38,7 +38,7 @@ func (s *Stack) inputICMP(p *packet) {
 		// RFC 1122 3.2.2: "If an ICMP message of unknown type is received, it
 		// MUST be silently discarded." Source Quench messages are discarded too (RFC 6633 3), and IPv4
 		// Redirects.
-		s.drop(dropICMPType)
+		p.drop(dropICMPType)
 	}
 }
 
@@ -50,7 +50,7 @@ func (s *Stack) inputICMP(p *packet) {
 // resulting Echo Reply"; a request to a broadcast address "MAY be silently discarded".
 func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 	if p.broadcast || !isUnicast(p.src) {
-		s.drop(dropEchoBroadcast)
+		p.drop(dropEchoBroadcast)
 		return
 	}
 	n := wire.ICMPLen + len(body)
@@ -128,23 +128,23 @@ func isICMPQuery(t wire.ICMPType) bool {
 func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 	quoted, transport, r := wire.ParseQuoted(body)
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	// The quoted datagram must have come from this host, so its source is the address to which the
 	// error was sent.
 	if p.broadcast || quoted.Src != p.dst || quoted.FragOffset != 0 || !isUnicast(quoted.Dst) {
-		s.drop(dropBadICMPError)
+		p.drop(dropBadICMPError)
 		return
 	}
-	e := icmpError{local: quoted.Src, remote: quoted.Dst, transport: transport, from: p.src}
+	e := icmpError{local: quoted.Src, remote: quoted.Dst, transport: transport, from: p.src, received: receivedError{p.ifc, p.header, p.payload}}
 	e.errno, e.hard = ICMPErrno(h.Type, h.Code)
 	e.reassembly = h.Type == wire.ICMPTimeExceeded && h.Code == wire.ExceededReassembly
 	if e.errno == syscall.EMSGSIZE {
 		e.mtu = nextMTU(int(h.NextHopMTU()), int(quoted.TotalLen))
 	}
 	if e.errno == 0 {
-		s.drop(dropICMPType)
+		p.drop(dropICMPType)
 		return
 	}
 	s.counts.icmpErrors.Add(1)

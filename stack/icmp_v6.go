@@ -18,7 +18,7 @@ const exceededReassembly6 = 1
 func (s *Stack) inputICMPv6(p *packet) {
 	h, body, r := wire.ParseICMPv6(p.src, p.dst, p.payload)
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	s.counts.icmp6Received.Add(1)
@@ -38,7 +38,7 @@ func (s *Stack) inputICMPv6(p *packet) {
 		}
 		// RFC 4443 2.4 (b): "If an ICMPv6 informational message of unknown type is
 		// received, it MUST be silently discarded."
-		s.drop(dropICMPType)
+		p.drop(dropICMPType)
 	}
 }
 
@@ -51,7 +51,7 @@ func (s *Stack) inputICMPv6(p *packet) {
 // the host as its source.
 func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	if !isUnicast(p.src) {
-		s.drop(dropEchoBroadcast)
+		p.drop(dropEchoBroadcast)
 		return
 	}
 	n := wire.ICMPLen + len(body)
@@ -73,7 +73,7 @@ func (s *Stack) sendICMPv6(p *packet, h wire.ICMPv6, tos uint8, buf []byte, n in
 		out, err := s.routeOver(p.src, unspecifiedOf(p.src), zone)
 		if err != nil {
 			s.bufs.put(buf)
-			s.drop(dropNoReply)
+			p.drop(dropNoReply)
 			return
 		}
 		src = out.src
@@ -124,16 +124,16 @@ func isICMPError6(message []byte) bool {
 func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
 	q, r := wire.ParseQuoted6(body)
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	// The quoted packet must have come from this host, so its source is the address to which the error
 	// was sent.
 	if p.broadcast || q.Src != p.dst || q.Transport == nil || !isUnicast(q.Dst) {
-		s.drop(dropBadICMPError)
+		p.drop(dropBadICMPError)
 		return
 	}
-	e := icmpError{local: q.Src, remote: q.Dst, transport: q.Transport, from: p.src, zone: p.zone()}
+	e := icmpError{local: q.Src, remote: q.Dst, transport: q.Transport, from: p.src, zone: p.zone(), received: receivedError{p.ifc, p.header, p.payload}}
 	if isLinkLocal6(q.Dst) && e.zone == 0 {
 		e.zone = p.ifc.index
 	}
@@ -143,7 +143,7 @@ func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
 		// RFC 8201 4: "If a node receives a Packet Too Big message reporting a next-hop MTU that is
 		// less than the IPv6 minimum link MTU, it must discard it."
 		if e.mtu = int(min(h.Rest, maxIPv6)); e.mtu < wire.MinIPv6MTU {
-			s.drop(dropBadICMPError)
+			p.drop(dropBadICMPError)
 			return
 		}
 	}

@@ -318,7 +318,7 @@ func TestAConflictBearsTheRemovalOfItsAddress(t *testing.T) {
 		case <-done:
 			return
 		default:
-			ifc.conflict(addr("192.0.2.9"), macB)
+			ifc.conflict(addr("192.0.2.9"), macB, nil)
 			runtime.Gosched() // a system with one thread does not preempt a loop
 		}
 	}
@@ -337,7 +337,7 @@ func TestALateClaimIsAConflict(t *testing.T) {
 		ifc := s.ifaceNamed("eth0")
 		a, _ := ifc.addr(addr("192.0.2.1"))
 		require.NotNil(t, a.dad, "the second announcement is still due")
-		s.giveUpDuplicate(ifc, addr("192.0.2.1"), macB) // as if inputARP had found the claim before the announcement
+		s.giveUpDuplicate(ifc, addr("192.0.2.1"), macB, nil) // as if inputARP had found the claim before the announcement
 		require.Equal(t, AddrPreferred, info().State)
 		p.take()
 		p.arp(wire.Broadcast(), claim("192.0.2.1"))

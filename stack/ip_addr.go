@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
@@ -659,9 +660,9 @@ const defendInterval = tcp.Time(10 * time.Second)
 // An IPv6 address is not given up after its detection has ended: RFC 4862 5.4 requires this only of
 // tentative addresses, and any machine on the link can forge advertisements. Linux does the same
 // (ndisc_recv_na).
-func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
+func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC, f *nic.Frame) {
 	s := ifc.s
-	s.drop(dropAddressConflict)
+	s.dropFrame(dropAddressConflict, ifc, f, false)
 	a, ok := ifc.addr(addr) // the list may be replaced meanwhile
 	if !ok {
 		return

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
@@ -165,7 +166,8 @@ func (ifc *iface) advertiseToRouters(a netip.Addr, flags uint32) {
 //
 // RFC 7527 4.2: a node that receives its own nonce "SHOULD log a system management message and
 // MUST NOT consider the received NS(DAD) message as an indication" of a duplicate.
-func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
+func (s *Stack) contest(p *packet, ns *wire.NeighborSol) wire.Reason {
+	ifc := p.ifc
 	s.mu.Lock()
 	a, _ := ifc.addr(ns.Target)
 	own := a.dad != nil && ns.HasNonce && slices.Contains(a.dad.nonces, ns.Nonce)
@@ -177,7 +179,8 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	if own {
 		return dropTentative
 	}
-	if !s.giveUpDuplicate(ifc, ns.Target, wire.MAC{}) && ifc.owns(ns.Target) {
+	f := p.receivedFrame()
+	if !s.giveUpDuplicate(ifc, ns.Target, wire.MAC{}, &f) && ifc.owns(ns.Target) {
 		ifc.advertise(ns.Target, allNodes6(), nil, wire.NAOverride) // the detection has just ended
 	}
 	return wire.OK
@@ -189,12 +192,12 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 //
 // RFC 4862 5.4.5: "A tentative address that is determined to be a duplicate as described above MUST
 // NOT be assigned to an interface, and the node SHOULD log a system management error."
-func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
+func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC, f *nic.Frame) bool {
 	ok, last := s.markDuplicate(ifc, addr, mac)
 	if !ok {
 		return false
 	}
-	s.drop(dropAddressConflict)
+	s.dropFrame(dropAddressConflict, ifc, f, false)
 	s.log.Warn("address is in use by another machine, and was given up", "nic", ifc.name, "addr", addr, "mac", mac)
 	if last {
 		s.log.Error("too many addresses of a prefix are in use by other machines", "nic", ifc.name, "addr", addr)

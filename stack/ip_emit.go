@@ -289,7 +289,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		// The link is down, or the packet has a TTL of 0 and must not leave this host. A direct slot
 		// never has a TTL of 0.
 		if h.ttl != 0 {
-			ifc.stats.TxDropped.Add(1)
+			ifc.dropIP(dropLinkDown, sl.buf[at:transportAt+n])
 		}
 		s.release(&txEntry{buf: sl.buf, done: meta.done})
 		return nil
@@ -463,7 +463,7 @@ func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n i
 	p, err := s.routeOver(dst, src, zone)
 	if err != nil || p.group || !p.ifc.tx.room() {
 		s.bufs.put(buf)
-		s.drop(dropNoReply)
+		s.dropFlow(dropNoReply, netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))
 		return
 	}
 	if h.proto != wire.ProtoTCP {
@@ -471,6 +471,6 @@ func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n i
 	}
 	h.ttl = p.hops
 	if _, err := s.send(s.now(), &p, &h, &slot{buf: buf}, n, &frameMeta{}); err != nil {
-		s.drop(dropNoReply)
+		s.dropFlow(dropNoReply, netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))
 	}
 }

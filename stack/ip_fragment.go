@@ -82,7 +82,7 @@ func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *data
 	d, r := a.add(p, key, off, off+len(p.payload), more)
 	a.mu.Unlock()
 	if r != wire.OK {
-		p.ifc.drop(r)
+		p.dropRx(r)
 	}
 	if d == nil {
 		return nil
@@ -90,7 +90,7 @@ func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *data
 	ce, ok := d.ecn()
 	if !ok {
 		a.fail(d)
-		p.ifc.drop(dropFragmentECN)
+		p.dropRx(dropFragmentECN)
 		return nil
 	}
 	if ce {
@@ -117,6 +117,7 @@ func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet,
 	a.release(d)
 	q = *p
 	q.header, q.payload = whole[:n], whole[n:]
+	q.frame = nil
 	q.ttl, q.tos = d.ttl, d.tos
 	q.broadcast = d.group
 	q.checksumOK, q.gso, q.gsoSize = false, 0, 0
@@ -248,6 +249,15 @@ func (a *reassembly) forget(d *datagramParts) {
 	a.s.counts.reassemblyFailed.Add(1)
 }
 
+// drop counts an incomplete datagram that is dropped. A Watcher gets the fragment at offset 0, if it has arrived.
+func (d *datagramParts) drop(r wire.Reason) {
+	p := packet{ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto}
+	if d.header != nil {
+		p.header, p.payload = d.header, d.parts[d.first].buf[:d.length]
+	}
+	p.drop(r)
+}
+
 // release frees the buffers of a detached datagram.
 func (a *reassembly) release(d *datagramParts) {
 	for _, f := range d.parts {
@@ -261,8 +271,9 @@ func (a *reassembly) release(d *datagramParts) {
 
 // evict drops the oldest datagram. a.mu is held.
 func (a *reassembly) evict() {
-	a.s.drop(dropReassemblyFull)
-	a.forget(a.byAge.Front().Value.(*datagramParts))
+	d := a.byAge.Front().Value.(*datagramParts)
+	d.drop(dropReassemblyFull)
+	a.forget(d)
 }
 
 // fired is called by the alarm. It drops the datagrams that have timed out, and calls a.late for those
@@ -283,7 +294,7 @@ func (a *reassembly) fired() {
 	}
 	a.mu.Unlock()
 	for _, d := range late {
-		a.s.drop(dropReassemblyTimeout)
+		d.drop(dropReassemblyTimeout)
 		a.s.counts.reassemblyFailed.Add(1)
 		if d.header != nil {
 			a.late(d)

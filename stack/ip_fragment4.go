@@ -23,7 +23,7 @@ func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 		h.MoreFragments && len(p.payload)%8 != 0,
 		// The reassembled datagram must not be too long.
 		off+len(p.payload)+wire.IPv4Len > maxIPv4:
-		p.ifc.drop(dropBadFragment)
+		p.dropRx(dropBadFragment)
 		return
 	}
 	// RFC 791 2.3: fragments belong to one datagram if they "have the same value for the four fields:

@@ -30,7 +30,7 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 		// fragment must be discarded and an ICMP Parameter Problem, Code 0, message should be
 		// sent to the source of the fragment, pointing to the Fragment Offset field of the
 		// fragment packet."
-		p.ifc.drop(dropBadFragment)
+		p.dropRx(dropBadFragment)
 		s.sendICMPError(p, icmpBadHeader, before+2)
 		return
 	case f.Offset == 0 && !wire.CompleteChain(f.Next, p.payload):
@@ -38,11 +38,11 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 		// above-stated requirement SHOULD discard the packet and SHOULD send an ICMPv6 error
 		// message to the source address of the offending packet". RFC 7112 5, about this error, whose
 		// code is 3: the "Pointer field MUST be set to zero".
-		p.ifc.drop(dropFirstChain)
+		p.dropRx(dropFirstChain)
 		s.sendICMPError(p, icmpFirstChain, 0)
 		return
 	case len(p.payload) == 0:
-		p.ifc.drop(dropBadFragment)
+		p.dropRx(dropBadFragment)
 		return
 	}
 	// RFC 8200 4.5: a packet "is reassembled only from fragment packets that have the same Source
@@ -62,7 +62,7 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	length := len(header) - wire.IPv6Len + d.total
 	if length > maxIPv6 {
 		s.frags6.fail(d)
-		p.ifc.drop(dropBadFragment)
+		p.dropRx(dropBadFragment)
 		return
 	}
 	be := binary.BigEndian
@@ -91,7 +91,7 @@ func withoutFragment(header []byte) ([]byte, wire.Proto) {
 func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 	c, r := wire.WalkReassembled(p.proto, p.header, p.payload)
 	if r != wire.OK {
-		p.ifc.drop(r)
+		p.dropRx(r)
 		s.answerChain(p, &c, whole)
 		return
 	}
@@ -101,7 +101,7 @@ func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 		// RFC 6980 5: "Nodes MUST silently ignore the following Neighbor Discovery [...] messages
 		// if the packets carrying them include an IPv6 Fragmentation Header". Reassembly has removed
 		// that header.
-		p.ifc.drop(dropNDFragment)
+		p.dropRx(dropNDFragment)
 		return
 	}
 	s.deliver(p)

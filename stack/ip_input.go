@@ -18,6 +18,8 @@ type packet struct {
 	header     []byte   // the IP header as received, for ICMP quotes; borrowed
 	payload    []byte   // the transport header and its payload; borrowed
 	tail       []byte   // TCP only: bytes of the TCP payload that follow payload; borrowed
+	frame      []byte   // the Head of the frame; nil if the packet was in several frames or in none; borrowed
+	at         uint16   // offset of the IP header in frame
 	plain      bool     // IPv6 only: the result of plain6; false if plain6 was not called
 	checksumOK bool     // do not verify the checksum: the device did, or the packet was in memory only
 	csumOffset int      // offset in payload of an incomplete checksum; 0: it is complete
@@ -43,6 +45,9 @@ func (ifc *iface) recv(batch []nic.Frame) {
 		return // the device may deliver a last batch while it closes
 	}
 	var now tcp.Time // read when first needed: reading the clock may cost as much as all other work
+	if ws := ifc.s.watch.set.Load(); ws != nil && ws.frames {
+		ws.putFrames(ifc, batch, FrameReceived)
+	}
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
@@ -89,16 +94,16 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 	}
 	h, payload, r := wire.ParseEthernet(b)
 	if r != wire.OK {
-		ifc.drop(r)
+		ifc.drop(r, f)
 		return now
 	}
 	group := h.Dst.IsMulticast()
 	if !group && h.Dst != ifc.mac() {
-		ifc.drop(dropOtherMAC)
+		ifc.drop(dropOtherMAC, f)
 		return now
 	}
 	if h.Src.IsMulticast() {
-		ifc.drop(dropMulticastMAC)
+		ifc.drop(dropMulticastMAC, f)
 		return now
 	}
 	switch h.Type {
@@ -108,13 +113,13 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 		if ifc.takes6() {
 			return ifc.inputIPv6(now, f, payload, tail, group)
 		}
-		ifc.drop(dropEtherType)
+		ifc.drop(dropEtherType, f)
 	case wire.EtherTypeARP:
-		ifc.inputARP(payload)
+		ifc.inputARP(f, payload)
 	case wire.EtherTypeVLAN:
 		return ifc.inputTagged(now, f, payload, tail, group)
 	default:
-		ifc.drop(dropEtherType)
+		ifc.drop(dropEtherType, f)
 	}
 	return now
 }
@@ -125,25 +130,19 @@ func (ifc *iface) inputTagged(now tcp.Time, f *nic.Frame, b, tail []byte, group 
 	tag, payload, r := wire.ParseVLANTag(b)
 	switch {
 	case r != wire.OK:
-		ifc.drop(r)
+		ifc.drop(r, f)
 	case tag.ID != ifc.vlan, tag.Type == wire.EtherTypeVLAN: // there is one tag at most
-		ifc.drop(dropVLAN)
+		ifc.drop(dropVLAN, f)
 	case tag.Type == wire.EtherTypeIPv4:
 		return ifc.inputIPv4(now, f, payload, tail, group)
 	case tag.Type == wire.EtherTypeIPv6 && ifc.takes6():
 		return ifc.inputIPv6(now, f, payload, tail, group)
 	case tag.Type == wire.EtherTypeARP:
-		ifc.inputARP(payload)
+		ifc.inputARP(f, payload)
 	default:
-		ifc.drop(dropEtherType)
+		ifc.drop(dropEtherType, f)
 	}
 	return now
-}
-
-// drop counts a received frame that the interface drops, under the reason r.
-func (ifc *iface) drop(r wire.Reason) {
-	ifc.stats.RxDropped.Add(1)
-	ifc.s.drop(r)
 }
 
 // takes6 reports whether the interface receives IPv6.

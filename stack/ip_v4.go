@@ -20,11 +20,13 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	var h wire.IPv4
 	payload, r := h.ParseHead(b, len(tail))
 	if r != wire.OK {
-		ifc.stop(r)
+		s.counts.ipStopped.Add(1)
+		ifc.drop(r, f)
 		return now
 	}
 	var p packet // set field by field: this needs less stack
 	p.ifc, p.now = ifc, now
+	p.frame, p.at = f.Head, uint16(len(f.Head)-len(b))
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
 	p.header, p.payload, p.tail = b[:h.HeaderLen()], payload, tail
@@ -37,18 +39,18 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		p.gso, p.gsoSize = f.GSO, int(f.GSOSize)
 	}
 	if r := ifc.filter(&p, linkGroup); r != wire.OK {
-		ifc.stop(r)
+		p.stop(r)
 		return now
 	}
 	if len(h.Options) > 0 {
 		if r := ifc.checkOptions(&p, &h); r != wire.OK {
-			ifc.stop(r)
+			p.stop(r)
 			return now
 		}
 	}
 	if h.MoreFragments || h.FragOffset != 0 {
 		if len(tail) > 0 {
-			ifc.stop(wire.BadIPv4TotalLen) // no fragment is a super-frame
+			p.stop(wire.BadIPv4TotalLen) // no fragment is a super-frame
 			return now
 		}
 		s.counts.ipStopped.Add(1)
@@ -80,9 +82,9 @@ func (ifc *iface) checkOptions(p *packet, h *wire.IPv4) wire.Reason {
 }
 
 // stop counts a datagram that is dropped before delivery.
-func (ifc *iface) stop(r wire.Reason) {
-	ifc.s.counts.ipStopped.Add(1)
-	ifc.drop(r)
+func (p *packet) stop(r wire.Reason) {
+	p.ifc.s.counts.ipStopped.Add(1)
+	p.dropRx(r)
 }
 
 // filter returns the reason to drop a datagram that is not for the host or has an invalid source, or
@@ -248,7 +250,7 @@ func (s *Stack) refuse(p *packet, raw bool) {
 	if raw || p.proto == wire.ProtoNone && p.src.Is6() {
 		return // RFC 8200 4.7: No Next Header is not an error
 	}
-	s.drop(dropProtocol)
+	p.drop(dropProtocol)
 	pointer := 0
 	if p.src.Is6() {
 		// RFC 8200 4: "the ICMP Pointer field containing the offset of the unrecognized value

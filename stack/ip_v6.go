@@ -20,11 +20,13 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	var h wire.IPv6
 	payload, r := h.ParseHead(b, len(tail))
 	if r != wire.OK {
-		ifc.stop(r)
+		s.counts.ipStopped.Add(1)
+		ifc.drop(r, f)
 		return now
 	}
 	var p packet // set field by field: this needs less stack
 	p.ifc, p.now = ifc, now
+	p.frame, p.at = f.Head, uint16(len(f.Head)-len(b))
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Next, h.HopLimit, h.TrafficClass
 	p.header, p.payload, p.tail = b[:wire.IPv6Len], payload, tail
@@ -41,7 +43,7 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		p.gso, p.gsoSize = f.GSO, int(f.GSOSize)
 	}
 	if r := ifc.filter6(&p, linkGroup); r != wire.OK {
-		ifc.stop(r)
+		p.stop(r)
 		return now
 	}
 	if (p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP) && (p.plain || !p.src.IsUnspecified()) {
@@ -58,7 +60,7 @@ func (s *Stack) input6(p *packet) {
 	whole := p.header[:len(p.header)+len(p.payload)] // the payload follows the header in memory
 	c, r := wire.WalkIPv6(p.proto, p.payload)
 	if r != wire.OK {
-		p.ifc.stop(r)
+		p.stop(r)
 		s.answerChain(p, &c, whole)
 		return
 	}
@@ -67,9 +69,9 @@ func (s *Stack) input6(p *packet) {
 	switch {
 	case p.src.IsUnspecified() && p.proto != wire.ProtoICMPv6:
 		// RFC 4291 2.5.2: the unspecified address "indicates the absence of an address".
-		p.ifc.stop(dropNoSource)
+		p.stop(dropNoSource)
 	case c.Fragmented && len(p.tail) > 0:
-		p.ifc.stop(wire.BadIPv6PayloadLen) // no fragment is a super-frame
+		p.stop(wire.BadIPv6PayloadLen) // no fragment is a super-frame
 	case c.Fragmented:
 		s.counts.ipStopped.Add(1)
 		s.inputFragment6(p, &c)
@@ -263,7 +265,7 @@ func takeScope(addrs []byte) (index uint16) {
 func (s *Stack) inputLooped6(l *looped) {
 	h, payload, r := wire.ParseIPv6(l.buf)
 	if r != wire.OK {
-		s.drop(r)
+		(&packet{ifc: l.ifc, header: l.buf}).drop(r)
 		return
 	}
 	s.counts.ip6Received.Add(1)

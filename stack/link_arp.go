@@ -8,25 +8,25 @@ import (
 )
 
 // inputARP handles a received ARP packet by the algorithm of RFC 826, "Packet Reception", and the rules
-// of RFC 5227.
-func (ifc *iface) inputARP(b []byte) {
+// of RFC 5227. The frame f contains the packet b.
+func (ifc *iface) inputARP(f *nic.Frame, b []byte) {
 	s := ifc.s
 	h, r := wire.ParseARP(b)
 	if r != wire.OK {
-		s.drop(r)
+		s.dropFrame(r, ifc, f, false)
 		return
 	}
 	s.counts.arpReceived.Add(1)
 	if h.SenderMAC.IsMulticast() || h.SenderMAC == (wire.MAC{}) ||
 		h.SenderIP.IsMulticast() || h.SenderIP.IsLoopback() || isReserved(h.SenderIP) {
-		s.drop(dropBadARPSender)
+		s.dropFrame(dropBadARPSender, ifc, f, false)
 		return
 	}
 	if h.SenderMAC == ifc.mac() {
-		s.drop(dropBadARPSender) // a copy of a packet that this host has sent
+		s.dropFrame(dropBadARPSender, ifc, f, false) // a copy of a packet that this host has sent
 		return
 	}
-	if addr, ok := ifc.claimed(&h); ok && s.giveUpDuplicate(ifc, addr, h.SenderMAC) {
+	if addr, ok := ifc.claimed(&h); ok && s.giveUpDuplicate(ifc, addr, h.SenderMAC, f) {
 		return
 	}
 	forUs := ifc.owns(h.TargetIP) && !ifc.loopback
@@ -35,7 +35,7 @@ func (ifc *iface) inputARP(b []byte) {
 		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". The host answers a probe, but
 		// learns nothing from it.
 	case ifc.owns(h.SenderIP):
-		ifc.conflict(h.SenderIP, h.SenderMAC)
+		ifc.conflict(h.SenderIP, h.SenderMAC, f)
 		return
 	default:
 		// RFC 826: "If the pair <protocol type, sender protocol address> is already in my translation
@@ -56,7 +56,7 @@ func (ifc *iface) inputARP(b []byte) {
 	}
 	if forUs && h.Op == wire.ARPRequest {
 		if !ifc.tx.room() {
-			s.drop(dropNoReply)
+			s.dropFrame(dropNoReply, ifc, f, false)
 			return
 		}
 		ifc.sendARP(wire.ARPReply, h.SenderMAC, h.TargetIP, h.SenderMAC, h.SenderIP)
@@ -72,6 +72,7 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	}
 	if !ifc.tx.room() {
 		ifc.stats.TxDropped.Add(1)
+		ifc.s.dropFlow(dropTxQueue, netip.AddrPortFrom(sender, 0), netip.AddrPortFrom(addr, 0))
 		return
 	}
 	if sender.IsLinkLocalUnicast() {

@@ -33,7 +33,7 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 		}
 	}
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 	}
 }
 
@@ -110,7 +110,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	case !ok || a.state == AddrDuplicate:
 		return dropNDTarget
 	case detects && a.dad != nil: // this host does Duplicate Address Detection for the target, too
-		return ifc.s.contest(ifc, &ns)
+		return ifc.s.contest(p, &ns)
 	case a.state == AddrTentative:
 		// RFC 4862 5.4.3: "If the source address of the Neighbor Solicitation is a unicast address,
 		// the sender is performing address resolution on the target; the solicitation should be
@@ -134,7 +134,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		if ifc.mayLearn(p.src) {
 			ifc.nd().learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
 		} else {
-			ifc.s.drop(dropOffLinkND)
+			p.drop(dropOffLinkND)
 		}
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
@@ -174,10 +174,11 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 		return dropBadNDSender // or a copy of a message that this host has sent
 	}
 	if own {
+		f := p.receivedFrame()
 		// The detection may have ended since addr returned a. giveUpDuplicate then returns false.
-		given := a.dad != nil && ifc.s.giveUpDuplicate(ifc, na.Target, na.Link)
+		given := a.dad != nil && ifc.s.giveUpDuplicate(ifc, na.Target, na.Link, &f)
 		if !given && ifc.owns(na.Target) {
-			ifc.conflict(na.Target, na.Link)
+			ifc.conflict(na.Target, na.Link, &f)
 		}
 		return wire.OK
 	}

@@ -277,7 +277,7 @@ func (t *neighborTable) evict() {
 	for t.ifc.routerDead(victim.Value.(*neighbor).addr) && victim.Next() != nil {
 		victim = victim.Next()
 	}
-	t.ifc.s.drop(dropNeighborTable)
+	t.ifc.s.dropFlow(dropNeighborTable, netip.AddrPort{}, netip.AddrPortFrom(victim.Value.(*neighbor).addr, 0))
 	t.remove(victim.Value.(*neighbor))
 }
 
@@ -325,8 +325,8 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
+		s.dropFrame(dropLinkDown, t.ifc, &e.frame, true)
 		s.release(e)
-		s.drop(dropLinkDown)
 		return
 	}
 	if t.m[n.addr] != n {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -40,6 +41,14 @@ type waitingDatagram struct {
 	src    netip.Addr
 	key    datagramKey // zero if the datagram is not fragmented
 	bytes  int         // memory of the frames, with waitingOverhead
+}
+
+// first returns the first frame of the datagram, or nil if it has none.
+func (d *waitingDatagram) first() *nic.Frame {
+	if len(d.frames) == 0 {
+		return nil
+	}
+	return &d.frames[0].frame
 }
 
 // A datagramKey identifies the fragments of a datagram: addresses, identification and protocol. It is
@@ -104,8 +113,8 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	if later {
 		if i = q.last(key); i < 0 {
 			// The datagram's first fragment was dropped, so this fragment is useless.
+			s.dropFrame(dropNeighborQueue, t.ifc, &e.frame, true)
 			s.release(&e)
-			s.drop(dropNeighborQueue)
 			return
 		}
 	} else {
@@ -146,10 +155,10 @@ func (t *neighborTable) dropOldest(n *neighbor) {
 	d := q.list[0]
 	q.list = slices.Delete(q.list, 0, 1)
 	n.charge(t, &d, -d.bytes)
+	t.ifc.s.dropFrame(dropNeighborQueue, t.ifc, d.first(), true)
 	for i := range d.frames {
 		t.ifc.s.release(&d.frames[i])
 	}
-	t.ifc.s.drop(dropNeighborQueue)
 }
 
 // dropWaiting drops all datagrams that wait for a neighbour.
@@ -187,7 +196,7 @@ func (t *neighborTable) resendOrDrop(d *waitingDatagram, failed netip.Addr, why 
 	if s.sendByOtherHop(t.ifc, d, failed) {
 		return
 	}
-	s.drop(why)
+	s.dropFrame(why, t.ifc, d.first(), true)
 	for i := range d.frames {
 		s.unreachable(t.ifc, &d.frames[i].frame)
 		s.release(&d.frames[i])

@@ -153,7 +153,10 @@ func (p *port) split(batch []nic.Frame) {
 		if ifc != nil {
 			ifc.recv(batch[:n])
 		} else {
-			t.ifaces[0].s.counts.drops[dropVLAN].Add(uint64(n))
+			first := t.ifaces[0]
+			for i := range batch[:n] {
+				first.s.dropFrame(dropVLAN, first, &batch[i], false)
+			}
 		}
 		batch = batch[n:]
 	}

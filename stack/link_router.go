@@ -350,7 +350,7 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	case hasMAC && !ifc.isStation(mac):
 		return dropBadNDSender
 	case !ifc.mayLearn(p.src):
-		s.drop(dropOffLinkND)
+		p.drop(dropOffLinkND)
 	default:
 		// RFC 4861 6.2.6: "Whether or not a Source Link-Layer Address option is provided, if a Neighbor
 		// Cache entry for the solicitation's sender exists (or is created) the entry's IsRouter flag MUST

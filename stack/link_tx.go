@@ -104,14 +104,17 @@ func (ifc *iface) sendDirect() {
 	q := &ifc.tx
 	f := &q.scratch.batch[0]
 	bytes := f.Len()
+	if ws := ifc.s.watch.set.Load(); ws != nil && ws.frames {
+		ws.putFrames(ifc, q.scratch.batch[:1], FrameSent)
+	}
 	n, err := ifc.dev.Send(q.scratch.batch[:1])
-	*f = nic.Frame{}
 	if n == 1 {
 		ifc.stats.TxDirect.Add(1, bytes)
 	} else {
-		ifc.stats.TxDropped.Add(1)
+		ifc.dropTx(dropDevice, f)
 		ifc.s.counts.ipSent.Add(1) // a dropped packet counts as sent, and TxDirect does not count it
 	}
+	*f = nic.Frame{}
 	if err != nil {
 		ifc.port.failed(err)
 	}
@@ -270,9 +273,9 @@ func (ifc *iface) closeQueue() {
 		q.waiters = nil
 		q.mu.Unlock()
 		for i := range taken[:k] {
+			ifc.dropTx(dropTxQueue, &batch[i])
 			ifc.s.release(&taken[i])
 		}
-		ifc.stats.TxDropped.Add(uint64(k))
 		for _, w := range waiters {
 			w.txReady(ifc)
 		}
@@ -287,7 +290,7 @@ func (ifc *iface) closeQueue() {
 // would wait for the frame forever.
 func (ifc *iface) enqueue(e *txEntry) {
 	if !ifc.tx.put(e) {
-		ifc.stats.TxDropped.Add(1)
+		ifc.dropTx(dropTxQueue, &e.frame)
 		ifc.s.release(e)
 	}
 }
@@ -503,12 +506,17 @@ func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 
 // transmit gives frames to the device and releases their buffers.
 func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
+	if ws := ifc.s.watch.set.Load(); ws != nil && ws.frames {
+		ws.putFrames(ifc, batch, FrameSent)
+	}
 	n, err := ifc.dev.Send(batch)
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
 		if i < n {
 			bytes += f.Len()
+		} else {
+			ifc.dropTx(dropDevice, f)
 		}
 		ifc.s.release(&taken[i])
 		taken[i] = txEntry{}
@@ -516,9 +524,6 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 	}
 	if n > 0 {
 		ifc.stats.Tx.Add(n, bytes)
-	}
-	if n < len(batch) {
-		ifc.stats.TxDropped.Add(uint64(len(batch) - n))
 	}
 	if err != nil {
 		ifc.port.failed(err)

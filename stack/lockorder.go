@@ -20,6 +20,7 @@ type (
 	levelTimers   struct{} // the timer queue of connections
 	levelNeighbor struct{} // a neighbour table
 	levelLink     struct{} // an interface's transmit queue or multicast groups, and others
+	levelWatch    struct{} // the queue of a Watcher
 )
 
 func (levelConfig) level() int   { return 1 }
@@ -32,3 +33,4 @@ func (levelPorts) level() int    { return 7 }
 func (levelTimers) level() int   { return 8 }
 func (levelNeighbor) level() int { return 9 }
 func (levelLink) level() int     { return 10 }
+func (levelWatch) level() int    { return 11 }

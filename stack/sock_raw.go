@@ -380,7 +380,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		if !summed && p.src.Is6() && r.checksum.Load() >= 0 {
 			if summed = p.sumOK(); !summed {
 				if p.proto != wire.ProtoICMPv6 { // inputICMPv6 counts those of ICMPv6
-					s.drop(dropRawChecksum)
+					p.drop(dropRawChecksum)
 				}
 				continue
 			}
@@ -389,7 +389,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		if r.enqueue(header, p.payload, netip.AddrPortFrom(s.zoned(p.src, p.zone()), 0), &meta) {
 			s.counts.rawReceived.Add(1)
 		} else {
-			s.drop(dropRawQueue)
+			p.drop(dropRawQueue)
 		}
 	}
 	return found

@@ -484,7 +484,7 @@ func (u *UDP) fold() {
 func (s *Stack) inputUDP(p *packet) {
 	h, payload, r := wire.ParseUDP(p.payload)
 	if r != wire.OK {
-		s.drop(r)
+		p.drop(r)
 		return
 	}
 	// RFC 1122 4.1.3.4: "If a UDP datagram is received with a checksum that is
@@ -493,7 +493,7 @@ func (s *Stack) inputUDP(p *packet) {
 	// An incomplete checksum (p.csumOffset is not 0) may be zero.
 	if !p.checksumOK && !wire.UDPChecksumOK(p.src, p.dst, p.payload[:h.Length]) ||
 		h.Checksum == 0 && p.csumOffset == 0 && p.src.Is6() {
-		s.drop(wire.BadUDPChecksum)
+		p.drop(wire.BadUDPChecksum)
 		return
 	}
 	from, to := netip.AddrPortFrom(p.src, h.SrcPort), netip.AddrPortFrom(p.dst, h.DstPort)
@@ -504,7 +504,7 @@ func (s *Stack) inputUDP(p *packet) {
 		us := s.udp.findAll(few[:0], to, from, zone)
 		from = s.zonedPort(from, zone)
 		if len(us) == 0 {
-			s.drop(dropUDPNoSocket)
+			p.drop(dropUDPNoSocket)
 		}
 		for _, u := range us {
 			if u.wantsGroup(p) {
@@ -515,7 +515,7 @@ func (s *Stack) inputUDP(p *packet) {
 	}
 	u := s.udp.find(to, from, zone)
 	if u == nil {
-		s.drop(dropUDPNoSocket)
+		p.drop(dropUDPNoSocket)
 		// RFC 1122 4.1.3.1: "If a datagram arrives addressed to a UDP port for
 		// which there is no pending LISTEN call, UDP SHOULD send an ICMP Port
 		// Unreachable message."
@@ -537,7 +537,7 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) 
 	for {
 		piece := payload[:min(size, len(payload))]
 		if !u.enqueue(nil, piece, from, meta) {
-			u.s.drop(dropUDPQueue)
+			p.drop(dropUDPQueue)
 		}
 		if payload = payload[len(piece):]; len(payload) == 0 {
 			return
@@ -562,7 +562,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 	remote := netip.AddrPortFrom(e.remote, dport)
 	u := s.udp.find(netip.AddrPortFrom(e.local, sport), remote, e.zone)
 	if u == nil {
-		s.drop(dropBadICMPError)
+		s.dropError(dropBadICMPError, e)
 		return
 	}
 	report := e.hard

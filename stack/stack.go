@@ -17,12 +17,14 @@
 //  4. a socket
 //  5. TIME-WAIT and the dials that wait for a port; multicast groups
 //  6. a table or a list: UDP, raw and TCP sockets, listeners, paths, orphans, the timer wheel, the
-//     reclaimer, cookie keys, reassembly, path MTU, ICMP budget and echo replies, looped datagrams, the host's life
+//     reclaimer, cookie keys, the list of Watchers, reassembly, path MTU, ICMP budget and echo replies,
+//     looped datagrams, the host's life
 //  7. the ports of TCP sockets
 //  8. the timer queue of connections
 //  9. a neighbour table
 //  10. an interface's transmit queue, multicast groups and defence of an address; the callers of
 //     Changed; the coarse clock; redirects
+//  11. the queue of a Watcher
 //
 // The level is part of a mutex's type. With the build tag lockorder the order is checked: see
 // lockorder.go.
@@ -171,8 +173,9 @@ type Stack struct {
 	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never modified
 	table  atomic.Pointer[routeTable] // replaced, never modified
 	gen    atomic.Uint32              // of table; paths of older generations are invalid
-	pmtu   pmtuCache                  // path MTUs from ICMP errors about TCP segments
-	closed atomic.Bool                // set once, under mu
+	watch  watchState
+	pmtu   pmtuCache   // path MTUs from ICMP errors about TCP segments
+	closed atomic.Bool // set once, under mu
 	life   life
 	deaths atomic.Int64 // links that have failed
 
@@ -320,6 +323,7 @@ func (s *Stack) Close() error {
 	s.datagramMTU.close()
 	s.gen.Add(1)
 	s.life.end(net.ErrClosed)
+	s.watch.close()
 	s.changes.notify()
 	return first
 }

@@ -28,9 +28,6 @@ type counters struct {
 	synCookiesBad, orphansReset                atomic.Uint64
 }
 
-// drop counts a dropped packet.
-func (s *Stack) drop(r wire.Reason) { s.counts.drops[r].Add(1) }
-
 // Stats is a snapshot of a stack's counters since New.
 type Stats struct {
 	NICs  []NICStats

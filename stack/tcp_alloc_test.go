@@ -6,6 +6,7 @@ package stack
 
 import (
 	"io"
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,4 +40,26 @@ func TestSegmentsOfAConnectionAllocateNothing(t *testing.T) {
 
 func TestSocketsOverIPv6AllocateNothing(t *testing.T) {
 	TestSegmentsOfAConnectionAllocateNothing(t)
+}
+
+// A host that was watched once, and is watched no more, is as a host that never was.
+func TestAHostWithoutWatchersAllocatesNothingForThem(t *testing.T) {
+	a, b := wiredPair(t, nil)
+	w, err := a.Watch(WatchConfig{Frames: true, Drops: true, Conns: true})
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	c, d := connect(t, a, b)
+	u := openUDP(t, b, "0.0.0.0:0")
+	buf := make([]byte, 100)
+	work := func() {
+		c.Write(buf)
+		d.Read(buf)
+		u.WriteTo(buf, netip.AddrPortFrom(addrA, 4), SendOptions{}) // a drop
+	}
+	for range 2000 { // beyond the rate limit of ICMP errors
+		work()
+	}
+	drops := a.Stats().Drops["UDP port without a socket"]
+	require.Zero(t, testing.AllocsPerRun(1000, work))
+	require.GreaterOrEqual(t, a.Stats().Drops["UDP port without a socket"]-drops, uint64(1000))
 }

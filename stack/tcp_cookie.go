@@ -134,10 +134,10 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 	s.sendLone(local, remote, zone, &out)
 }
 
-// takeCookie opens a connection if the ACK seg has a valid cookie. If the listener's queue is full, memory is
-// short, or there is no route to the peer, takeCookie drops seg instead. The result is true in both cases. It
-// is false if seg has no valid cookie, or the listener is closed.
-func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tcp.Segment) bool {
+// takeCookie opens a connection if the ACK seg, in the packet in, has a valid cookie. If the listener's queue is
+// full, memory is short, or there is no route to the peer, takeCookie drops seg instead. The result is true in
+// both cases. It is false if seg has no valid cookie, or the listener is closed.
+func (l *TCPListener) takeCookie(in *packet, local, remote netip.AddrPort, zone int, seg *tcp.Segment) bool {
 	s := l.s
 	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod {
 		return false
@@ -149,7 +149,7 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tc
 			continue // not a cookie of that period
 		}
 		if l.full() {
-			s.drop(dropAcceptQueue) // the peer's next segment has the cookie again
+			in.drop(dropAcceptQueue) // the peer's next segment has the cookie again
 			return true
 		}
 		// Rebuild the SYN from the cookie.
@@ -166,11 +166,11 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tc
 		}
 		p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
 		if err != nil || p.group {
-			s.drop(dropNoReply)
+			in.drop(dropNoReply)
 			return true
 		}
 		if !s.admits(s.now()) {
-			s.drop(dropTCPMemory)
+			in.drop(dropTCPMemory)
 			return true
 		}
 		s.counts.synCookiesTaken.Add(1)

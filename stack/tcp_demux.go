@@ -183,7 +183,7 @@ func (s *Stack) inputTCP(p *packet) {
 	var seg tcp.Segment
 	payload, r := seg.TCP.Parse(p.payload)
 	if r != wire.OK {
-		p.ifc.drop(r)
+		p.dropRx(r)
 		return
 	}
 	// The payload is that of p.payload followed by p.tail. Either may be empty.
@@ -191,14 +191,14 @@ func (s *Stack) inputTCP(p *packet) {
 		seg.Payload, seg.Payload2 = p.tail, nil
 	}
 	if !p.checksumOK && !wire.TCPChecksumOK(p.src, p.dst, p.payload) {
-		p.ifc.drop(wire.BadTCPChecksum)
+		p.dropRx(wire.BadTCPChecksum)
 		return
 	}
 	if p.broadcast {
 		// RFC 9293 3.9.2.3 MUST-57: "A TCP implementation MUST silently discard an incoming SYN segment
 		// that is addressed to a broadcast or multicast address". No other segment is valid there
 		// either.
-		p.ifc.drop(dropTCPBroadcast)
+		p.dropRx(dropTCPBroadcast)
 		return
 	}
 	s.counts.tcpIn.Add(1)
@@ -212,7 +212,7 @@ func (s *Stack) inputTCP(p *packet) {
 	var old *timeWait // the connection in TIME-WAIT that a new connection may replace, or nil
 	for sock != nil || wait != nil {
 		if sock != nil {
-			if sock.segment(p.time(), &seg) {
+			if sock.segment(p, p.time(), &seg) {
 				return
 			}
 		} else if old = wait; s.tcp.waits.segment(p.time(), wait, &seg) {
@@ -223,20 +223,20 @@ func (s *Stack) inputTCP(p *packet) {
 		sock, wait = s.tcp.table.lookup(&k)
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listeners.find(local, zone); l != nil && l.syn(p.time(), local, remote, zone, &seg, old) {
+		if l := s.tcp.listeners.find(local, zone); l != nil && l.syn(p, local, remote, zone, &seg, old) {
 			return
 		}
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
 		// The ACK may answer a SYN cookie.
-		if l := s.tcp.listeners.find(local, zone); l != nil && l.takeCookie(local, remote, zone, &seg) {
+		if l := s.tcp.listeners.find(local, zone); l != nil && l.takeCookie(p, local, remote, zone, &seg) {
 			return
 		}
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listeners.find(local, zone) != nil {
 		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
 		// or data-bearing segment (not containing SYN) must have an ACK".
-		p.ifc.drop(dropTCPListen)
+		p.dropRx(dropTCPListen)
 		return
 	}
 	s.resetTCP(local, remote, zone, &seg)

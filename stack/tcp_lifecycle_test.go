@@ -321,7 +321,7 @@ func TestTimeDoesNotGoBackWithinABatch(t *testing.T) {
 		_, err := c.Write(make([]byte, 100))
 		require.NoError(t, err)
 		wrote := s.now()
-		require.True(t, c.segment(received, &tcp.Segment{TCP: wire.TCP{
+		require.True(t, c.segment(nil, received, &tcp.Segment{TCP: wire.TCP{
 			SrcPort: 80, DstPort: syn.SrcPort, Flags: wire.FlagACK, Window: 60000, Seq: 101, Ack: syn.Seq + 101,
 		}}))
 		require.Zero(t, c.Info().Unacked)

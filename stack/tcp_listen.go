@@ -110,22 +110,22 @@ func (l *TCPListener) synAckRetries() uint8 {
 	return 2
 }
 
-// syn handles a received SYN (RFC 9293 3.10.7.2): it opens a connection, answers with a SYN cookie, or
+// syn handles a received SYN (RFC 9293 3.10.7.2), which is in the packet in: it opens a connection, answers with a SYN cookie, or
 // drops the SYN. It reports false if the listener is closed. old is the connection in TIME-WAIT that the
 // new connection replaces, or nil.
-func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, zone int, seg *tcp.Segment, old *timeWait) bool {
-	s := l.s
+func (l *TCPListener) syn(in *packet, local, remote netip.AddrPort, zone int, seg *tcp.Segment, old *timeWait) bool {
+	s, now := l.s, in.time()
 	p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
 	if err != nil || p.group {
-		s.drop(dropNoReply)
+		in.drop(dropNoReply)
 		return true
 	}
 	if l.full() {
-		s.drop(dropAcceptQueue)
+		in.drop(dropAcceptQueue)
 		return true
 	}
 	if !s.admits(now) {
-		s.drop(dropTCPMemory)
+		in.drop(dropTCPMemory)
 		return true
 	}
 	if int(l.nhalf.Load()) >= s.tcp.synBacklog {

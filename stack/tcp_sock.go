@@ -282,9 +282,9 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 	}
 }
 
-// segment handles a received segment. It reports false if the connection has left the table since the
+// segment handles a received segment, which is in the packet in. It reports false if the connection has left the table since the
 // caller looked it up.
-func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
+func (t *TCP) segment(in *packet, now tcp.Time, seg *tcp.Segment) bool {
 	// While the accept queue is full, the ACK that would complete a handshake is dropped. A RST is
 	// always handled: RFC 9293 3.10.7.4 checks it before the ACK.
 	if l := t.listener; l != nil && seg.Flags&(wire.FlagACK|wire.FlagRST) == wire.FlagACK && l.full() {
@@ -293,7 +293,7 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		if waiting {
 			// Treat the segment as lost. The peer retransmits it, or this host retransmits its SYN,ACK.
-			t.s.drop(dropAcceptQueue)
+			in.drop(dropAcceptQueue)
 			return true
 		}
 	}
@@ -361,6 +361,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 	}
 	if t.linked && t.conn.State() == tcp.TimeWait {
 		t.linked, t.detached = false, true
+		t.watchEnded()
 		t.s.tcp.waits.add(now, t)
 	}
 	if t.closed {
@@ -375,6 +376,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 func (t *TCP) wake(ev tcp.Events) {
 	if ev&tcp.Connected != 0 {
 		t.connected = true
+		t.watchOpened()
 	}
 	if ev&(tcp.Readable|tcp.EOF|tcp.Failed) != 0 {
 		t.wakeReaders()
@@ -391,6 +393,7 @@ func (t *TCP) wake(ev tcp.Events) {
 // t.mu is held.
 func (t *TCP) unlink() {
 	t.linked = false
+	t.watchEnded()
 	t.s.tcp.table.remove(&t.tcpEntry)
 	t.s.tcp.waits.freed(&t.key)
 }
@@ -459,7 +462,7 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	// ICMP error message" has to be "of a segment that is in flight".
 	if !t.linked || !t.conn.InFlight(seq) {
 		t.mu.Unlock()
-		t.s.drop(dropICMPSequence)
+		t.s.dropError(dropICMPSequence, e)
 		return
 	}
 	switch st := t.conn.State(); {

@@ -162,7 +162,7 @@ func (t *TCP) writeEnd() error {
 func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	s := t.s
 	if t.path.noRoute {
-		s.drop(dropNoRoute)
+		s.dropFlow(dropNoRoute, t.LocalAddr(), t.RemoteAddr())
 		return
 	}
 	seg.SrcPort, seg.DstPort = t.key.ports()
