@@ -47,7 +47,7 @@ func (b *bench) measureCosts() {
 func (b *bench) idleCost(n int) cost {
 	c := cost{
 		ID: "C1", Name: fmt.Sprintf("memory of an idle connection, %d of them", n), Unit: "bytes",
-		Values: map[stackName]string{}, Target: "1024",
+		Values: map[stackName]string{}, Target: "900",
 	}
 	for _, s := range b.stacks {
 		// Other stacks have no such figure, and gVisor would need 12 GB for a million connections.

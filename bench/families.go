@@ -69,8 +69,8 @@ func (r *row) familyRatio() float64 { return r.figures[usern6].rate() / r.figure
 func (b *bench) familiesMarkdown() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Both families\n\nOne interleaved run of `go run . -families` on %s, %s: medians of %d runs of %v. The target of a\nratio is in"+
-		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n\n",
-		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time)
+		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n%s\n\n",
+		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, b.busy())
 	s.WriteString("| | workload | unit | IPv4 | IPv6 | IPv6 / IPv4 | CPU IPv4 | CPU IPv6 |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range b.rows {
 		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", r.ID, r.Name, r.unit(), r.amount(usern), r.amount(usern6),

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"html"
 	"math"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -207,22 +205,15 @@ func (b *bench) grow() error {
 		list = append(list, c)
 	}
 	fmt.Println(time.Since(b.begin).Round(time.Second))
-	if b.o.markdown != "" {
-		var s strings.Builder
-		fmt.Fprintf(&s, "# How the cost grows\n\nOne run of `go run . -growth` on %s, %s: both sides in one process, medians of %d runs of %v.\n\n",
-			time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time)
-		s.WriteString("![The curves of the tables below](../docs/growth.svg)\n")
-		for _, c := range list {
-			s.WriteString(c.markdown())
-		}
-		if err := os.WriteFile(b.o.markdown, []byte(s.String()), 0o666); err != nil {
-			return err
-		}
+	var s strings.Builder
+	fmt.Fprintf(&s, "# How the cost grows\n\nOne run of `go run . -growth` on %s, %s: both sides in one process, medians of %d runs of %v.\n%s\n\n",
+		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, b.busy())
+	s.WriteString("![The curves of the tables below](../docs/growth.svg)\n")
+	for _, c := range list {
+		s.WriteString(c.markdown())
 	}
-	if b.o.svg != "" {
-		if err := os.WriteFile(b.o.svg, []byte(panels(list)), 0o666); err != nil {
-			return err
-		}
+	if err := b.publish(s.String(), drawGrowth); err != nil {
+		return err
 	}
 	if b.failed > 0 {
 		return fmt.Errorf("%d measurements failed", b.failed)
@@ -334,100 +325,4 @@ func (c *curve) markdown() string {
 		fmt.Fprintf(&s, "\n\n%s", n)
 	}
 	return s.String() + "\n"
-}
-
-// The dimensions of a panel in pixels.
-const (
-	panelWidth  = 400
-	panelHeight = 250
-	panelLeft   = 62
-	panelTop    = 40
-	panelPlotW  = panelWidth - panelLeft - 24
-	panelPlotH  = panelHeight - panelTop - 50
-)
-
-var colors = map[stackName]string{kernel: "#404040", gvisor: "#dd8a2e", usern: "#2b6cb0"}
-
-// panels draws the curves, two per row.
-func panels(list []*curve) string {
-	rows := (len(list) + 1) / 2
-	w, h := 2*panelWidth, rows*panelHeight+30
-	var s strings.Builder
-	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="Helvetica, Arial, sans-serif" font-size="11">`+"\n", w, h, w, h)
-	fmt.Fprintf(&s, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", w, h)
-	for i, name := range []stackName{kernel, gvisor, usern} {
-		legend(&s, 62+i*110, colors[name], string(name))
-	}
-	for i, c := range list {
-		fmt.Fprintf(&s, `<g transform="translate(%d,%d)">`+"\n", i%2*panelWidth, 30+i/2*panelHeight)
-		c.draw(&s)
-		s.WriteString("</g>\n")
-	}
-	s.WriteString("</svg>\n")
-	return s.String()
-}
-
-// draw draws one curve: labels at equal distances, values on a logarithmic scale.
-func (c *curve) draw(s *strings.Builder) {
-	lo, hi := math.Inf(1), math.Inf(-1)
-	for _, values := range c.values {
-		for _, v := range values {
-			if v > 0 {
-				lo, hi = min(lo, v), max(hi, v)
-			}
-		}
-	}
-	fmt.Fprintf(s, `<text x="%d" y="24" font-weight="bold">%s</text>`+"\n", panelLeft, html.EscapeString(c.Title))
-	if lo > hi {
-		return
-	}
-	first, last := math.Floor(math.Log10(lo)), math.Ceil(math.Log10(hi)+1e-9)
-	y := func(v float64) float64 {
-		return panelTop + panelPlotH - (math.Log10(v)-first)/(last-first)*panelPlotH
-	}
-	x := func(i int) float64 {
-		return panelLeft + 20 + float64(i)*(panelPlotW-40)/math.Max(1, float64(len(c.Labels)-1))
-	}
-	for p := first; p <= last; p++ {
-		v := math.Pow(10, p)
-		fmt.Fprintf(s, `<line x1="%d" y1="%.1f" x2="%d" y2="%.1f" stroke="#d8d8d8"/>`, panelLeft, y(v), panelLeft+panelPlotW, y(v))
-		fmt.Fprintf(s, `<text x="%d" y="%.1f" text-anchor="end" fill="#606060">%s</text>`+"\n", panelLeft-5, y(v)+4, c.axis(v))
-	}
-	for i, label := range c.Labels {
-		fmt.Fprintf(s, `<text x="%.1f" y="%d" text-anchor="middle" fill="#606060">%s</text>`+"\n",
-			x(i), panelTop+panelPlotH+16, html.EscapeString(label))
-	}
-	fmt.Fprintf(s, `<text x="%d" y="%d" text-anchor="middle" fill="#606060">%s</text>`+"\n",
-		panelLeft+panelPlotW/2, panelTop+panelPlotH+32, html.EscapeString(c.X))
-	fmt.Fprintf(s, `<text transform="translate(11,%d) rotate(-90)" text-anchor="middle" fill="#606060">%s</text>`+"\n",
-		panelTop+panelPlotH/2, html.EscapeString(c.yAxis()))
-	for _, name := range c.Stacks {
-		var path []string
-		for i, v := range c.values[name] {
-			if v > 0 {
-				path = append(path, fmt.Sprintf("%.1f,%.1f", x(i), y(v)))
-				fmt.Fprintf(s, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`, x(i), y(v), colors[name])
-			}
-		}
-		fmt.Fprintf(s, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(path, " "), colors[name])
-	}
-}
-
-// yAxis returns the label of the y axis.
-func (c *curve) yAxis() string {
-	switch c.Unit {
-	case rate:
-		return "per second"
-	case micros:
-		return "µs"
-	}
-	return c.Unit
-}
-
-// axis formats a power of ten for the y axis.
-func (c *curve) axis(v float64) string {
-	if c.Unit == rate && v >= 1000 {
-		return fmt.Sprintf("%gk", v/1000)
-	}
-	return fmt.Sprintf("%g", v)
 }

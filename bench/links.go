@@ -118,8 +118,8 @@ func (r *row) linksBelow() (list []string) {
 func (b *bench) linksMarkdown() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Links\n\nOne interleaved run of `go run . -links` on %s, %s: medians of %d runs of %v. The target of a\nratio is in"+
-		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n\n",
-		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time)
+		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n%s\n\n",
+		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, b.busy())
 	s.WriteString("Over TAP and TUN the other side is the kernel. On the bridge, both sides are usernet hosts, each on a TAP that is a\n" +
 		"port of a bridge of the kernel; tagged frames have VLAN tags.\n\n" +
 		"| | workload | unit | TAP | TUN | TUN / TAP | bridge | tagged | tagged / bridge | CPU TAP | CPU TUN | CPU bridge | CPU tagged |\n" +

@@ -24,7 +24,7 @@ func main() {
 }
 
 // allStacks is the default of -stacks.
-const allStacks = "kernel,gVisor,lneto,usernet"
+const allStacks = "kernel,kernel-big,gVisor,lneto,usernet"
 
 // options are the command-line options.
 type options struct {
@@ -39,6 +39,8 @@ type options struct {
 	probe           bool
 	compare         string
 	families, links bool
+	charts          bool
+	pictures        string // the directory of the charts
 	task            string
 }
 
@@ -61,6 +63,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.compare, "compare", "", "compare this tree with the `commit`, interleaved, in every workload")
 	fs.BoolVar(&o.families, "families", false, "compare IPv6 with IPv4, interleaved (a full run writes FAMILIES.md)")
 	fs.BoolVar(&o.links, "links", false, "compare TUN with TAP, VLAN tags with none, and WireGuard with the netstack of wireguard-go (a full run writes LINKS.md)")
+	fs.BoolVar(&o.charts, "charts", false, "measure nothing; draw the charts in ../docs again from RESULTS.md and GROWTH.md")
 	fs.StringVar(&o.task, "task", "", "internal: the task of a process that the harness starts")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -68,6 +71,7 @@ func parse(args []string) (o options, err error) {
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
+	o.pictures = filepath.Join("..", "docs")
 	text, picture := "RESULTS.md", "bench.svg"
 	runs, t := 5, 800*time.Millisecond
 	if o.growth {
@@ -102,7 +106,7 @@ func parse(args []string) (o options, err error) {
 		o.markdown = text
 	}
 	if full && o.svg == "" && !o.families && !o.links {
-		o.svg = filepath.Join("..", "docs", picture)
+		o.svg = filepath.Join(o.pictures, picture)
 	}
 	if o.quick {
 		runs, t, o.probe, o.noisy = 1, 500*time.Millisecond, false, true
@@ -126,6 +130,9 @@ func run(args []string) error {
 	}
 	if o.task != "" {
 		return runTask(o.task)
+	}
+	if o.charts {
+		return redraw(&o)
 	}
 	b, err := newBench(o)
 	if err != nil {
@@ -214,7 +221,7 @@ func newBench(o options) (*bench, error) {
 	b := &bench{o: o, begin: time.Now()}
 	for s := range strings.SplitSeq(o.stacks, ",") {
 		name := stackName(s)
-		if !slices.Contains([]stackName{kernel, gvisor, lnetoS, usern, usern6, netPipe, before}, name) || name == before && o.compare == "" {
+		if !slices.Contains([]stackName{kernel, kernelBig, gvisor, lnetoS, usern, usern6, netPipe, before}, name) || name == before && o.compare == "" {
 			return nil, fmt.Errorf("no stack %q", s)
 		}
 		b.stacks = append(b.stacks, name)
@@ -277,6 +284,9 @@ func (b *bench) measure(w *workload) *row {
 		}
 		if s.bridged() && (w.Kind == wrkHTTP || w.Client) {
 			continue // wrk uses the kernel's TCP, and both sides are the same
+		}
+		if s == kernelBig && (w.Place != onTAP || !w.Kind.bulk() || w.Kind == udpBulk || w.Plain) {
+			continue // only TCP super-frames can be longer
 		}
 		f := &figure{setup: b.defaults(w, s)}
 		if b.o.probe && !slices.Contains(followers, s) {
@@ -354,7 +364,7 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 	}
 	if w.Kind.bulk() {
 		c.Chunk = largeChunk
-		if s == kernel {
+		if s.isKernel() {
 			c.Chunk = smallChunk
 		}
 	}
@@ -410,7 +420,7 @@ func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 		}
 		return list
 	}
-	tcp := w.Place != onPipe || s == kernel
+	tcp := w.Place != onPipe || s.isKernel()
 	if tcp && w.Kind.bulk() && b.lab.cc() != "bbr" && slices.Contains(b.lab.ccs, "bbr") {
 		list = append(list, func(c *setup) { c.CC = "bbr" })
 	}

@@ -19,12 +19,13 @@ import (
 
 // A lab holds the network namespaces in which everything runs. The harness touches nothing outside
 // these namespaces. The namespace tap has only a loopback until a stack makes its device. A veth pair
-// joins the two namespaces in veth. Another veth pair, without offloads, joins the two in noGSO.
+// joins the two namespaces in veth. Another veth pair, without offloads, joins the two in noGSO, and one with BIG TCP
+// the two in bigTCP.
 type lab struct {
-	tap         namespace
-	veth, noGSO [2]namespace // near and far
-	bridge      namespace    // with the bridge br0; only for -links
-	made        []namespace
+	tap                 namespace
+	veth, noGSO, bigTCP [2]namespace // near and far
+	bridge              namespace    // with the bridge br0; only for -links
+	made                []namespace
 	// ccs are the congestion controls that the kernel's sockets may have. The first one is the
 	// default of the namespaces.
 	ccs []string
@@ -65,12 +66,22 @@ func (l *lab) build() (err error) {
 		if l.noGSO[i], err = l.namespace("plain" + side); err != nil {
 			return err
 		}
+		if l.bigTCP[i], err = l.namespace("big" + side); err != nil {
+			return err
+		}
 	}
-	if err := join(l.veth, true); err != nil {
-		return err
+	for _, pair := range [][2]namespace{l.veth, l.noGSO, l.bigTCP} {
+		if err := join(pair); err != nil {
+			return err
+		}
 	}
-	if err := join(l.noGSO, false); err != nil {
-		return err
+	for i := range 2 {
+		if err := l.noGSO[i].Do(func() error { return offloadsOff(vethName) }); err != nil {
+			return err
+		}
+		if err := l.bigTCP[i].Do(func() error { return raiseGSO(vethName, bigGSO) }); err != nil {
+			return err
+		}
 	}
 	return l.tap.Do(func() (err error) {
 		l.ccs, err = settableCCs()
@@ -114,26 +125,20 @@ func (l *lab) namespace(name string) (namespace, error) {
 	})
 }
 
-// join connects two namespaces with a veth pair, with offloads if gso is set.
-func join(ns [2]namespace, gso bool) error {
+// vethName is the name of both ends of a veth pair.
+const vethName = "veth0"
+
+// join connects two namespaces with a veth pair.
+func join(ns [2]namespace) error {
 	near, far := string(ns[0].Namespace), string(ns[1].Namespace)
-	steps := [][]string{
-		{"-n", near, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", far},
-		{"-n", near, "addr", "add", nearAddr + prefixed, "dev", "veth0"},
-		{"-n", far, "addr", "add", farAddr + prefixed, "dev", "veth0"},
-		{"-n", near, "link", "set", "veth0", "up"},
-		{"-n", far, "link", "set", "veth0", "up"},
-	}
-	for _, args := range steps {
+	for _, args := range [][]string{
+		{"-n", near, "link", "add", vethName, "type", "veth", "peer", "name", vethName, "netns", far},
+		{"-n", near, "addr", "add", nearAddr + prefixed, "dev", vethName},
+		{"-n", far, "addr", "add", farAddr + prefixed, "dev", vethName},
+		{"-n", near, "link", "set", vethName, "up"},
+		{"-n", far, "link", "set", vethName, "up"},
+	} {
 		if err := ip(args...); err != nil {
-			return err
-		}
-	}
-	if gso {
-		return nil
-	}
-	for _, n := range ns {
-		if err := n.Do(func() error { return offloadsOff("veth0") }); err != nil {
 			return err
 		}
 	}

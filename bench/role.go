@@ -65,7 +65,7 @@ func openNetwork(t *task) (*network, error) {
 		return wireGuardOnVeth(t)
 	}
 	switch t.Stack {
-	case kernel:
+	case kernel, kernelBig:
 		return kernelNetwork(t.Setup.CC), nil
 	case usern, usern6:
 		return usernetOnTAP(t.Setup, t.V6)

@@ -44,6 +44,9 @@ type runner struct {
 	runs     int // number of runs so far
 	// patience, if not 0, replaces the 40 s in the limit of a run, which is 3*time + 40 s.
 	patience time.Duration
+	// ran is the time of all runs, those included that were repeated. strangers is the CPU time that other
+	// processes used in it.
+	ran, strangers time.Duration
 	// softirqs are the process numbers of the kernel's packet threads.
 	softirqs []string
 }
@@ -152,6 +155,8 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 	case s.bridged():
 		near, far = r.lab.bridge, r.lab.bridge
 		nearStack, nearSetup = s, c
+	case s == kernelBig:
+		near, far = r.lab.bigTCP[0], r.lab.bigTCP[1]
 	case s == kernel && w.Plain:
 		near, far = r.lab.noGSO[0], r.lab.noGSO[1]
 	case s == kernel || w.Place == onWG:
@@ -385,7 +390,19 @@ func (r *runner) beginLoad() load {
 func (r *runner) others(l load, used time.Duration) float64 {
 	took := time.Since(l.when)
 	other := machineBusy() - l.busy - used - (softirqd(r.softirqs) - l.soft) - (ownCPU() - l.own)
-	return max(0, float64(other)/float64(took)/float64(machineCPUs()))
+	other = max(0, other)
+	r.ran += took
+	r.strangers += other
+	return float64(other) / float64(took) / float64(machineCPUs())
+}
+
+// busy is a sentence about the CPU time of other processes during the runs.
+func (r *runner) busy() string {
+	if r.ran <= 0 {
+		return "Other processes: not measured."
+	}
+	return fmt.Sprintf("Other processes used %.1f %% of the machine's CPU time during all runs, those included that were repeated.",
+		100*float64(r.strangers)/float64(r.ran)/float64(machineCPUs()))
 }
 
 // tick is the unit of times in /proc: 1/USER_HZ seconds.
