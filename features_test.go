@@ -1,3 +1,7 @@
+//go:build !windows && !js && !wasip1
+
+// The documents are the same on all systems, and reading them takes long under wine and in wasm.
+
 package usernet
 
 import (

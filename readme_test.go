@@ -62,9 +62,8 @@ func test(f func(t *testing.T)) {
 	}
 }
 
+// TestTheCodeOfTheREADMEIsThatOfTheTests checks the blocks of Go in README.md and docs/*.md.
 func TestTheCodeOfTheREADMEIsThatOfTheTests(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
 	files, err := filepath.Glob("*_test.go")
 	require.NoError(t, err)
 	var code strings.Builder
@@ -73,12 +72,18 @@ func TestTheCodeOfTheREADMEIsThatOfTheTests(t *testing.T) {
 		require.NoError(t, err)
 		code.WriteString(flat(string(b)))
 	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.NotEmpty(t, blocks)
-	for _, block := range blocks {
-		// A block consists of parts between empty lines. Each part is in some test file.
-		for _, part := range strings.Split(block[1], "\n\n") {
-			require.Contains(t, code.String(), flat(part))
+	pages, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	for _, page := range append(pages, "README.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+		require.True(t, page != "README.md" || len(blocks) >= 3, "README.md has three examples")
+		for _, block := range blocks {
+			// A block consists of parts between empty lines. Each part is in some test file.
+			for _, part := range strings.Split(block[1], "\n\n") {
+				require.Contains(t, code.String(), flat(part), page)
+			}
 		}
 	}
 }
