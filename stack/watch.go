@@ -89,6 +89,19 @@ type WatchEvent struct {
 	Err error
 }
 
+// Why returns the reason of a dropped packet with its rule, if there is one, in one line. It returns an empty string
+// for other events. It suits as the comment of a packet in a capture.
+func (e *WatchEvent) Why() string {
+	switch rule := e.Reason.Rule(); {
+	case e.Kind != PacketDropped:
+		return ""
+	case rule == "":
+		return "dropped: " + string(e.Reason)
+	default:
+		return "dropped: " + string(e.Reason) + " - " + rule
+	}
+}
+
 // WatchConfig says what a Watcher gets. At least one of Frames, Drops and Conns must be set.
 type WatchConfig struct {
 	Frames bool // FrameReceived and FrameSent

@@ -14,13 +14,18 @@ const (
 	blockOld       = 2          // Packet Block, which is obsolete
 	blockSimple    = 3          // Simple Packet Block
 	blockPacket    = 6          // Enhanced Packet Block
+	blockSecrets   = 10         // Decryption Secrets Block
 )
 
 const byteOrderMagic = 0x1a2b3c4d
 
+// secretsTLS is the type of the secrets of a TLS key log.
+const secretsTLS = 0x544c534b
+
 // Codes of options.
 const (
 	optEnd       = 0
+	optComment   = 1 // of any block
 	optUserAppl  = 4 // of a section
 	optIfName    = 2 // of an interface
 	optIfMAC     = 6
@@ -99,7 +104,7 @@ func (p *Reader) nextBlock() (Packet, error) {
 			return Packet{}, fmt.Errorf("a block of %d bytes", size)
 		}
 		switch kind {
-		case blockInterface, blockOld, blockSimple, blockPacket:
+		case blockInterface, blockOld, blockSimple, blockPacket, blockSecrets:
 		default:
 			// "blocks that are not recognized must be skipped".
 			if err := p.skip(int64(size)-12, size); err != nil {
@@ -107,7 +112,13 @@ func (p *Reader) nextBlock() (Packet, error) {
 			}
 			continue
 		}
-		if size > maxBlock {
+		if kind == blockSecrets && size > maxKeyLog {
+			if err := p.skip(int64(size)-12, size); err != nil {
+				return Packet{}, err
+			}
+			continue
+		}
+		if size > maxBlock && kind != blockSecrets {
 			return Packet{}, fmt.Errorf("a block of %d bytes: the maximum is %d", size, maxBlock)
 		}
 		body, err := p.take(int(size) - 8)
@@ -121,6 +132,10 @@ func (p *Reader) nextBlock() (Packet, error) {
 		switch kind {
 		case blockInterface:
 			if err := p.addInterface(body); err != nil {
+				return Packet{}, err
+			}
+		case blockSecrets:
+			if err := p.addSecrets(body); err != nil {
 				return Packet{}, err
 			}
 		case blockSimple:
@@ -161,6 +176,21 @@ func (p *Reader) addInterface(b []byte) error {
 	return nil
 }
 
+// addSecrets reads the body of a Decryption Secrets Block.
+func (p *Reader) addSecrets(b []byte) error {
+	if len(b) < 8 {
+		return errBlock
+	}
+	kind, size := p.order.Uint32(b), p.order.Uint32(b[4:])
+	if int64(size) > int64(len(b)-8) {
+		return fmt.Errorf("secrets of %d bytes in a block of %d", size, len(b)+12)
+	}
+	if text := b[8 : 8+size]; kind == secretsTLS && len(p.keys)+len(text) <= maxKeyLog {
+		p.keys = append(p.keys, text...)
+	}
+	return nil
+}
+
 // options calls f for each option in b. It stops at the first malformed option: options are not needed
 // to read a packet.
 func (p *Reader) options(b []byte, f func(code uint16, value []byte)) {
@@ -196,8 +226,14 @@ func (p *Reader) packet(kind uint32, b []byte) (Packet, error) {
 		return Packet{}, fmt.Errorf("a packet of %d bytes in a block of %d", size, len(b)+12)
 	}
 	data, rest := b[20:20+size], b[min(20+int(size+3)&^3, len(b)):]
-	fcs, dir := ifc.fcs, Unknown
+	fcs, dir, comment := ifc.fcs, Unknown, ""
 	p.options(rest, func(code uint16, v []byte) {
+		if code == optComment {
+			if comment != "" {
+				comment += "\n"
+			}
+			comment += string(v)
+		}
 		if code == optFlags && len(v) == 4 {
 			flags := p.order.Uint32(v)
 			if d := Direction(flags & 3); d <= Outbound {
@@ -209,7 +245,7 @@ func (p *Reader) packet(kind uint32, b []byte) (Packet, error) {
 		}
 	})
 	pkt := ifc.packet(data, length, t, fcs)
-	pkt.Direction = dir
+	pkt.Direction, pkt.Comment = dir, comment
 	return pkt, nil
 }
 

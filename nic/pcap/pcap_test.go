@@ -375,6 +375,8 @@ func FuzzReader(f *testing.F) {
 		f.Add(record(o, pcapFile(o, magicNano, 1), 1, 2, []byte("data"), 9))
 		b := block(o, section(o, nil), blockInterface, uint16(1), uint16(0), uint32(4))
 		b = block(o, b, blockSimple, uint32(9), []byte("SPB."))
+		b = block(o, b, blockSecrets, uint32(secretsTLS), uint32(3), []byte("key"))
+		b = block(o, b, blockPacket, uint32(0), uint64(0), uint32(4), uint32(4), []byte("data"), uint16(optComment), uint16(3), []byte("why"))
 		f.Add(block(o, b, blockOld, uint16(0), uint16(7), uint32(1), uint32(2), uint32(3), uint32(30), []byte("OPB")))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -382,6 +384,13 @@ func FuzzReader(f *testing.F) {
 		require.Error(t, err)
 		var buf bytes.Buffer
 		w, _ := NewWriter(&buf, Interface{Link: LinkEthernet})
+		r, _ := NewReader(bytes.NewReader(b))
+		for r != nil && r.err == nil {
+			_, _ = r.Next()
+		}
+		if r != nil {
+			require.LessOrEqual(t, len(r.KeyLog()), len(b))
+		}
 		for _, p := range all {
 			require.LessOrEqual(t, len(p.Data), p.Len)
 			require.LessOrEqual(t, len(p.Data), len(b))
@@ -392,6 +401,7 @@ func FuzzReader(f *testing.F) {
 		require.Len(t, again, len(all))
 		for i := range all {
 			require.Equal(t, all[i].Data, again[i].Data)
+			require.Equal(t, cutText(all[i].Comment, maxComment), again[i].Comment)
 		}
 	})
 }

@@ -61,6 +61,9 @@ type Packet struct {
 	Time      time.Time // when the packet was captured; zero if the capture does not say
 	Link      LinkType
 	Direction Direction
+	// Comment is text about the packet, such as the reason for which it was dropped. Only pcapng has comments. A
+	// Reader joins several comments of a packet by newlines.
+	Comment string
 }
 
 // The limits of what a Reader accepts, so that its memory is bounded. tcpdump has the same limit on the
@@ -68,7 +71,8 @@ type Packet struct {
 const (
 	maxPacket     = 256 << 10 // bytes of a packet
 	maxBlock      = maxPacket + 64<<10
-	maxInterfaces = 4096 // of a section
+	maxInterfaces = 4096    // of a section
+	maxKeyLog     = 4 << 20 // bytes of all key logs
 )
 
 // A Reader reads the packets of a capture. It needs memory for one packet only.
@@ -79,6 +83,7 @@ type Reader struct {
 	order binary.ByteOrder
 	ng    bool
 	ifcs  []iface // of the section; a pcap file has one
+	keys  []byte  // the TLS key logs so far
 	err   error   // the result of all further calls of Next
 }
 
@@ -151,6 +156,11 @@ func (p *Reader) Next() (Packet, error) {
 	}
 	return pkt, nil
 }
+
+// KeyLog returns the TLS key log that the file has contained so far, in the format of crypto/tls.Config.KeyLogWriter
+// (RFC 9850). A pcapng file has the keys of a connection before the packets of the connection. KeyLog leaves out what
+// exceeds 4 MiB.
+func (p *Reader) KeyLog() []byte { return p.keys }
 
 // fail adds the current offset in the file to an error. It returns io.EOF unchanged.
 func (p *Reader) fail(err error) error {

@@ -1,10 +1,12 @@
 package pcap
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"time"
+	"unicode/utf8"
 )
 
 // An Interface describes where packets were captured.
@@ -70,16 +72,33 @@ func beginPacket(b []byte, index int, t time.Time, length int) []byte {
 }
 
 // endPacket ends the packet block whose packet begins at b[data].
-func endPacket(b []byte, data int, dir Direction) []byte {
+func endPacket(b []byte, data int, dir Direction, comment string) []byte {
 	le := binary.LittleEndian
 	le.PutUint32(b[data-8:], uint32(len(b)-data))
 	b = pad(b, data)
+	if comment != "" {
+		b = appendOption(b, optComment, []byte(cutText(comment, maxComment)))
+	}
 	if dir != Unknown {
 		b = le.AppendUint16(b, optFlags)
 		b = le.AppendUint16(b, 4)
 		b = le.AppendUint32(b, uint32(dir))
 	}
 	return endBlock(b, data-packetHeader)
+}
+
+// maxComment is the most bytes of a comment that are written.
+const maxComment = 32 << 10
+
+// cutText returns the first n bytes of s, without a part of a character at the end.
+func cutText(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // appendOption appends one option with its padding.
@@ -140,9 +159,39 @@ func (p *Writer) Write(pkt Packet) error {
 	if p.snap > 0 && len(pkt.Data) > p.snap {
 		pkt.Data = pkt.Data[:p.snap]
 	}
-	p.block = endPacket(append(b, pkt.Data...), data, pkt.Direction)
+	p.block = endPacket(append(b, pkt.Data...), data, pkt.Direction, pkt.Comment)
 	return p.write(p.block)
 }
+
+// WriteKeyLog writes a part of a TLS key log, one or more whole lines, as crypto/tls passes it to
+// Config.KeyLogWriter (RFC 9850). Wireshark then decrypts the connections whose keys it has, in the packets that are
+// written afterwards: pcapng demands that the secrets "be written before packets that require them".
+func (p *Writer) WriteKeyLog(lines []byte) error {
+	for len(lines) > 0 {
+		part := lines
+		if len(part) > maxSecrets {
+			n := bytes.LastIndexByte(part[:maxSecrets], '\n') + 1
+			if n == 0 {
+				return fmt.Errorf("pcap: a line of a TLS key log is longer than %d bytes", maxSecrets)
+			}
+			part = part[:n]
+		}
+		lines = lines[len(part):]
+		le := binary.LittleEndian
+		b := le.AppendUint32(p.block[:0], blockSecrets)
+		b = le.AppendUint32(b, 0)
+		b = le.AppendUint32(b, secretsTLS)
+		b = le.AppendUint32(b, uint32(len(part)))
+		p.block = endBlock(pad(append(b, part...), 16), 0)
+		if err := p.write(p.block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxSecrets is the most bytes of a key log in one block.
+const maxSecrets = 64 << 10
 
 func (p *Writer) write(b []byte) error {
 	n, err := p.w.Write(b)
