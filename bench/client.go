@@ -59,6 +59,8 @@ func runClient(n *network, t *task) (report, error) {
 		work = c.short
 	case udpEcho:
 		work, loops = c.datagrams, 1
+	case files:
+		work = c.fetch
 	case goHTTP:
 		work = c.http()
 	default:
@@ -111,7 +113,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	for _, conn := range c.conns {
 		// Without a deadline, a call that waits for a lost answer would never end.
 		conn.SetDeadline(time.Now().Add(time.Second))
-		if c.t.Kind == recv || c.t.Kind == flow {
+		if c.t.Kind == recv || c.t.Kind == flow || c.t.Kind == files {
 			conn.Close()
 		}
 	}

@@ -106,8 +106,7 @@ func (b *bench) compare(ctx context.Context) error {
 		before, b.before.commit)
 	fmt.Printf("%-8s %-46s %9s %9s %7s  %7s %7s %7s\n", "", "", "before", "now", "ratio", "CPU", "CPU now", "ratio")
 	var slower []string
-	for i := range workloads {
-		w := &workloads[i]
+	for _, w := range every() {
 		if !b.o.wanted(w.ID) {
 			continue
 		}

@@ -53,7 +53,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.only, "only", "", "workloads to run, such as T1,P3,C5; a prefix selects several")
 	fs.IntVar(&o.runs, "runs", 0, "runs of each workload; the median counts (default 5)")
 	fs.DurationVar(&o.time, "time", 0, "time of each run (default 800ms)")
-	fs.DurationVar(&o.budget, "budget", 14*time.Minute, "start no more runs after this time")
+	fs.DurationVar(&o.budget, "budget", 24*time.Minute, "start no more runs after this time")
 	fs.StringVar(&o.svg, "svg", "", "write a chart (default ../docs/bench.svg for a full run)")
 	fs.StringVar(&o.markdown, "md", "", "write the tables (default RESULTS.md for a full run)")
 	fs.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of usernet's process for each workload to this directory")
@@ -261,8 +261,8 @@ func (o *options) wanted(id string) bool {
 }
 
 func (b *bench) all() {
-	for i := range workloads {
-		if w := &workloads[i]; b.o.wanted(w.ID) {
+	for _, w := range every() {
+		if b.o.wanted(w.ID) {
 			r := b.measure(w)
 			b.rows = append(b.rows, r)
 			fmt.Fprintln(os.Stderr, r.line())
@@ -279,13 +279,13 @@ var followers = []stackName{before, usern6, usernTUN, usernBridge, usernVLAN}
 func (b *bench) measure(w *workload) *row {
 	r := &row{workload: w, figures: map[stackName]*figure{}}
 	for _, s := range b.stacks {
-		if s == netPipe && (w.Place != onPipe || w.Kind != pingpong) || s == lnetoS && b.lnetoFailed >= lnetoPatience {
+		if s == netPipe && (w.Place != onPipe || w.Kind != pingpong) || s == lnetoS && (b.lnetoFailed >= lnetoPatience || !w.forLneto()) {
 			continue
 		}
 		if s.bridged() && (w.Kind == wrkHTTP || w.Client) {
 			continue // wrk uses the kernel's TCP, and both sides are the same
 		}
-		if s == kernelBig && (w.Place != onTAP || !w.Kind.bulk() || w.Kind == udpBulk || w.Plain) {
+		if s == kernelBig && (w.Place != onTAP || !w.Kind.bulk() || w.Kind == udpBulk || w.Over == overQUIC || w.Plain) {
 			continue // only TCP super-frames can be longer
 		}
 		f := &figure{setup: b.defaults(w, s)}

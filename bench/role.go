@@ -40,7 +40,7 @@ func runTask(arg string) error {
 		defer pprof.StopCPUProfile()
 	}
 	switch t.Role {
-	case "server":
+	case "server", "proxy":
 		return serve(&t)
 	case "client":
 		n, err := openNetwork(&t)
@@ -108,7 +108,15 @@ func serve(t *task) error {
 		return err
 	}
 	defer n.close()
-	if err := startServer(n, t); err != nil {
+	switch {
+	case t.Role == "server":
+		err = startServer(n, t)
+	case t.Client:
+		err = startProxy(kernelNetwork(t.Setup.CC), n, t)
+	default:
+		err = startProxy(n, kernelNetwork(t.Setup.CC), t)
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Println("ready")

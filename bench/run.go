@@ -71,6 +71,8 @@ func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 	switch {
 	case w.Place == onPipe:
 		rep, used, err = r.inOne(ctx, w, s, c)
+	case w.Proxy != "":
+		rep, used, err = r.inThree(ctx, w, s, c)
 	default:
 		rep, used, err = r.inTwo(ctx, w, s, c)
 	}
@@ -100,6 +102,7 @@ func (r *runner) task(w *workload, s stackName, c setup) task {
 	return task{
 		Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Close: w.Close, Place: w.Place,
 		Latency: w.Latency, Loss: w.Loss, Setup: c,
+		Proxy: w.Proxy, Over: w.Over, Batch: w.Batch, Cached: w.Cached,
 		V6:   s == usern6,
 		Port: firstPort + r.runs%(lastPort-firstPort+1), Time: r.time,
 	}
@@ -146,21 +149,89 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	return r.client(ctx, r.lab.tap, &t, core)
 }
 
+// sides returns the namespaces of the kernel's side and of the stack's side.
+func (r *runner) sides(w *workload, s stackName) (near, far namespace) {
+	switch {
+	case s.bridged():
+		return r.lab.bridge, r.lab.bridge
+	case s == kernelBig:
+		return r.lab.bigTCP[0], r.lab.bigTCP[1]
+	case s == kernel && w.Plain:
+		return r.lab.noGSO[0], r.lab.noGSO[1]
+	case s == kernel || w.Place == onWG:
+		return r.lab.veth[0], r.lab.veth[1]
+	}
+	return r.lab.tap, r.lab.tap
+}
+
+// inThree runs a workload with a proxy. The proxy is the process of the measured stack; the client and the server
+// use the kernel. The CPU of the report is the sum of all three.
+func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
+	near, far := r.sides(w, s)
+	client, prox := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
+	r.runs++
+	server := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}) // at the next port
+	client.Role, prox.Role, server.Role = "client", "proxy", "server"
+	client.Proxy, server.Proxy = "", ""
+	prox.Profile = r.profile(w, s)
+	prox.Client = w.Client
+	nearHost, farHost, _ := addrs(prox.V6)
+	clientNS, serverNS, loopback := near, far, "127.0.0.1"
+	client.Addr, prox.Addr = farHost, loopback
+	if w.Client {
+		clientNS, serverNS = far, near
+		client.Addr, prox.Addr = loopback, nearHost
+	}
+	prox.Addr = net.JoinHostPort(prox.Addr, strconv.Itoa(server.Port))
+
+	var servers []*process
+	var busy []time.Duration
+	for _, one := range []struct {
+		ns namespace
+		t  *task
+	}{{serverNS, &server}, {far, &prox}} {
+		srv, err := r.server(ctx, one.ns, one.t, -1)
+		if err != nil {
+			return report{}, 0, err
+		}
+		defer srv.kill()
+		servers = append(servers, srv)
+	}
+	for _, srv := range servers {
+		before, err := srv.cpu()
+		if err != nil {
+			return report{}, 0, err
+		}
+		busy = append(busy, before)
+	}
+	rep, used, err := r.client(ctx, clientNS, &client, -1)
+	if err != nil {
+		return report{}, 0, err
+	}
+	for i, srv := range servers {
+		after, err := srv.cpu()
+		if err != nil {
+			return report{}, 0, err
+		}
+		rep.CPU += after - busy[i]
+	}
+	for i := range servers { // the proxy first, so that it finds its server
+		all, err := servers[len(servers)-1-i].end()
+		if err != nil {
+			return report{}, 0, err
+		}
+		used += all
+	}
+	return rep, used, nil
+}
+
 // inTwo runs a workload whose sides are in two processes. The CPU of the report is the sum of both
 // sides during the workload. The second result is all the CPU time of both processes.
 func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
-	near, far := r.lab.tap, r.lab.tap // the kernel's side, the stack's side
+	near, far := r.sides(w, s)
 	nearStack, nearSetup := kernel, setup{CC: c.CC, Chunk: c.Chunk}
-	switch {
-	case s.bridged():
-		near, far = r.lab.bridge, r.lab.bridge
+	if s.bridged() {
 		nearStack, nearSetup = s, c
-	case s == kernelBig:
-		near, far = r.lab.bigTCP[0], r.lab.bigTCP[1]
-	case s == kernel && w.Plain:
-		near, far = r.lab.noGSO[0], r.lab.noGSO[1]
-	case s == kernel || w.Place == onWG:
-		near, far = r.lab.veth[0], r.lab.veth[1]
 	}
 	nearTask, farTask := r.task(w, nearStack, nearSetup), r.task(w, s, c)
 	nearTask.Near, nearTask.V6 = true, farTask.V6

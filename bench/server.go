@@ -47,6 +47,12 @@ func startServer(n *network, t *task) error {
 		go accept(ln, echo)
 	case short:
 		go accept(ln, echoOnce)
+	case files:
+		f, err := newMemoryFile(int64(t.Size))
+		if err != nil {
+			return err
+		}
+		go http.Serve(ln, f)
 	case wrkHTTP, goHTTP:
 		body := []byte("Hello, World!")
 		go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

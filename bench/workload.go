@@ -22,7 +22,7 @@ const (
 )
 
 // bulk reports whether a workload is measured in bits instead of operations.
-func (k kind) bulk() bool { return k == send || k == recv || k == flow || k == udpBulk }
+func (k kind) bulk() bool { return k == send || k == recv || k == flow || k == udpBulk || k == files }
 
 // A place is where the other side of the measured stack runs.
 type place string
@@ -58,6 +58,12 @@ type workload struct {
 	// Client makes the measured stack the client and the kernel the server. Otherwise the measured
 	// stack is the server.
 	Client bool
+	// Proxy is the program between the client and the server, if any, and Over the protocol over the stack.
+	Proxy proxy
+	Over  wrap
+	// Batch makes the sender of udpBulk pass many datagrams in one call, as super-frames of UDP (USO). Cached
+	// lets a resolver remember answers.
+	Batch, Cached bool
 	// Close makes each HTTP request use a new connection.
 	Close bool
 	// Latency is the latency of a pipe in each direction. Loss is the proportion of the client's
@@ -193,7 +199,7 @@ const (
 
 // A task is the work of one process. The harness passes it as JSON.
 type task struct {
-	Role    string // "server", "client", "both", "idle" or "growth"
+	Role    string // "server", "proxy", "client", "both", "idle" or "growth"
 	Stack   stackName
 	Kind    kind
 	N       int
@@ -203,11 +209,18 @@ type task struct {
 	Latency time.Duration
 	Loss    float64
 	Setup   setup
+	Proxy   proxy
+	Over    wrap
+	Batch   bool
+	Cached  bool
 	// V6 selects IPv6.
 	V6 bool
+	// Client is set on a proxy that dials through the measured stack.
+	Client bool `json:",omitempty"`
 	// Near is set on the side whose address is nearAddr.
 	Near bool `json:",omitempty"`
-	// Addr is the address that a client dials, and Port the port.
+	// Addr is the address that a client dials, and Port the port. For a proxy, Addr is the server's address
+	// with its port, and Port is the proxy's own.
 	Addr string
 	Port int
 	// Time is how long a client runs, after a warm-up of a tenth of Time.
