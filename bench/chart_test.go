@@ -122,6 +122,7 @@ func TestTargetsAreThoseOfThePlan(t *testing.T) {
 		"T6": {1, 2, 0.95}, "T7": {1.25, 2, 0.85}, "T9": {1.6, 2, 0.9}, "T11": {1.3, 2, 0.85}, "T12": {1.15, 2, 0.9},
 		"T13in": {1, 2, 0}, "T13out": {0.7, 2, 0}, "T14in": {1.2, 2, 0.9}, "T14conn": {1.3, 2, 0.85},
 		"T15": {1, 2, 1.1}, "T15big": {1, 2, 1.1}, "T16in": {1, 2, 1.1}, "T17in": {1, 2, 1.1}, "T17out": {1, 2, 1.1},
+		"T18in": {0, 2, 0}, "T24": {0, 2, 0},
 		"P1": {3, 2.2, 0}, "P2": {4, 2.2, 0}, "P3": {7, 2.2, 0}, "P4": {8, 2.2, 0}, "P6": {1.9, 2.2, 0}, "P8big": {10, 2.2, 0},
 	}
 	seen := map[string]bool{}
@@ -130,7 +131,7 @@ func TestTargetsAreThoseOfThePlan(t *testing.T) {
 			t.Errorf("%s occurs twice", w.ID)
 		}
 		seen[w.ID] = true
-		if w.KernelCPU < 0 || w.KernelCPU > 1.2 || w.OverKernel <= 0 || w.OverGVisor < 2 {
+		if w.KernelCPU < 0 || w.KernelCPU > 1.2 || w.OverKernel < 0 || w.OverGVisor < 2 {
 			t.Errorf("%s has the targets %g, %g, %g", w.ID, w.OverKernel, w.OverGVisor, w.KernelCPU)
 		}
 		if v, ok := want[w.ID]; ok && v != [3]float64{w.OverKernel, w.OverGVisor, w.KernelCPU} {

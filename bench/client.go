@@ -26,6 +26,8 @@ type client struct {
 	// closed when all connections are established.
 	connected, begin chan struct{}
 
+	control net.Conn // for udpBulk: the connection on which the server tells what has arrived
+
 	mu     sync.Mutex
 	counts []*counter
 	conns  []net.Conn
@@ -43,6 +45,10 @@ type counter struct {
 
 // runClient runs the client side of the task.
 func runClient(n *network, t *task) (report, error) {
+	n, err := wrapped(n, t)
+	if err != nil {
+		return report{}, err
+	}
 	c := &client{n: n, t: t, dialing: make(chan struct{}, dialers)}
 	var work func(*counter) error
 	loops := t.N
@@ -61,10 +67,21 @@ func runClient(n *network, t *task) (report, error) {
 		work, loops = c.datagrams, 1
 	case files:
 		work = c.fetch
+	case h2:
+		work = c.h2()
+	case unary:
+		work, err = c.unary()
+	case names:
+		work, err = c.lookups()
+	case udpBulk:
+		work = c.blast
 	case goHTTP:
 		work = c.http()
 	default:
-		return report{}, fmt.Errorf("no client for %q", t.Kind)
+		err = fmt.Errorf("no client for %q", t.Kind)
+	}
+	if err != nil {
+		return report{}, err
 	}
 	return c.run(loops, work)
 }
@@ -103,11 +120,19 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	if err := wait(c.t.Time / 10); err != nil {
 		return report{}, err
 	}
-	begin, before := time.Now(), c.count()
+	begin := time.Now()
+	before, err := c.count()
+	if err != nil {
+		return report{}, err
+	}
 	if err := wait(c.t.Time); err != nil {
 		return report{}, err
 	}
-	after, took := c.count(), time.Since(begin)
+	after, err := c.count()
+	if err != nil {
+		return report{}, err
+	}
+	took, total := time.Since(begin), after
 	c.stop.Store(true)
 	c.mu.Lock()
 	for _, conn := range c.conns {
@@ -119,20 +144,29 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	}
 	c.mu.Unlock()
 	wg.Wait()
+	if c.t.Kind != udpBulk { // its server is no longer asked
+		if total, err = c.count(); err != nil {
+			return report{}, err
+		}
+	}
 	return report{
-		Count: float64(after - before), Time: took, Total: float64(c.count()),
+		Count: float64(after - before), Time: took, Total: float64(total),
 		Errors: c.failed, Lost: c.lost, Note: c.note,
 	}, nil
 }
 
-func (c *client) count() (n int64) {
-	if c.t.Kind == flow {
-		return c.t.arrived.Load()
+// count returns the number of operations or bytes so far.
+func (c *client) count() (n int64, err error) {
+	switch c.t.Kind {
+	case flow:
+		return c.t.arrived.Load(), nil
+	case udpBulk:
+		return c.arrived()
 	}
 	for _, m := range c.counts {
 		n += m.Load()
 	}
-	return n
+	return n, nil
 }
 
 func (c *client) addr() string { return net.JoinHostPort(c.t.Addr, strconv.Itoa(c.t.Port)) }

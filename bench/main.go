@@ -46,7 +46,7 @@ type options struct {
 
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.BoolVar(&o.quick, "quick", false, "one short run of each, two minutes in all; the figures are rough")
+	fs.BoolVar(&o.quick, "quick", false, "one short run of each, four minutes in all; the figures are rough")
 	fs.BoolVar(&o.noisy, "noisy", false, "do not repeat runs that other processes disturbed")
 	fs.BoolVar(&o.million, "million", false, "also measure the memory of 1,000,000 idle connections")
 	fs.BoolVar(&o.growth, "growth", false, "only measure how the cost grows (writes GROWTH.md and ../docs/growth.svg)")
@@ -362,7 +362,7 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 	if s == gvisor && w.Place == onPipe {
 		c.MTU = 65535
 	}
-	if w.Kind.bulk() {
+	if w.Kind.chunked() {
 		c.Chunk = largeChunk
 		if s.isKernel() {
 			c.Chunk = smallChunk
@@ -421,10 +421,10 @@ func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 		return list
 	}
 	tcp := w.Place != onPipe || s.isKernel()
-	if tcp && w.Kind.bulk() && b.lab.cc() != "bbr" && slices.Contains(b.lab.ccs, "bbr") {
+	if tcp && w.Kind.chunked() && b.lab.cc() != "bbr" && slices.Contains(b.lab.ccs, "bbr") {
 		list = append(list, func(c *setup) { c.CC = "bbr" })
 	}
-	if w.Kind.bulk() {
+	if w.Kind.chunked() {
 		list = append(list, func(c *setup) { c.Chunk = smallChunk + largeChunk - c.Chunk }) // the other size
 	}
 	if p == free {

@@ -43,6 +43,21 @@ var programs = []workload{
 	{ID: "T16req", Name: "ReverseProxy to the kernel, 13 B, 64", Place: onTAP, Kind: goHTTP, N: 64, Pin: free, Proxy: httpProxy, OverKernel: 1, OverGVisor: 2, KernelCPU: 1.1},
 	{ID: "T17in", Name: "TCP proxy to the kernel, io.Copy", Place: onTAP, Kind: send, N: 1, Pin: free, Proxy: tcpProxy, OverKernel: 1, OverGVisor: 2, KernelCPU: 1.1},
 	{ID: "T17out", Name: "TCP proxy from the kernel, io.Copy", Place: onTAP, Kind: send, N: 1, Pin: free, Proxy: tcpProxy, Client: true, OverKernel: 1, OverGVisor: 2, KernelCPU: 1.1},
+	// Rows without a target over the kernel.
+	{ID: "T18in", Name: "UDP bulk in, 1400 B", Place: onTAP, Kind: udpBulk, N: 1, Size: 1400, Pin: free, OverGVisor: 2},
+	{ID: "T18out", Name: "UDP bulk out, 1400 B", Place: onTAP, Kind: udpBulk, N: 1, Size: 1400, Pin: free, Client: true, OverGVisor: 2},
+	{ID: "T18uin", Name: "UDP bulk in, 1400 B, USO", Place: onTAP, Kind: udpBulk, N: 1, Size: 1400, Pin: free, Batch: true, OverGVisor: 2},
+	{ID: "T18uout", Name: "UDP bulk out, 1400 B, USO", Place: onTAP, Kind: udpBulk, N: 1, Size: 1400, Pin: free, Batch: true, Client: true, OverGVisor: 2},
+	{ID: "T19in", Name: "TLS bulk in, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, Over: overTLS, OverGVisor: 2},
+	{ID: "T19out", Name: "TLS bulk out, 1 stream", Place: onTAP, Kind: recv, N: 1, Pin: free, Over: overTLS, OverGVisor: 2},
+	{ID: "T19hs", Name: "TLS handshakes, 16 at once", Place: onTAP, Kind: short, N: 16, Pin: free, Over: overTLS, OverGVisor: 2},
+	{ID: "T20", Name: "HTTP/2 requests, 1 connection, 64 streams", Place: onTAP, Kind: h2, N: 64, Pin: free, OverGVisor: 2},
+	{ID: "T21", Name: "gRPC unary, 1 connection, 64 at once", Place: onTAP, Kind: unary, N: 64, Pin: free, OverGVisor: 2},
+	{ID: "T22in", Name: "quic-go bulk in, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, Over: overQUIC, OverGVisor: 2},
+	{ID: "T22out", Name: "quic-go bulk out, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, Over: overQUIC, Client: true, OverGVisor: 2},
+	{ID: "T23", Name: "DNS lookups, no cache, 16 at once", Place: onTAP, Kind: names, N: 16, Pin: free, Client: true, OverGVisor: 2},
+	{ID: "T23hit", Name: "DNS lookups, cache (net has none), 16", Place: onTAP, Kind: names, N: 16, Pin: free, Client: true, Cached: true, OverGVisor: 2},
+	{ID: "T24", Name: "1-byte ping-pong, 10,000 connections", Place: onTAP, Kind: pingpong, N: 10_000, Pin: free, OverGVisor: 2},
 }
 
 // every returns all workloads, in the order of the tables.

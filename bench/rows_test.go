@@ -121,3 +121,61 @@ func TestWorkloadsInMemoryComeLast(t *testing.T) {
 		memory = w.Place == onPipe
 	}
 }
+
+// Each datagram of a batch arrives by itself, on the kernel too.
+func TestBatchesArriveAsDatagrams(t *testing.T) {
+	const size = 1400
+	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	conn, err := net.Dial("udp4", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := datagramWriter(conn, size, true)(); err != nil || n != udpRun*size {
+		t.Fatalf("%d bytes were sent, %v", n, err)
+	}
+	pc.SetReadDeadline(time.Now().Add(30 * time.Second))
+	buf := make([]byte, 64<<10)
+	for i := range udpRun {
+		if n, err := pc.Read(buf); err != nil || n != size {
+			t.Fatalf("datagram %d has %d bytes, %v", i, n, err)
+		}
+	}
+}
+
+// The figure of UDP bulk is what the server has received, not what the client has sent.
+func TestWhatArrivesCountsInUDPBulk(t *testing.T) {
+	for _, batch := range []bool{false, true} {
+		task := task{Stack: usern, Kind: udpBulk, N: 1, Size: 1400, Batch: batch, Addr: farAddr, Port: firstPort, Time: 50 * time.Millisecond}
+		near, far, err := openPair(&task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet := *far
+		quiet.listenPacket = func(network, address string) (net.PacketConn, error) {
+			if _, err := far.listenPacket(network, address); err != nil { // nobody reads from it
+				return nil, err
+			}
+			return net.ListenPacket("udp4", "127.0.0.1:0")
+		}
+		for _, c := range []struct {
+			server *network
+			want   bool
+		}{{far, true}, {&quiet, false}} {
+			if err := startServer(c.server, &task); err != nil {
+				t.Fatal(err)
+			}
+			r, err := runClient(near, &task)
+			if err != nil || r.Count > 0 != c.want || r.Total > 0 != c.want {
+				t.Errorf("batch %v: %+v, %v", batch, r, err)
+			}
+			task.Port++
+		}
+		near.close()
+		far.close()
+	}
+}

@@ -24,12 +24,23 @@ type network struct {
 // startServer starts the server of a workload and returns when it can be reached.
 func startServer(n *network, t *task) error {
 	k, addr := t.Kind, fmt.Sprintf(":%d", t.Port)
-	if k == udpEcho {
+	n, err := wrapped(n, t)
+	if err != nil {
+		return err
+	}
+	switch k {
+	case udpBulk:
+		return startDatagramSink(n, t)
+	case udpEcho, names:
 		pc, err := n.listenPacket(t.network("udp"), addr)
 		if err != nil {
 			return err
 		}
-		go echoDatagrams(pc)
+		if k == names {
+			go serveNames(pc)
+		} else {
+			go echoDatagrams(pc)
+		}
 		return nil
 	}
 	ln, err := n.listen(t.network("tcp"), addr)
@@ -54,13 +65,20 @@ func startServer(n *network, t *task) error {
 		}
 		go http.Serve(ln, f)
 	case wrkHTTP, goHTTP:
-		body := []byte("Hello, World!")
-		go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header()["Content-Type"] = []string{"text/plain"}
-			w.Write(body)
-		}))
+		go http.Serve(ln, http.HandlerFunc(hello))
+	case h2:
+		return startH2(ln, http.HandlerFunc(hello))
+	case unary:
+		startGRPC(ln)
 	}
 	return nil
+}
+
+var greeting = []byte("Hello, World!")
+
+func hello(w http.ResponseWriter, r *http.Request) {
+	w.Header()["Content-Type"] = []string{"text/plain"}
+	w.Write(greeting)
 }
 
 // accept accepts connections and runs serve for each, until the listener is closed or fails. As in

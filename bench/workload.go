@@ -24,6 +24,9 @@ const (
 // bulk reports whether a workload is measured in bits instead of operations.
 func (k kind) bulk() bool { return k == send || k == recv || k == flow || k == udpBulk || k == files }
 
+// chunked reports whether the length of the Reads and Writes of a workload is a setting.
+func (k kind) chunked() bool { return k.bulk() && k != udpBulk }
+
 // A place is where the other side of the measured stack runs.
 type place string
 
