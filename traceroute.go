@@ -286,7 +286,7 @@ func (t *tracer) start() {
 			if err != nil {
 				return traceAnswer{}, false, err
 			}
-			a, ok := t.tcpAnswer(b[:n], from, meta.Dst)
+			a, ok := t.tcpAnswer(b[:n], from)
 			a.reply.From, a.reply.TTL = from, meta.TTL
 			return a, ok, nil
 		})

@@ -281,9 +281,22 @@ func TestTracerouteOfOwnAddresses(t *testing.T) {
 	}
 }
 
+// TestTracerouteOfALinkLocalAddress also traces the route to an open port whose SYN-ACK has an incomplete
+// checksum, as on every link with offloads.
 func TestTracerouteOfALinkLocalAddress(t *testing.T) {
 	near, far := nic.Pipe(nic.PipeConfig{})
 	a, b := sixPair(t, near, far)
+	ln, err := b.Listen("tcp", ":81")
+	require.NoError(t, err)
+	defer ln.Close()
+	for _, to := range []string{addrB, addr6B} {
+		for _, port := range []uint16{80, 81} {
+			hops, err := a.Traceroute(t.Context(), to, TracerouteConfig{Method: TraceTCP, Port: port})
+			require.NoError(t, err)
+			require.Len(t, hops, 1)
+			require.NoError(t, hops[0].Replies[0].Err)
+		}
+	}
 	for _, p := range b.Addrs() {
 		if !p.Addr().Is6() || !p.Addr().IsLinkLocalUnicast() {
 			continue
@@ -322,7 +335,7 @@ func TestTracerouteReadsAnyPacket(t *testing.T) {
 				}
 				_, ok := tr.icmpAnswer(b)
 				require.False(t, ok && m == TraceTCP, "%x", b)
-				tr.tcpAnswer(b, to, to)
+				tr.tcpAnswer(b, to)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"net"
+	"strings"
 )
 
 // services are well-known services from IANA's registry (RFC 6335), with their common aliases. The
@@ -48,6 +49,20 @@ func (r *Resolver) LookupPort(_ context.Context, network, service string) (int, 
 		return 0, &net.AddrError{Err: "invalid port", Addr: service}
 	}
 	return port, nil
+}
+
+// aliases are the names in services that are not the usual names of their ports.
+const aliases = " mail nicname www imap2 l2f turn "
+
+// ServiceName returns the usual name of the service on a port, from the same table as LookupPort, or "" if
+// the table has none. The network is "tcp" or "udp".
+func ServiceName(network string, port int) string {
+	for name, p := range services[network] {
+		if p == port && !strings.Contains(aliases, " "+name+" ") {
+			return name
+		}
+	}
+	return ""
 }
 
 func servicePort(network, service string) (int, error) {

@@ -4,7 +4,9 @@ package taptest
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,4 +92,53 @@ func TestTracerouteAndLinuxSeeTheSameRoute(t *testing.T) {
 		require.Equal(t, theirs, ours, c.args)
 		require.True(t, strings.HasSuffix(ours, c.want), "%s: %s", c.args, ours)
 	}
+}
+
+// TestScanAndNmapAgree scans the kernel of a namespace with usernet scan and with nmap, from the same link.
+func TestScanAndNmapAgree(t *testing.T) {
+	t.Parallel()
+	need(t, "nmap", "nft", "socat", "sysctl")
+	exe := build(t)
+	source, target := newSource(t)
+	target.shell(t, `
+		sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0
+		nft add table inet wall
+		nft add chain inet wall in '{ type filter hook input priority 0; }'
+		nft add rule inet wall in tcp dport 23 drop
+		nft add rule inet wall in tcp dport 110 reject with icmpx type admin-prohibited
+		nft add rule inet wall in tcp dport 143 reject with tcp reset
+		nft add rule inet wall in udp dport 67 drop
+		nft add rule inet wall in udp dport 69 reject with icmpx type admin-prohibited
+		socat TCP6-LISTEN:22,fork,ipv6only=0 PIPE >/dev/null 2>&1 &
+		socat TCP6-LISTEN:8080,fork,ipv6only=0 PIPE >/dev/null 2>&1 &
+		socat UDP6-RECVFROM:53,fork,ipv6only=0 PIPE >/dev/null 2>&1 &
+		socat UDP6-RECVFROM:123,fork,ipv6only=0 PIPE >/dev/null 2>&1 &
+		socat -u UDP6-RECV:514,ipv6only=0 OPEN:/dev/null >/dev/null 2>&1 &
+		for i in $(seq 300); do [ $(ss -tulnH | wc -l) -lt 5 ] || exit 0; sleep .1; done
+		exit 1`)
+	tcp := map[string]string{"22": "open", "23": "filtered", "80": "closed", "110": "filtered", "143": "closed", "8080": "open", "9999": "closed"}
+	udp := map[string]string{"53": "open", "67": "open|filtered", "69": "filtered", "123": "open", "161": "closed", "514": "open|filtered", "9999": "closed"}
+	for _, c := range []struct {
+		how  string
+		want map[string]string
+	}{{"-sT", tcp}, {"-sS", tcp}, {"-sU", udp}} {
+		ports := strings.Join(slices.Sorted(maps.Keys(c.want)), ",")
+		for _, e := range families {
+			about := c.how + " " + e.kernel
+			nmap := source.run(t, "nmap", e.flag, "-n", "-Pn", c.how, "-p", ports, "-oG", "-", e.kernel)
+			theirs := make(map[string]string)
+			for _, m := range regexp.MustCompile(`(\d+)/([a-z|]+)/(?:tcp|udp)/`).FindAllStringSubmatch(nmap, -1) {
+				theirs[m[1]] = m[2]
+			}
+			out := source.shell(t, exe+" scan "+onVeth+c.how+" -p "+ports+" "+e.kernel)
+			ours := make(map[string]string)
+			for _, m := range regexp.MustCompile(`(?m)^(\d+)/(?:tcp|udp) +([a-z|]+) `).FindAllStringSubmatch(out, -1) {
+				ours[m[1]] = m[2]
+			}
+			require.Equal(t, theirs, ours, about)
+			require.Equal(t, c.want, ours, about)
+		}
+	}
+	// A scan by SYN segments resets the connections when they are half-open.
+	require.Empty(t, target.run(t, "ss", "-tnH", "state", "syn-recv"))
 }
