@@ -1,5 +1,5 @@
 // The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping,
-// traceroute, a port scanner, a web client and a frame dumper. They run on a TAP or a TUN device, a packet socket, a socket of a
+// traceroute, a port scanner, netcat, a web client and a frame dumper. They run on a TAP or a TUN device, a packet socket, a socket of a
 // virtual machine or a virtual switch, a PPP link, or a wire in memory.
 package main
 
@@ -46,7 +46,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), getCommand(), dumpCommand(), versionCommand()}
+	return []command{serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), ncCommand(os.Stdin), getCommand(), dumpCommand(), versionCommand()}
 }
 
 // A usageError says what is wrong with the command line.

@@ -4,11 +4,16 @@ package taptest
 
 import (
 	"fmt"
+	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -141,4 +146,68 @@ func TestScanAndNmapAgree(t *testing.T) {
 	}
 	// A scan by SYN segments resets the connections when they are half-open.
 	require.Empty(t, target.run(t, "ss", "-tnH", "state", "syn-recv"))
+}
+
+// TestNCAndOpenBSDsSpeak connects usernet nc and Debian's netcat-openbsd in both directions. Each side sends a file,
+// and closes its side at the end of it (-N).
+func TestNCAndOpenBSDsSpeak(t *testing.T) {
+	t.Parallel()
+	need(t, "nc")
+	exe := build(t)
+	source, target := newSource(t)
+	dir := t.TempDir()
+	const size = 1 << 20
+	file, sum := filepath.Join(dir, "file"), contentSum(t, size)
+	out, err := os.Create(file)
+	require.NoError(t, err)
+	_, err = io.Copy(out, content(size))
+	require.NoError(t, err)
+	require.NoError(t, out.Close())
+	ours := exe + " nc " + onVeth
+	wait := func(ns *namespace, port string) {
+		ns.shell(t, `for i in $(seq 600); do [ -z "$(ss -tulnH sport = :`+port+`)" ] || exit 0; sleep .1; done; exit 1`)
+	}
+	sumOfFile := func(name string) string {
+		f, err := os.Open(filepath.Join(dir, name))
+		require.NoError(t, err)
+		defer f.Close()
+		return sumOf(t, f)
+	}
+	for _, e := range families {
+		// The kernel listens, and usernet connects.
+		server := target.command(t.Context(), "bash", "-c", "nc -N -l "+e.kernel+" 7000 <"+file+" >"+dir+"/server")
+		require.NoError(t, server.Start())
+		wait(target, "7000")
+		source.shell(t, ours+"-N "+e.kernel+" 7000 <"+file+" >"+dir+"/client")
+		require.NoError(t, server.Wait())
+		require.Equal(t, sum, sumOfFile("server"), e.name)
+		require.Equal(t, sum, sumOfFile("client"), e.name)
+
+		// usernet listens, and the kernel connects: twice, with -k.
+		p := source.command(t.Context(), "bash", "-c", "exec "+ours+"-k -l 7001 >"+dir+"/ours </dev/null")
+		require.NoError(t, p.Start())
+		target.shell(t, "for i in $(seq 600); do nc -z "+e.ours+" 7001 && exit 0; sleep .1; done; exit 1")
+		target.shell(t, "nc -N "+e.ours+" 7001 <"+file)
+		target.shell(t, "echo again | nc -N "+e.ours+" 7001")
+		require.Eventually(t, func() bool {
+			st, err := os.Stat(dir + "/ours")
+			return err == nil && st.Size() == size+int64(len("again\n"))
+		}, patience, 20*time.Millisecond)
+		require.NoError(t, p.Process.Signal(syscall.SIGINT))
+		require.NoError(t, p.Wait())
+
+		// Datagrams both ways, and the report of open ports.
+		server = target.command(t.Context(), "bash", "-c", "echo pong | nc -u -l "+e.kernel+" 7002 >"+dir+"/udp")
+		require.NoError(t, server.Start())
+		wait(target, "7002")
+		require.Equal(t, "pong\n", source.shell(t, "echo ping | "+ours+"-u -w 2 "+e.kernel+" 7002"))
+		require.NoError(t, server.Process.Kill())
+		server.Wait()
+		got, err := os.ReadFile(dir + "/udp")
+		require.NoError(t, err)
+		require.Equal(t, "ping\n", string(got))
+		_, errs, err := source.try(t, "bash", "-c", ours+"-z "+e.kernel+" 7000-7003")
+		require.Error(t, err, "no port is open")
+		require.Equal(t, 4, strings.Count(errs, "connection refused"), errs)
+	}
 }
