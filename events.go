@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/usernet/usernet/dhcp"
 	"github.com/usernet/usernet/stack"
@@ -276,55 +275,4 @@ func (c *configuration) leaseEvents(d *configuration) []Event {
 		}
 	}
 	return all
-}
-
-// A changeLog logs the changes of a host's addresses, routes and name servers. The clients of DHCP log the events of
-// leases, and the stack logs those of links.
-type changeLog struct {
-	h    *Host
-	last *configuration // only the goroutine that has the turn uses it
-
-	mu    sync.Mutex
-	turn  bool // a goroutine logs
-	again bool // the goroutine that has the turn must call log again
-}
-
-// logChanges logs the changes from now on.
-func (h *Host) logChanges() {
-	l := &changeLog{h: h, last: h.configuration()}
-	h.stack.OnChange(l.look)
-}
-
-// look logs what has changed. If another goroutine is logging, that goroutine logs it. look holds no lock while the
-// handler of the log runs, because the handler may block.
-func (l *changeLog) look() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.again = true
-	if l.turn {
-		return
-	}
-	l.turn = true
-	for l.again {
-		l.again = false
-		l.mu.Unlock()
-		l.log()
-		l.mu.Lock()
-	}
-	l.turn = false
-}
-
-// log logs what has changed since the last call.
-func (l *changeLog) log() {
-	if errors.Is(l.h.Err(), net.ErrClosed) {
-		return
-	}
-	now := l.h.configuration()
-	for _, e := range l.last.events(now) {
-		switch e.Kind {
-		case AddrAdded, AddrChanged, AddrRemoved, RouteAdded, RouteRemoved, NamesChanged:
-			l.h.logger.LogAttrs(context.Background(), slog.LevelInfo, e.Kind.String(), e.args()...)
-		}
-	}
-	l.last = now
 }

@@ -132,8 +132,10 @@ type Config struct {
 	UDPBuffer int
 
 	// Logger gets a record when a link fails, comes up, goes down or changes, when another machine uses an
-	// address of the host, and when addresses, routes, name servers or leases change. If it is nil, nothing
-	// is logged. See also Host.Done and Host.Events.
+	// address of the host, and when links, addresses, routes, name servers or leases change. At
+	// slog.LevelDebug it also gets the protocols, links, addresses and routes that the host has at its
+	// start, and each TCP connection when it opens, fails or closes, if New finds that level enabled. If
+	// Logger is nil, nothing is logged. See also Host.Done, Host.Events and Host.Watch.
 	Logger *slog.Logger
 	// Rand fills p with unpredictable bytes. It is the host's only source of randomness: for
 	// sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS queries.
@@ -153,6 +155,7 @@ type Host struct {
 	copyBuffers copyBuffers               // buffers of ReadFrom and WriteTo
 	batches     sync.Pool                 // of *[]stack.Datagram
 	logger      *slog.Logger              // nil: no log
+	conns       *connLog                  // nil: connections are not logged
 	mdns        atomic.Pointer[mdnsLinks] // nil until first needed
 
 	// The following are nil until first needed.
@@ -210,7 +213,7 @@ func New(cfg Config) (*Host, error) {
 	h.resolver = h.newResolver(&cfg)
 	h.lookup = traced(h.lookupDial, false)
 	if h.logger != nil {
-		h.logChanges()
+		h.startLog(&cfg)
 	}
 	if cfg.DHCP || cfg.LinkLocal {
 		err := h.startClient(s.Interfaces()[1].Name, DHCPConfig{LinkLocal: cfg.LinkLocal}, !cfg.DHCP)
@@ -307,7 +310,11 @@ func (h *Host) Close() error {
 	setOf(&h.dhcpServers).close()
 	setOf(&h.dhcp6).close()
 	setOf(&h.dhcp6Servers).close()
-	return h.stack.Close()
+	err := h.stack.Close()
+	if h.conns != nil {
+		h.conns.turns.run() // the connections that Close has reset
+	}
+	return err
 }
 
 // Done returns a channel that is closed when the host is closed or its last link fails, for example

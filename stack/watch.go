@@ -116,6 +116,9 @@ type WatchConfig struct {
 	// Buffer is the memory in bytes of the events that wait for the reader. Events that find it full are lost.
 	// 0 means 1 MiB.
 	Buffer int
+	// Notify is called in a goroutine of its own after an event was put into an empty buffer, if it is not nil. It
+	// then calls Next, until Next would wait. Calls may overlap. Such a Watcher needs no goroutine between events.
+	Notify func()
 }
 
 const (
@@ -134,6 +137,7 @@ type Watcher struct {
 	lost   atomic.Uint64
 	wake   chan struct{} // has a value if queue may have an event that no reader has seen
 	done   chan struct{} // closed by end
+	notify *time.Timer   // calls WatchConfig.Notify; nil if that is nil
 
 	mu       mutex[levelWatch]
 	queue    []WatchEvent // oldest first
@@ -179,6 +183,10 @@ func (s *Stack) Watch(cfg WatchConfig) (*Watcher, error) {
 			return nil, fmt.Errorf("stack: Watch: %w", err)
 		}
 		w.filter = f
+	}
+	if cfg.Notify != nil {
+		w.notify = time.AfterFunc(time.Hour, cfg.Notify) // put sets the timer
+		w.notify.Stop()
 	}
 	s.watch.mu.Lock()
 	defer s.watch.mu.Unlock()
@@ -241,6 +249,9 @@ func (w *Watcher) Close() error {
 		return net.ErrClosed
 	}
 	w.closed, w.queue = true, nil
+	if w.notify != nil {
+		w.notify.Stop()
+	}
 	return nil
 }
 

@@ -184,6 +184,10 @@ func (w *Watcher) put(e *WatchEvent, b *watchBytes) {
 	}
 	lost := w.lost.Load()
 	own.Lost, w.reported = lost-w.reported, lost
+	if w.notify != nil && len(w.queue) == 0 {
+		now := w.s.now()
+		w.notify.Reset(timerWait(now, now))
+	}
 	w.queue = append(w.queue, own)
 	w.signal()
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -422,6 +423,32 @@ func TestWatchersComeAndGoWhileTrafficFlows(t *testing.T) {
 	wg.Wait()
 	require.Nil(t, a.watch.set.Load())
 	require.Nil(t, a.watch.times)
+}
+
+// A Watcher with Notify has no goroutine that waits, so a bubble may end with it.
+func TestNotifyIsCalledForEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		var events atomic.Int32
+		var w *Watcher
+		w, err := s.Watch(WatchConfig{Drops: true, Notify: func() {
+			events.Add(int32(len(waiting(w))))
+		}})
+		require.NoError(t, err)
+		for range 2 {
+			for range 10 {
+				p.send(ethernet(wire.MAC{2, 9}, nil))
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			require.EqualValues(t, 10, events.Swap(0))
+		}
+		require.NoError(t, w.Close())
+		p.send(ethernet(wire.MAC{2, 9}, nil))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Zero(t, events.Load())
+	})
 }
 
 func TestWatchKindsHaveNames(t *testing.T) {
