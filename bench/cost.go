@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,7 +18,7 @@ type cost struct {
 	Target         string
 }
 
-// measureCosts measures C1 and C5. The other costs of BENCHMARKS.md are elsewhere: C2, no allocation
+// measureCosts measures C1, C5 and C6. The other costs of BENCHMARKS.md are elsewhere: C2, no allocation
 // per segment or datagram, is in the tests of the stack; C3 is the columns of CPU time; C4 is -growth.
 func (b *bench) measureCosts() {
 	if b.o.wanted("C1") {
@@ -38,9 +39,55 @@ func (b *bench) measureCosts() {
 			b.costs = append(b.costs, c)
 		}
 	}
+	if b.o.wanted("C6") && slices.Contains(b.stacks, usern) {
+		b.costs = append(b.costs, b.virtualCosts()...)
+	}
 	for _, c := range b.costs {
 		fmt.Fprintln(os.Stderr, c.line())
 	}
+}
+
+// simulations are the measurements of C6. The virtual time of each makes some hundred thousand packets.
+var simulations = []struct {
+	name  string
+	n     int
+	paced bool
+	queue int // bytes
+	time  time.Duration
+}{
+	{"packets in virtual time, 1 pair of hosts", 1, false, 0, 200 * time.Millisecond},
+	{"packets in virtual time, 10 pairs", 10, false, 0, 30 * time.Millisecond},
+	{"packets in virtual time, 100 pairs", 100, false, 0, 12 * time.Millisecond},
+	{"the same, 1 pair, paced by a seeded link", 1, true, 0, 2 * time.Second},
+	{"the same, 100 pairs, paced by seeded links", 100, true, 0, 30 * time.Millisecond},
+	{"the same, 10,000 flows on a bottleneck", 10_000, true, 25e6, 300 * time.Millisecond},
+}
+
+// virtualCosts measures how many packets are simulated for a second of CPU time. With one core, threads of the Go runtime
+// do not search for work during the many instants at which a single goroutine runs.
+func (b *bench) virtualCosts() (list []cost) {
+	for _, s := range simulations {
+		c := cost{ID: "C6", Name: s.name, Unit: "M per CPU second", Values: map[stackName]string{usern: "failed"}, Target: "1.5"}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		t := task{Role: "virtual", Stack: usern, N: s.n, Paced: s.paced, Size: s.queue, Time: s.time, Setup: setup{Procs: 1}}
+		var rates []float64
+		for range min(b.o.runs, 3) {
+			rep, _, err := b.client(ctx, b.lab.tap, &t, -1)
+			if err != nil {
+				b.failed++
+				fmt.Fprintf(os.Stderr, "C6, %s: %v\n", s.name, err)
+				break
+			}
+			rates = append(rates, rep.Count/rep.CPU.Seconds())
+		}
+		cancel()
+		if len(rates) > 0 {
+			slices.Sort(rates)
+			c.Values[usern] = digits(rates[len(rates)/2] / 1e6)
+		}
+		list = append(list, c)
+	}
+	return list
 }
 
 // idleCost measures the memory of n idle connections.

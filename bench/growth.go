@@ -57,13 +57,13 @@ func curves() []*curve {
 		cores.add(fmt.Sprint(i+1), w, 0)
 		bulkCores.add(fmt.Sprint(i+1), v, largeChunk)
 	}
-	loss := &curve{Title: "bulk, round trip of 10 ms, by loss", X: "loss", Unit: bits, Stacks: []stackName{gvisor, usern}}
+	loss := &curve{Title: "bulk, round trip of 10 ms, by loss", X: "loss", Unit: bits, Stacks: all}
 	for _, l := range []float64{0, 0.001, 0.003, 0.01, 0.03} {
 		w := bulk
 		w.Latency, w.Loss = 5*time.Millisecond, l
 		loss.add(fmt.Sprintf("%.1f %%", 100*l), w, largeChunk)
 	}
-	return []*curve{size, busy, cores, bulkCores, loss}
+	return append([]*curve{size, busy, cores, bulkCores, loss}, lossCurves()...)
 }
 
 // The units of curves.
@@ -195,6 +195,9 @@ func short10(n int) string {
 // grow measures the curves and writes them.
 func (b *bench) grow() error {
 	b.files = raiseFiles()
+	if err := b.lab.makeLossy(); err != nil {
+		return err
+	}
 	list := curves()
 	for _, c := range list {
 		b.curve(c)
@@ -231,7 +234,7 @@ func (b *bench) curve(c *curve) {
 		p := &c.points[i]
 		b.time = long
 		if p.Latency > 0 {
-			b.time = 4 * long // long enough for slow start and the first losses
+			b.time = lossTime(long, p.Latency)
 		}
 		if p.N >= 10_000 {
 			b.time = 3 * long // one round trip on every connection takes a tenth of this time

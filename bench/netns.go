@@ -25,6 +25,7 @@ type lab struct {
 	tap                 namespace
 	veth, noGSO, bigTCP [2]namespace // near and far
 	bridge              namespace    // with the bridge br0; only for -links
+	lossy               [2]namespace // without devices, for a kernelLink; only for -growth
 	made                []namespace
 	// ccs are the congestion controls that the kernel's sockets may have. The first one is the
 	// default of the namespaces.
@@ -183,6 +184,16 @@ func (l *lab) makeBridge() (err error) {
 		return err
 	}
 	return ip("-n", string(l.bridge.Namespace), "link", "set", bridgeName, "up")
+}
+
+// makeLossy makes the namespaces for a kernelLink.
+func (l *lab) makeLossy() (err error) {
+	for i, side := range []string{"lossynear", "lossyfar"} {
+		if l.lossy[i], err = l.namespace(side); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // close removes the namespaces.

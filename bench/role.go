@@ -55,6 +55,8 @@ func runTask(arg string) error {
 		return idle(&t)
 	case "growth":
 		return growIdle(&t)
+	case "virtual":
+		inBubble(func() (report, error) { return simulate(&t) })
 	}
 	return fmt.Errorf("no role %q", t.Role)
 }
@@ -85,6 +87,13 @@ func openNetwork(t *task) (*network, error) {
 func openPair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case kernel:
+		if t.Latency > 0 {
+			l, err := newKernelLink(t)
+			if err != nil {
+				return nil, nil, err
+			}
+			return l.near, l.far, nil
+		}
 		return kernelNetwork(t.Setup.CC), kernelNetwork(t.Setup.CC), nil
 	case usern, usern6:
 		return usernetPipe(t.V6, t.Latency, t.Loss)

@@ -142,7 +142,10 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	t := r.task(w, s, c)
 	_, far, _ := addrs(t.V6)
 	t.Role, t.Addr, t.Profile = "both", far, r.profile(w, s)
-	if s == kernel {
+	switch {
+	case s == kernel && w.Latency > 0:
+		t.Spaces = [2]string{string(r.lab.lossy[0].Namespace), string(r.lab.lossy[1].Namespace)}
+	case s == kernel:
 		t.Addr = "127.0.0.1"
 	}
 	core, _ := r.cores(w)

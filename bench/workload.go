@@ -70,8 +70,7 @@ type workload struct {
 	// Close makes each HTTP request use a new connection.
 	Close bool
 	// Latency is the latency of a pipe in each direction. Loss is the proportion of the client's
-	// frames that the pipe loses, 0 to 1. A Loss needs a Latency. The kernel has no pipe with
-	// latency.
+	// frames that the pipe loses, 0 to 1. A Loss needs a Latency. For the kernel the pipe is a kernelLink.
 	Latency time.Duration
 	Loss    float64
 	// OverKernel and OverGVisor are the targets for usernet's rate divided by that of the kernel and
@@ -216,12 +215,16 @@ type task struct {
 	Over    wrap
 	Batch   bool
 	Cached  bool
+	// Paced gives the links of a simulation a rate and a seed.
+	Paced bool `json:",omitempty"`
 	// V6 selects IPv6.
 	V6 bool
 	// Client is set on a proxy that dials through the measured stack.
 	Client bool `json:",omitempty"`
 	// Near is set on the side whose address is nearAddr.
 	Near bool `json:",omitempty"`
+	// Spaces are the namespaces of the two sides of a kernelLink.
+	Spaces [2]string
 	// Addr is the address that a client dials, and Port the port. For a proxy, Addr is the server's address
 	// with its port, and Port is the proxy's own.
 	Addr string
