@@ -97,13 +97,14 @@ let current = new Context(), shown = false;
 async function show() {
   const fragment = location.hash;
   if (fragment && !fragment.startsWith("#/")) return; // the link that skips to the content
-  const [path, query] = fragment.slice(2).split("?", 2);
+  let [path, query] = fragment.slice(2).split("?", 2);
   current.leave();
   live.closeAll();
   const context = current = new Context();
   main.setAttribute("aria-busy", "true");
   let view;
   try {
+    path = decodeURIComponent(path);
     if (!Object.hasOwn(views, path)) throw new Error(`There is no view "${path}".`);
     view = await views[path](context, new URLSearchParams(query ?? ""));
   } catch (err) {

@@ -169,7 +169,11 @@ export async function conn(app, parameters) {
     sequence.add({ ...item, t: time(item.time) - start });
     schedule();
   };
-  app.stream("segments", { id }, { segments: segment }, { optional: true, refused: (text) => sequence.refused(text) });
+  if (host.host.can_capture || host.host.recorded) {
+    app.stream("segments", { id }, { segments: segment }, { optional: true, refused: (text) => sequence.refused(text) });
+  } else {
+    sequence.refused("this inspector does not watch frames");
+  }
   return {
     title: `${first.conn.local} to ${first.conn.remote}`, json: url("conn", { id }),
     node: [

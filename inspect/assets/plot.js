@@ -27,7 +27,7 @@ export class Axes {
   scale(t0, t1, min, max) {
     // The axis grows at once and shrinks late, so that it does not flicker.
     const span = max - min;
-    if (span > this.max || span < this.max / 3) this.max = nice(Math.max(span, this.kind === "time" ? 1e-6 : 1));
+    if (this.max === 0 || span > this.max || span < this.max / 3) this.max = nice(Math.max(span, this.kind === "time" ? 1e-6 : 1));
     Object.assign(this, { t0, t1, min });
     set(this.node, "viewBox", `0 0 ${this.width} ${this.height}`);
     set(this.node, "height", this.height);

@@ -15,10 +15,17 @@ export class Table {
     this.heads = columns.map((c) => this.head(c));
     this.none = el("p", { class: "none", hidden: true }, empty ?? "There is none.");
     const table = el("table", { "aria-labelledby": id }, el("thead", null, el("tr", null, this.heads)), this.body);
-    this.node = el("div", { class: "table" },
-      el("p", { id, class: hideCaption ? "unseen" : "caption" }, caption),
-      el("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": id }, table), this.none);
+    const box = el("div", { class: "scroll" }, table);
+    this.node = el("div", { class: "table" }, el("p", { id, class: hideCaption ? "unseen" : "caption" }, caption), box, this.none);
     this.showSort();
+    // What scrolls has to be reachable by the keyboard, and then needs a name.
+    new ResizeObserver(() => {
+      const scrolls = box.scrollWidth > box.clientWidth;
+      for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", caption + ", table"]]) {
+        if (scrolls) set(box, name, value);
+        else box.removeAttribute(name);
+      }
+    }).observe(table);
   }
 
   head(c) {

@@ -19,7 +19,7 @@ export function scaleOf(kind, max) {
     bytes: [[1, "B"], [1e3, "kB"], [1e6, "MB"], [1e9, "GB"], [1e12, "TB"]],
     rate: [[1, "B/s"], [1e3, "kB/s"], [1e6, "MB/s"], [1e9, "GB/s"]],
     time: [[1e-6, "µs"], [1e-3, "ms"], [1, "s"]],
-    count: [[1, ""], [1e3, "thousand"], [1e6, "million"], [1e9, "billion"]],
+    count: [[1, ""], [1e6, "million"]],
   }[kind];
   let best = steps[0];
   for (const s of steps) if (max >= s[0]) best = s;
