@@ -1,0 +1,176 @@
+//go:build linux
+
+package browser
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"crypto/sha512"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/inspect"
+	"github.com/usernet/usernet/internal/netns"
+)
+
+// The version of axe-core, and the checksum of its package.
+const (
+	axeVersion = "4.14.1"
+	axeSum     = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+)
+
+// axe returns the script of axe-core. npm gets it once; the file stays in the user's cache.
+func axe(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = t.TempDir()
+	}
+	dir := filepath.Join(cache, "usernet")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	file := filepath.Join(dir, "axe-core-"+axeVersion+".tgz")
+	if sum(file) != axeSum {
+		cmd := exec.CommandContext(t.Context(), "npm", "pack", "axe-core@"+axeVersion)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			netns.Lacks(t, "axe-core, from npm", fmt.Errorf("%w: %s", err, out))
+		}
+	}
+	require.Equal(t, axeSum, sum(file), "the checksum of %s", file)
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	require.NoError(t, err)
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		require.NoError(t, err)
+		if h.Name == "package/axe.min.js" {
+			b, err := io.ReadAll(r)
+			require.NoError(t, err)
+			return string(b)
+		}
+	}
+}
+
+// sum returns the SHA-512 of a file in base64; "" if there is no such file.
+func sum(file string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	s := sha512.Sum512(b)
+	return base64.StdEncoding.EncodeToString(s[:])
+}
+
+func TestAxeFindsNothing(t *testing.T) {
+	script := axe(t)
+	imp := slow
+	imp.Loss = 0.02
+	x := newTransfer(t, imp, discard)
+	s := show(t, x.from, inspect.Config{AllowAbort: true})
+	b := newTab(t)
+	for _, width := range []int64{400, 1200} {
+		b.size(width, 900)
+		for _, scheme := range []string{"light", "dark"} {
+			b.scheme(scheme)
+			b.open(s.url, "")
+			eval[bool](b, script+"; true")
+			for _, v := range []string{"#/", "#/conns", view(x.id), "#/sockets", "#/topology", "#/drops", "#/capture", "#/nothing"} {
+				what := fmt.Sprintf("%s at %d pixels, %s", v, width, scheme)
+				b.goTo(v)
+				if v == view(x.id) {
+					b.await("a plot", `document.querySelector('[data-plot="cwnd"] .plot path.s0').getAttribute("d")?.length > 100`)
+					b.run(chromedp.Click("details summary"))
+				}
+				found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.flatMap((v) =>
+					v.nodes.map((n) => v.id + ": " + v.help + ": " + n.html.slice(0, 200) + " " + n.failureSummary)))`)
+				require.Empty(t, found, what)
+				require.LessOrEqual(t, eval[int64](b, `document.scrollingElement.scrollWidth`), width, "%s scrolls to the side", what)
+			}
+		}
+	}
+	b.noErrors()
+}
+
+func TestTheKeyboardReachesEverything(t *testing.T) {
+	x := newTransfer(t, slow, discard)
+	s := show(t, x.from, inspect.Config{})
+	b := newTab(t)
+	for _, v := range []string{"#/conns", view(x.id), "#/capture"} {
+		b.open(s.url, v)
+		// What can be operated and seen. Of the radio buttons of a group, one is in the order.
+		want := eval[int](b, `(() => {
+			window.all = [...document.querySelectorAll("a[href], button:not(:disabled), input, select, summary, [tabindex='0']")]
+				.filter((e) => e.checkVisibility() && !(e.type === "radio" && !e.checked));
+			window.reached = new Set();
+			document.addEventListener("focusin", (event) => {
+				const style = getComputedStyle(event.target);
+				if (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2) window.reached.add(event.target);
+			});
+			document.activeElement?.blur();
+			return window.all.length;
+		})()`)
+		require.Greater(t, want, 8)
+		for range want + 5 {
+			b.run(chromedp.KeyEvent(kb.Tab))
+		}
+		missed := eval[[]string](b, `window.all.filter((e) => e.isConnected && !window.reached.has(e)).map((e) => e.outerHTML.slice(0, 120))`)
+		require.Empty(t, missed, "what the key Tab does not reach with a visible focus in %s", v)
+	}
+	// Enter follows a link: the view changes, and the focus is on its heading.
+	b.open(s.url, "#/conns")
+	b.run(chromedp.Focus(`tbody a`), chromedp.KeyEvent(kb.Enter))
+	b.await("the connection's view", `location.hash.startsWith("#/conn?") && document.activeElement.tagName === "H1"`)
+	b.noErrors()
+}
+
+func TestTheLayoutDoesNotJump(t *testing.T) {
+	imp := slow
+	imp.Loss = 0.02
+	x := newTransfer(t, imp, discard)
+	s := show(t, x.from, inspect.Config{})
+	for _, width := range []int64{400, 1200} {
+		b := newTab(t)
+		b.size(width, 900)
+		b.open(s.url, view(x.id))
+		eval[bool](b, `(() => {
+			window.shifts = [];
+			new PerformanceObserver((list) => {
+				for (const e of list.getEntries()) window.shifts.push({value: e.value, what: e.sources.map((s) => s.node?.outerHTML?.slice(0, 80)).join()});
+			}).observe({type: "layout-shift"});
+			return true;
+		})()`)
+		points := `document.querySelector('[data-plot="cwnd"] .plot path.s0').getAttribute("d")?.split("H").length`
+		b.await("six samples", points+" > 6")
+		// A figure that has a digit more moves itself. Up to 0.1 is called good (web.dev/cls).
+		require.Less(t, eval[float64](b, "window.shifts.reduce((n, s) => n + s.value, 0)"), 0.005,
+			"at %d pixels: %s", width, eval[[]byte](b, "window.shifts"))
+	}
+}
+
+func TestThePageSpeaksSeldom(t *testing.T) {
+	x := newTransfer(t, slow, discard)
+	s := show(t, x.from, inspect.Config{})
+	b := newTab(t)
+	b.open(s.url, view(x.id))
+	b.await("the state", `document.getElementById("status").textContent === "live"`)
+	eval[bool](b, `(() => {
+		window.said = [];
+		for (const e of document.querySelectorAll("[role=status], [role=alert], [aria-live]")) {
+			new MutationObserver(() => window.said.push(e.textContent)).observe(e, {subtree: true, childList: true, characterData: true});
+		}
+		return true;
+	})()`)
+	b.await("six samples", `document.querySelector('[data-plot="rtt"] .plot path.s0').getAttribute("d")?.split("L").length > 6`)
+	require.LessOrEqual(t, len(eval[[]string](b, "window.said")), 1)
+}
