@@ -8,7 +8,7 @@ import { SequencePlot } from "./sequence.js";
 import { Table } from "./table.js";
 import { bytes, clock, count, rate, seconds, share, time } from "./units.js";
 
-const span = 30; // seconds of the plots
+const span = 30; // seconds of the plots; those of a recording show all of it
 const keepEvents = 200;
 
 // eventMarks maps the kinds of events to their signs.
@@ -81,15 +81,16 @@ export async function conn(app, parameters) {
   const [first, host] = await Promise.all([get("conn", { id }), get("overview")]);
   const facts = new Facts({ state: "state", congestion: "congestion control", opened: "opened by", mss: "segment size", options: "options", out: "acknowledged by the peer", in: "received", timer: "timer" });
   const sentence = el("p", { id: "limit", class: "limit" });
-  const parts = el("ul", { class: "shares", "aria-label": "What limited the transfer in the last seconds" });
+  const parts = el("ul", { class: "shares", "aria-label": "What limited the transfer, by time" });
   const all = plots();
-  const sequence = new SequencePlot(first.conn.bytes_in > first.conn.bytes_out ? "in" : "out");
+  const sequence = new SequencePlot(first.conn.bytes_in > first.conn.bytes_out ? "in" : "out", host.host.recorded);
   const events = eventTable();
   const details = new Table({
     caption: "All figures", hideCaption: true, rowKey: (r) => r.name,
     columns: [{ key: "name", name: "name", mono: true, cell: (r) => r.name }, { key: "value", name: "value", num: true, sort: false, cell: (r) => r.text }],
   });
   const samples = [], marks = [], rows = [];
+  const recorded = host.host.recorded;
   let start = null, cause = "", drawn = false;
 
   function show(d) {
@@ -105,13 +106,13 @@ export async function conn(app, parameters) {
         s.in = Math.max(d.info.bytes_received - before.info.bytes_received, 0) / dt;
       }
       samples.push(s);
-      while (samples[0].t < s.t - span - 1) samples.shift();
+      while (!recorded && samples[0].t < s.t - span - 1) samples.shift();
     }
     for (const e of d.events ?? []) {
       marks.push({ t: time(e.time) - start, mark: eventMarks[e.kind] ?? "other" });
-      rows.unshift({ ...e, n: e.n ?? 1, key: rows.length ? rows[0].key + 1 : 1 });
+      rows.unshift({ ...e, key: rows.length ? rows[0].key + 1 : 1 });
     }
-    marks.splice(0, marks.length - 5 * keepEvents);
+    if (!recorded) marks.splice(0, marks.length - 5 * keepEvents);
     rows.splice(keepEvents);
     state(d);
     schedule();
@@ -127,7 +128,7 @@ export async function conn(app, parameters) {
       const options = [i.sack && "SACK", i.timestamps && "timestamps", i.wscale && "window scaling", i.ecn && "ECN"].filter(Boolean);
       facts.update({ congestion: i.congestion, mss: `${count(i.snd_mss)} B out, ${count(i.rcv_mss)} B in`, options: options.join(", ") || "none" });
     }
-    if (ended) {
+    if (ended && !recorded) {
       app.announce("The connection has ended.");
       app.status("the connection has ended");
     }
@@ -145,12 +146,12 @@ export async function conn(app, parameters) {
   function draw() {
     const last = samples[samples.length - 1];
     if (!last) return;
-    const t1 = Math.max(last.t, span);
-    for (const p of all) p.draw(samples, marks, t1 - span, t1);
+    const t1 = recorded ? Math.max(last.t, 1e-3) : Math.max(last.t, span), t0 = recorded ? 0 : t1 - span;
+    for (const p of all) p.draw(samples, marks, t0, t1);
     sequence.draw();
     events.update(rows.slice(0, 50));
     details.update(Object.entries(last.info).map(([name, value]) => ({ name, text: figure(name, value) })));
-    const l = limits(samples);
+    const l = limits(samples, recorded ? Infinity : undefined);
     setText(sentence, l.sentence);
     sentence.dataset.cause = l.cause;
     showShares(parts, l.shares);
@@ -160,7 +161,8 @@ export async function conn(app, parameters) {
     }
   }
 
-  show(first);
+  if (recorded) state(first);
+  else show(first);
   draw();
   app.stream("stream", { topics: "conn", id, interval_ms: 100 }, { conn: show });
   const segment = (item) => {
@@ -178,7 +180,7 @@ export async function conn(app, parameters) {
     title: `${first.conn.local} to ${first.conn.remote}`, json: url("conn", { id }),
     node: [
       el("p", null, el("a", { href: "#/conns" }, "All connections")),
-      card("What limits this transfer now", sentence, parts),
+      card(recorded ? "What limited this transfer" : "What limits this transfer now", sentence, parts),
       card("The connection", facts.node, host.host.can_abort ? abortButton(app, id) : null),
       card("Over time", legendOfEvents({ retransmission: "retransmission", timeout: "timeout", recovery: "loss recovery begins or ends", window: "window closed or opened", other: "other event" }),
         el("div", { class: "plots" }, all.map((p) => p.node))),
@@ -191,11 +193,11 @@ export async function conn(app, parameters) {
 
 function eventTable() {
   return new Table({
-    caption: "Events, the newest first", hideCaption: true, rowKey: (r) => r.key, empty: "Nothing has happened yet.",
+    caption: "Events, the newest first", hideCaption: true, low: true, rowKey: (r) => r.key, empty: "Nothing has happened yet.",
     columns: [
       { key: "time", name: "time (UTC)", mono: true, sort: false, cell: (r) => clock(r.time) },
       { key: "kind", name: "event", sort: false, cell: (r) => (words[r.kind] ?? r.kind) + (r.text ? " " + r.text : "") },
-      { key: "n", name: "how much", num: true, sort: false, cell: (r) => r.kind === "cwnd_reduced" ? bytes(r.n) : count(r.n) },
+      { key: "n", name: "how much", num: true, sort: false, cell: (r) => r.kind === "cwnd_reduced" ? bytes(r.n) : r.n ? count(r.n) : "" },
     ],
   });
 }

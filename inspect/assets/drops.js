@@ -23,7 +23,7 @@ export async function drops(app) {
 
   function show(d) {
     const reasons = (d.reasons ?? []).filter((r) => r.count > 0);
-    table.update(reasons.map((r) => ({ ...r, rose: r.count - (base.get(r.reason) ?? 0) })));
+    table.update(reasons.map((r) => ({ ...r, rose: Math.max(r.count - (base.get(r.reason) ?? 0), 0) })));
     frames.update(reasons.filter((r) => r.last?.length));
     if (d.lost) setText(lost, `${count(d.lost)} frames came too fast to be kept.`);
   }

@@ -3,13 +3,14 @@
 
 import { bytes, rate, seconds, share } from "./units.js";
 
-// recent is how many seconds of samples are judged.
-const recent = 8;
+// lately is how many seconds of samples are judged, unless the caller says otherwise.
+const lately = 8;
 
 // A sample is {t, info}: t in seconds, info as api/conn gives it.
 
-// limits returns {cause, sentence, shares}; shares maps each cause to its part of the time.
-export function limits(samples) {
+// limits returns {cause, sentence, shares}; shares maps each cause to its part of the time. It judges the last
+// seconds of the samples.
+export function limits(samples, recent = lately) {
   const last = samples[samples.length - 1];
   if (!last) return { cause: "none", sentence: "There are no figures yet.", shares: {} };
   const from = samples.findIndex((s) => s.t >= last.t - recent);

@@ -80,6 +80,7 @@ export class Live {
   tell() {
     if (this.paused) return this.status("paused");
     const states = [...this.streams].filter((s) => !s.optional).map((s) => s.state);
+    if (states.includes("ended")) return this.status("a recording");
     if (states.includes("closed")) return this.status("the host is closed");
     if (states.includes("failed")) return this.status("connection lost, trying again");
     this.status(states.includes("opening") ? "connecting" : "live");
@@ -93,7 +94,7 @@ class Stream {
 
   apply() {
     if (!this.live.wanted) this.stop();
-    else if (!this.source && !this.timer && this.state !== "closed") this.open();
+    else if (!this.source && !this.timer && !["closed", "ended"].includes(this.state)) this.open();
   }
 
   open() {
@@ -117,10 +118,13 @@ class Stream {
         handler(JSON.parse(event.data));
       });
     }
-    source.addEventListener("closed", () => {
-      source.close();
-      this.is("closed");
-    });
+    // The host is closed, or a recording is at its end.
+    for (const [name, state] of [["closed", "closed"], ["end", "ended"]]) {
+      source.addEventListener(name, () => {
+        source.close();
+        this.is(state);
+      });
+    }
   }
 
   // retry asks why the server refused, and opens the stream again after a time that doubles.
@@ -151,6 +155,7 @@ class Stream {
   change(parameters) {
     if (JSON.stringify(parameters) === JSON.stringify(this.parameters)) return;
     this.parameters = parameters;
+    this.state = "opening";
     this.stop();
     this.apply();
   }

@@ -31,13 +31,14 @@ export async function overview(app) {
     ],
   });
   const counters = counterTable();
-  const base = flat(first.stats);
-  const start = time(first.time);
-  let before = null;
+  const recorded = first.host.recorded;
+  let base = null, start = null, before = null;
   const samples = [];
 
   function show(o) {
     const now = time(o.time);
+    start ??= now;
+    base ??= flat(o.stats);
     host.update({
       program: o.host.program || "–", version: o.host.version, go: o.host.go, uptime: seconds(Math.floor(o.host.uptime_s)),
       families: o.host.families.join(", "), recorded: o.host.recorded ? "of a recording" : "live",
@@ -55,9 +56,10 @@ export async function overview(app) {
     if (dt > 0) {
       const sum = (key) => rows.reduce((n, r) => n + (r.loopback ? 0 : r[key] ?? 0), 0);
       samples.push({ t: now - start, rx: sum("rx"), tx: sum("tx") });
-      while (samples[0].t < now - start - span) samples.shift();
+      while (!recorded && samples[0].t < now - start - span) samples.shift();
     }
-    traffic.draw(samples, [], Math.max(now - start - span, 0), Math.max(now - start, span));
+    if (recorded) traffic.draw(samples, [], 0, Math.max(now - start, 1e-3));
+    else traffic.draw(samples, [], Math.max(now - start - span, 0), Math.max(now - start, span));
     const values = flat(o.stats), risen = [];
     for (const [name, value] of values) {
       const rose = value - (base.get(name) ?? 0);
@@ -67,14 +69,14 @@ export async function overview(app) {
     before = { now, values, interfaces: new Map(o.interfaces.map((i) => [i.name, i])) };
   }
 
-  show(first);
+  if (!recorded) show(first); // a recording is streamed from its beginning
   app.stream("stream", { topics: "overview", interval_ms: 1000 }, { overview: show });
   return {
     title: "Overview", json: "api/overview",
     node: [
       el("div", { class: "cards" }, card("Host", host.node), card("TCP and sockets", totals.node), card("Memory", memory.node)),
       card("Interfaces", interfaces.node, traffic.node),
-      card("Counters that rose while this view was open", counters.node),
+      card(recorded ? "Counters that rose in the recording" : "Counters that rose while this view was open", counters.node),
     ],
   };
 }

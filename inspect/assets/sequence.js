@@ -4,8 +4,11 @@ import { el, set, setText } from "./dom.js";
 import { Axes, px, sample } from "./plot.js";
 import { bytes, count } from "./units.js";
 
-// keep is how many segments are held, and window how many seconds are shown.
-const keep = 6000, window = 10;
+// keep is how many segments are held. windows are the seconds that can be shown.
+const keep = 6000, windows = [0.2, 1, 5, 20];
+
+// keepRecorded is how many segments of a recording are held.
+const keepRecorded = 50000;
 
 const marks = [
   ["seq-window", "end of the peer's window", "M0 3H28"],
@@ -17,7 +20,8 @@ const marks = [
 
 // SequencePlot shows the segments of one direction against time.
 export class SequencePlot {
-  constructor(dir) {
+  constructor(dir, recorded) {
+    this.keep = recorded ? keepRecorded : keep;
     this.items = [];
     this.high = { in: null, out: null };
     this.lost = 0;
@@ -27,10 +31,14 @@ export class SequencePlot {
     const choose = (value, text) => el("label", null,
       el("input", { type: "radio", name: "seq-dir", value, checked: dir === value, onchange: () => this.turn(value) }), text);
     this.dir = dir;
+    this.window = recorded ? Infinity : 1;
+    const span = (value) => el("label", null,
+      el("input", { type: "radio", name: "seq-span", value, checked: value === this.window, onchange: () => this.span(value) }), value === Infinity ? "whole recording" : value + " s");
     this.node = el("figure", { class: "plot-box", "data-plot": "sequence" },
       el("figcaption", null,
         el("h3", null, "Sequence numbers over time"),
         el("fieldset", { class: "choice" }, el("legend", null, "Data that this host"), choose("out", " sends"), choose("in", " receives")),
+        el("fieldset", { class: "choice" }, el("legend", null, "The last"), [...windows, ...(recorded ? [Infinity] : [])].map(span)),
         el("ul", { class: "legend" }, marks.map(([name, text, shape]) => el("li", null, sample(name, shape), text)))),
       this.axes.node, this.now);
     this.draw();
@@ -49,6 +57,13 @@ export class SequencePlot {
     this.draw();
   }
 
+  // span shows so many seconds.
+  span(value) {
+    this.window = value;
+    this.axes.max = 0;
+    this.draw();
+  }
+
   // add takes an item of api/segments, with t on the time axis. Sequence numbers that wrap are continued.
   add(item) {
     this.lost += item.lost ?? 0;
@@ -58,7 +73,7 @@ export class SequencePlot {
     if (/A|ACK/.test(item.flags)) item.acked = this.unwrap(other, item.ack);
     item.sacked = (item.sack ?? []).map(([a, b]) => [this.unwrap(other, a), this.unwrap(other, b)]);
     this.items.push(item);
-    if (this.items.length > keep) this.items.splice(0, this.items.length - keep);
+    if (this.items.length > this.keep) this.items.splice(0, this.items.length - this.keep);
   }
 
   // unwrap extends a number of 32 bits to the one closest to the last of its direction.
@@ -71,7 +86,9 @@ export class SequencePlot {
 
   draw() {
     const last = this.items[this.items.length - 1];
-    const t1 = Math.max(last?.t ?? 0, window), t0 = t1 - window;
+    const whole = this.window === Infinity, first = this.items[0]?.t ?? 0;
+    const t1 = whole ? Math.max(last?.t ?? 0, first + 1e-3) : Math.max(last?.t ?? 0, this.window);
+    const t0 = whole ? first : t1 - this.window;
     const seen = this.items.filter((s) => s.t >= t0);
     let min = Infinity, max = -Infinity;
     for (const s of seen) {
@@ -121,7 +138,7 @@ export class SequencePlot {
     const again = data.filter((s) => s.retransmission).length;
     const acks = seen.filter((s) => s.dir !== this.dir && s.acked !== undefined);
     const last = acks[acks.length - 1];
-    let text = `${count(data.length)} segments with ${bytes(data.reduce((n, s) => n + s.len, 0))} in the last ${window} s, ${count(again)} of them retransmissions; ` +
+    let text = `${count(data.length)} segments with ${bytes(data.reduce((n, s) => n + s.len, 0))} ${this.window === Infinity ? "in the recording" : `in the last ${this.window} s`}, ${count(again)} of them retransmissions; ` +
       `${count(acks.length)} acknowledgements, ${count(acks.filter((s) => s.sacked.length).length)} with SACK.`;
     if (last) text += ` Acknowledged up to ${bytes(last.acked)}, window ${bytes(last.win)}.`;
     if (this.why && !seen.length) text = `Segments are not shown: ${this.why}.`;

@@ -2,25 +2,25 @@
 
 import { el, set, setText, newID } from "./dom.js";
 
-// Table sorts by itself, or asks by onsort if the server sorts.
+// Table sorts by itself, or asks by onsort if the server sorts. A low table has a fixed height and scrolls.
 //
 // A column is {key, name, cell, node, value, num, sort, narrow, title}: cell returns a row's text; node, in place
 // of cell, returns a node that is made once per row; value is what is compared (default: cell); num aligns to
 // the right; sort: false has no button; narrow: false hides the column on narrow screens; title explains it.
 export class Table {
-  constructor({ caption, columns, rowKey, sort, onsort, empty, hideCaption }) {
+  constructor({ caption, columns, rowKey, sort, onsort, empty, hideCaption, low }) {
     Object.assign(this, { columns, rowKey, sort: sort ?? null, onsort, rows: [], made: new Map() });
     const id = newID("table");
     this.body = el("tbody");
     this.heads = columns.map((c) => this.head(c));
     this.none = el("p", { class: "none", hidden: true }, empty ?? "There is none.");
     const table = el("table", { "aria-labelledby": id }, el("thead", null, el("tr", null, this.heads)), this.body);
-    const box = el("div", { class: "scroll" }, table);
+    const box = el("div", { class: low ? "scroll low" : "scroll" }, table);
     this.node = el("div", { class: "table" }, el("p", { id, class: hideCaption ? "unseen" : "caption" }, caption), box, this.none);
     this.showSort();
     // What scrolls has to be reachable by the keyboard, and then needs a name.
     new ResizeObserver(() => {
-      const scrolls = box.scrollWidth > box.clientWidth;
+      const scrolls = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight;
       for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", caption + ", table"]]) {
         if (scrolls) set(box, name, value);
         else box.removeAttribute(name);

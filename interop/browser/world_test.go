@@ -23,16 +23,22 @@ import (
 // mount is where the inspector is mounted.
 const mount = "/debug/usernet/"
 
-// A server serves the inspector of a host on the kernel's loopback.
+// A server serves an inspector on the kernel's loopback.
 type server struct {
 	url     string       // of the page
 	streams atomic.Int32 // streams that are open
 }
 
+// show serves the inspector of a host.
 func show(t *testing.T, h *usernet.Host, cfg inspect.Config) *server {
 	t.Helper()
+	return serve(t, inspect.NewHandler(h, cfg))
+}
+
+// serve serves an inspector.
+func serve(t *testing.T, inspector http.Handler) *server {
+	t.Helper()
 	s := new(server)
-	inspector := inspect.NewHandler(h, cfg)
 	mux := http.NewServeMux()
 	mux.HandleFunc(mount, func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/api/stream") {
