@@ -88,7 +88,11 @@ function judge(shares, view) {
     const weight = cause === "idle" ? part * 0.5 : part;
     if (weight > most) [best, most] = [cause, weight];
   }
-  return best === "loss" && !view.lossy ? "cwnd" : best;
+  if (best === "loss" && !view.lossy) return "cwnd";
+  // Data that comes now and then is that of an application that has no more.
+  if (best === "idle" && view.sends && view.out > 0) return "writes";
+  if (best === "idle" && !view.sends && view.in > 0) return "peer";
+  return best;
 }
 
 // speed says how much a window lets through in a round trip.
@@ -99,7 +103,7 @@ function speed(window, info) {
 
 const sentences = {
   idle: () => "Nothing limits this connection: it is idle. Neither application has data under way.",
-  writes: (i) => `The application on this host limits the transfer: it does not write faster. All that it has written is sent, and ${bytes(i.unacked)} wait for the acknowledgement of the peer.`,
+  writes: (i) => `The application on this host limits the transfer: it does not write faster. All that it has written is sent${i.unacked > 0 ? `, and ${bytes(i.unacked)} wait for the acknowledgement of the peer` : " and acknowledged"}.`,
   sndbuf: (i) => `The send buffer limits the transfer: all of its ${bytes(i.snd_buf)} are in flight, and the application can write only what is acknowledged.` + speed(i.snd_buf, i),
   rwnd: (i) => `The receive window of the peer limits the transfer: the peer offers ${bytes(i.snd_wnd)}, all of it is in flight, and ${bytes(i.not_sent)} wait here.` + speed(i.snd_wnd, i),
   peer_reads: (i) => `The application at the other end does not read: the receive window of the peer is ${i.snd_wnd === 0 ? "closed" : "down to " + bytes(i.snd_wnd)}, and ${bytes(i.not_sent)} wait here to be sent.`,

@@ -148,25 +148,28 @@ func TestASentenceNamesWhatLimitsATransfer(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		imp      nic.Impairment
+		send     func(*usernet.TCPConn)
 		receive  func(*usernet.TCPConn)
 		option   func(*usernet.TCPConn)
 		cause    string // at the sender
 		sentence string
 		far      string // at the receiver
 	}{
-		{"loss", loss, discard, nil, "loss", `^Loss limits the transfer: [0-9.]+ % of the bytes`, ""},
-		{"a small receive window", slow, discard, func(c *usernet.TCPConn) { c.SetReadBuffer(8 << 10) },
+		{"loss", loss, writeAll, discard, nil, "loss", `^Loss limits the transfer: [0-9.]+ % of the bytes`, ""},
+		{"a small receive window", slow, writeAll, discard, func(c *usernet.TCPConn) { c.SetReadBuffer(8 << 10) },
 			"rwnd", `^The receive window of the peer limits the transfer: the peer offers [0-9.]+ kB, all of it is in flight`, ""},
-		{"an application that does not read", slow, nil, nil,
+		{"an application that does not read", slow, writeAll, nil, nil,
 			"peer_reads", `^The application at the other end does not read: the receive window of the peer is closed`, "reads"},
-		{"a path without loss", slow, discard, nil, "cwnd", `^The congestion window limits the transfer`, "peer"},
+		{"an application that seldom writes", slow, writeSeldom, discard, nil,
+			"writes", `^The application on this host limits the transfer: it does not write faster`, "peer"},
+		{"a path without loss", slow, writeAll, discard, nil, "cwnd", `^The congestion window limits the transfer`, "peer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var options []func(*usernet.TCPConn)
 			if c.option != nil {
 				options = append(options, c.option)
 			}
-			x := newTransfer(t, c.imp, c.receive, options...)
+			x := newTransferOf(t, c.imp, c.send, c.receive, options...)
 			b := newTab(t)
 			require.Regexp(t, c.sentence, b.limited(show(t, x.from, inspect.Config{}), x.id, c.cause))
 			if c.far != "" {

@@ -70,6 +70,25 @@ var slow = nic.Impairment{Latency: 10 * time.Millisecond, Rate: 50e6, Queue: 128
 // receiver does; if it is nil, the receiver does not read.
 func newTransfer(t *testing.T, imp nic.Impairment, receive func(c *usernet.TCPConn), options ...func(*usernet.TCPConn)) *transfer {
 	t.Helper()
+	return newTransferOf(t, imp, writeAll, receive, options...)
+}
+
+// writeAll writes all the time.
+func writeAll(c *usernet.TCPConn) { io.Copy(c, hosttest.Zeros{}) }
+
+// writeSeldom writes a little now and then.
+func writeSeldom(c *usernet.TCPConn) {
+	for {
+		if _, err := c.Write(make([]byte, 100)); err != nil {
+			return
+		}
+		time.Sleep(30 * time.Millisecond)
+	}
+}
+
+// newTransferOf is newTransfer with what the sender does.
+func newTransferOf(t *testing.T, imp nic.Impairment, send, receive func(c *usernet.TCPConn), options ...func(*usernet.TCPConn)) *transfer {
+	t.Helper()
 	a, b, impair := hosttest.ImpairedPair(t, 1)
 	impair(imp)
 	client, server := hosttest.Connect(t, a, b, hosttest.AddrB)
@@ -77,7 +96,7 @@ func newTransfer(t *testing.T, imp nic.Impairment, receive func(c *usernet.TCPCo
 		o(server)
 	}
 	var running sync.WaitGroup
-	running.Go(func() { io.Copy(client, hosttest.Zeros{}) })
+	running.Go(func() { send(client) })
 	if receive != nil {
 		running.Go(func() { receive(server) })
 	}
