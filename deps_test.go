@@ -46,6 +46,7 @@ var floors = map[string][]string{
 	// The command uses all packages.
 	"cmd/usernet":       {"", "inspect", "stack", "stack/wire", "nic", "nic/pcap", "internal/filter", "internal/site", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
 	"internal/accept":   {},
+	"internal/iperf":    {"stack", "internal/accept"},
 	"internal/hosttest": {"", "nic", "internal/accept"},
 	"internal/nictest":  {"nic"},
 	"internal/leak":     {},
