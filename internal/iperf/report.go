@@ -177,7 +177,7 @@ func (p *textPrinter) end(r *Report, err error) {
 		return
 	}
 	fmt.Fprintf(p.w, "- - - - - - - - - - - - - - - - - - - - - - - - -\n")
-	result := func(id string, sent, received, retransmits int64, sentTime, receivedTime, jitter time.Duration, lost, packets int64) {
+	result := func(id string, sender bool, sent, received, retransmits int64, sentTime, receivedTime, jitter time.Duration, lost, packets int64) {
 		line := p.line(id, 0, sentTime, sent)
 		switch {
 		case p.params.UDP:
@@ -185,20 +185,24 @@ func (p *textPrinter) end(r *Report, err error) {
 		case retransmits >= 0:
 			line += fmt.Sprintf("  %4d", retransmits)
 		}
-		fmt.Fprintf(p.w, "%s  sender\n", line)
+		if sender || r.Complete {
+			fmt.Fprintf(p.w, "%s  sender\n", line)
+		}
 		line = p.line(id, 0, receivedTime, received)
 		if p.params.UDP {
 			line += fmt.Sprintf("  %6.3f ms  %d/%d (%.2g%%)", jitter.Seconds()*1e3, lost, packets, percent(lost, packets))
 		}
-		fmt.Fprintf(p.w, "%s  receiver\n", line)
+		if !sender || r.Complete {
+			fmt.Fprintf(p.w, "%s  receiver\n", line)
+		}
 	}
 	for i := range r.Streams {
 		s := &r.Streams[i]
-		result(fmt.Sprintf("%3d", s.ID), s.Sent, s.Received, s.Retransmits, s.SentTime, s.ReceivedTime, s.Jitter, s.Lost, s.Packets)
+		result(fmt.Sprintf("%3d", s.ID), s.Sender, s.Sent, s.Received, s.Retransmits, s.SentTime, s.ReceivedTime, s.Jitter, s.Lost, s.Packets)
 	}
 	for _, t := range r.Totals() {
 		if t.Streams > 1 {
-			result("SUM", t.Sent, t.Received, t.Retransmits, t.SentTime, t.ReceivedTime, t.Jitter, t.Lost, t.Packets)
+			result("SUM", t.Sender, t.Sent, t.Received, t.Retransmits, t.SentTime, t.ReceivedTime, t.Jitter, t.Lost, t.Packets)
 		}
 	}
 	fmt.Fprintln(p.w)
@@ -272,7 +276,7 @@ func hostPort(a net.Addr) (host string, port uint16) {
 	return ap.Addr().String(), ap.Port()
 }
 
-// one, and sum below, make the results of a direction as iperf3 names them.
+// datagrams adds to o what only tests of UDP have.
 func datagrams(o object, jitter time.Duration, lost, packets, disorder int64) object {
 	o["jitter_ms"], o["lost_packets"], o["packets"], o["lost_percent"] = jitter.Seconds()*1e3, lost, packets, percent(lost, packets)
 	o["out_of_order"] = disorder
@@ -304,7 +308,9 @@ func (p *jsonPrinter) end(r *Report, err error) {
 		if s.MaxCwnd > 0 {
 			sent["max_snd_cwnd"] = s.MaxCwnd
 		}
-		streams = append(streams, object{"sender": sent, "receiver": received})
+		both := object{"sender": sent, "receiver": received}
+		r.drop(both, s.Sender, "sender", "receiver")
+		streams = append(streams, both)
 	}
 	end := object{"streams": streams}
 	for i, t := range r.Totals() {
@@ -321,6 +327,7 @@ func (p *jsonPrinter) end(r *Report, err error) {
 			sent["retransmits"] = t.Retransmits
 		}
 		end["sum_sent"+suffix], end["sum_received"+suffix] = sent, received
+		r.drop(end, t.Sender, "sum_sent"+suffix, "sum_received"+suffix)
 	}
 	out["end"] = end
 	b, jerr := json.MarshalIndent(out, "", "\t")
@@ -328,6 +335,17 @@ func (p *jsonPrinter) end(r *Report, err error) {
 		p.w.Write(append(b, '\n'))
 	}
 	p.intervals, p.records, p.dropped = nil, 0, 0
+}
+
+// drop removes the key of the other side's results if they are not known.
+func (r *Report) drop(o object, sender bool, sent, received string) {
+	switch {
+	case r.Complete:
+	case sender:
+		delete(o, received)
+	default:
+		delete(o, sent)
+	}
 }
 
 // describe returns what iperf3 has under "start".

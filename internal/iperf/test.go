@@ -31,8 +31,10 @@ type Report struct {
 	Local, Remote net.Addr
 	Began         time.Time
 	// Peer is iperf3's version on the client's side, if this side is the server.
-	Peer    string
-	Streams []StreamReport
+	Peer string
+	// Complete reports whether the results of the other side are known. Otherwise they are 0 in Streams.
+	Complete bool
+	Streams  []StreamReport
 }
 
 // A StreamReport has the results of a stream.
@@ -432,7 +434,7 @@ func (t *test) results() resultsMessage {
 
 // report returns the report. peer has the results of the other side; it may be nil.
 func (t *test) report(peer map[int]peerResult) *Report {
-	r := &Report{Params: t.Params, Server: t.server, Local: t.ctrl.LocalAddr(), Remote: t.ctrl.RemoteAddr(), Began: t.began, Peer: t.peer}
+	r := &Report{Params: t.Params, Server: t.server, Local: t.ctrl.LocalAddr(), Remote: t.ctrl.RemoteAddr(), Began: t.began, Peer: t.peer, Complete: peer != nil}
 	for _, s := range t.streams {
 		lost, disorder, jitter := s.loss()
 		v := StreamReport{ID: s.id, Sender: s.sender, Local: s.conn.LocalAddr(), Remote: s.conn.RemoteAddr(), Retransmits: s.retransmits, MaxCwnd: s.maxCwnd}
