@@ -44,7 +44,7 @@ var floors = map[string][]string{
 	"internal/tally":   {},
 	"internal/filter":  {"stack/wire"},
 	// The command uses all packages.
-	"cmd/usernet":       {"", "inspect", "stack", "stack/wire", "nic", "nic/pcap", "internal/filter", "internal/site", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
+	"cmd/usernet":       {"", "inspect", "stack", "stack/wire", "nic", "nic/pcap", "internal/filter", "internal/iperf", "internal/site", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
 	"internal/accept":   {},
 	"internal/iperf":    {"stack", "internal/accept"},
 	"internal/hosttest": {"", "nic", "internal/accept"},

@@ -300,6 +300,8 @@ func TestCtrlCEndsACommandAtOnce(t *testing.T) {
 		{"echo", "-wire"},
 		{"ping", "-wire", "192.0.2.99", "-W", "60"},
 		{"get", "-wire", "192.0.2.99"},
+		{"iperf", "-wire", "-c", "192.0.2.99"},
+		{"iperf", "-wire", "-c", "192.0.2.1", "-u", "-b", "1K", "-t", "3600"},
 		{"get", "-wire", "nobody.example", "-dns", "192.0.2.99"},
 		{"ping", "-wire", "nobody.example", "-dns", "192.0.2.99"},
 	} {

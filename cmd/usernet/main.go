@@ -46,7 +46,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), ncCommand(os.Stdin), getCommand(), dumpCommand(), versionCommand()}
+	return []command{serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), ncCommand(os.Stdin), getCommand(), iperfCommand(), dumpCommand(), versionCommand()}
 }
 
 // A usageError says what is wrong with the command line.
