@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -94,31 +93,24 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 	if err != nil {
 		return err
 	}
-	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
-	if err != nil {
-		file.discard()
-		return err
-	}
-	if n.peer != nil {
-		// On a wire in memory there is no other server, so the second host runs one.
-		ln, err := n.peer.Listen("tcp", ":80")
-		if err != nil {
-			file.discard()
-			n.Close()
-			return err
+	begun := false
+	err = l.use(ctx, t, func(ctx context.Context, n *network) error {
+		if n.peer != nil {
+			// On a wire in memory there is no other server, so the second host runs one.
+			ln, err := n.peer.Listen("tcp", ":80")
+			if err != nil {
+				return err
+			}
+			content := site.Site{Host: n.peer, Addr: n.gate.four.Addr(), Addr6: n.gate.six.Addr(), Link: "a wire in memory"}
+			srv := content.Server(nil)
+			go srv.Serve(ln)
+			defer srv.Close()
 		}
-		content := site.Site{Host: n.peer, Addr: n.gate.four.Addr(), Addr6: n.gate.six.Addr(), Link: "a wire in memory"}
-		srv := content.Server(nil)
-		go srv.Serve(ln)
-		defer srv.Close()
-	}
-	if err = n.awaitAddrs(ctx, l); err != nil {
+		begun = true
+		return fetch(ctx, t.out, n.host, url, file)
+	})
+	if !begun {
 		file.discard()
-	} else {
-		err = fetch(ctx, t.out, n.host, url, file)
-	}
-	if cerr := n.Close(); err == nil {
-		err = cerr
 	}
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -224,55 +223,22 @@ func (f *rateFlag) Set(s string) error {
 	return err
 }
 
-// openIperf opens the link. It ends ctx, with the reason, when the link fails.
-func openIperf(ctx context.Context, t terminal, l *linkFlags) (*network, context.Context, error) {
-	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := n.awaitAddrs(ctx, l); err != nil {
-		n.Close()
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() {
-		select {
-		case err := <-n.down:
-			cancel(fmt.Errorf("the link has failed: %w", err))
-		case <-ctx.Done():
-			cancel(nil)
-		}
-	}()
-	return n, ctx, nil
-}
-
 func runIperfClient(ctx context.Context, t terminal, l *linkFlags, f *iperfFlags) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	n, ctx, err := openIperf(ctx, t, l)
-	if err != nil {
-		return err
-	}
-	end := func() {}
-	if n.peer != nil {
-		// On a wire in memory there is no other server, so the second host runs one.
-		if end, err = serveIperf(ctx, n.peer, f.port); err != nil {
-			n.Close()
-			return err
+	return l.use(ctx, t, func(ctx context.Context, n *network) error {
+		if n.peer != nil {
+			// On a wire in memory there is no other server, so the second host runs one.
+			end, err := serveIperf(ctx, n.peer, f.port)
+			if err != nil {
+				return err
+			}
+			defer end()
 		}
-	}
-	err = f.newClient(n.host, t).Run(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-		if errors.Is(err, context.Canceled) {
+		err := f.newClient(n.host, t).Run(ctx)
+		if err != nil && ctx.Err() != nil {
 			err = errors.New("interrupted")
 		}
-	}
-	end()
-	if cerr := n.Close(); err == nil {
-		err = cerr
-	}
-	return err
+		return err
+	})
 }
 
 // newClient returns a client on the host h.
@@ -302,20 +268,7 @@ func serveIperf(ctx context.Context, h *usernet.Host, port int) (end func(), err
 }
 
 func runIperfServer(ctx context.Context, t terminal, l *linkFlags, f *iperfFlags) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	n, ctx, err := openIperf(ctx, t, l)
-	if err != nil {
-		return err
-	}
-	err = n.serveIperf(ctx, t, f)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause
-	}
-	if cerr := n.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return l.use(ctx, t, func(ctx context.Context, n *network) error { return n.serveIperf(ctx, t, f) })
 }
 
 // serveIperf runs the server until ctx ends, or with -1 until a test has ended.

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -233,6 +234,63 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, p.cmd.Wait())
 	require.Contains(t, p.errs.String(), "the link has failed")
+}
+
+// A command that waits for the other side ends when its device is deleted.
+func TestCommandsEndWithTheirLink(t *testing.T) {
+	t.Parallel()
+	need(t, "iperf3")
+	exe := build(t)
+	for name, args := range map[string][]string{
+		"get":          {"get", "http://192.0.2.1:8000/"},
+		"iperf client": {"iperf", "-c", "192.0.2.1", "-p", "8000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns := newNamespace(t)
+			var ln net.Listener
+			require.NoError(t, ns.inside(func() (err error) {
+				ln, err = net.Listen("tcp", ":8000")
+				return err
+			}))
+			defer ln.Close()
+			accepted := make(chan net.Conn, 1)
+			go func() {
+				if c, err := ln.Accept(); err == nil {
+					if args[0] == "get" {
+						io.WriteString(c, "HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\nhalf")
+					}
+					accepted <- c
+				}
+			}()
+			var errs bytes.Buffer
+			cmd := ns.command(t.Context(), append([]string{exe}, args...)...)
+			cmd.Stderr = &errs
+			require.NoError(t, cmd.Start())
+			c := <-accepted
+			defer c.Close()
+			ns.run(t, "ip", "link", "del", "usernet0")
+			require.Error(t, cmd.Wait())
+			require.Contains(t, errs.String(), "the link has failed: ")
+		})
+	}
+	t.Run("iperf server", func(t *testing.T) {
+		t.Parallel()
+		ns := newNamespace(t)
+		p, _ := ns.start(t, exe, "iperf", "-s")
+		client := ns.command(t.Context(), "iperf3", "-c", "192.0.2.2", "-t", "600", "-b", "1M")
+		require.NoError(t, client.Start())
+		line, err := p.out.ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, line, "Accepted connection")
+		ns.run(t, "ip", "link", "del", "usernet0")
+		_, err = io.Copy(io.Discard, p.out)
+		require.NoError(t, err)
+		require.Error(t, p.cmd.Wait())
+		require.Contains(t, p.errs.String(), "the link has failed: ")
+		client.Process.Kill()
+		client.Wait()
+	})
 }
 
 func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
