@@ -185,3 +185,21 @@ func TestOutputsHaveTheFigures(t *testing.T) {
 		t.Log(text.String())
 	}
 }
+
+// JSON output has a limited number of intervals, and tells how many it has left out.
+func TestALongTestDoesNotFillTheMemory(t *testing.T) {
+	var out bytes.Buffer
+	events := JSON(&out)
+	v := &Interval{End: time.Second, Streams: make([]StreamInterval, 100)}
+	for range maxRecords/100 + 7 {
+		events.Interval(v)
+	}
+	events.End(&Report{}, nil)
+	var got struct {
+		Intervals []any
+		Dropped   int `json:"intervals_dropped"`
+	}
+	require.NoError(t, json.Unmarshal(out.Bytes(), &got))
+	require.Len(t, got.Intervals, maxRecords/100)
+	require.Equal(t, 7, got.Dropped)
+}

@@ -208,13 +208,14 @@ func (p *textPrinter) end(r *Report, err error) {
 	fmt.Fprintln(p.w)
 }
 
-// maxRecords is how many intervals of streams JSON output has, so that a long test does not fill the memory.
-const maxRecords = 100_000
+// maxRecords is how many intervals of streams JSON output has, so that a long test does not fill the memory. They
+// take about 50 MB when they are printed.
+const maxRecords = 50_000
 
 // A jsonPrinter collects a test and prints it.
 type jsonPrinter struct {
 	w         io.Writer
-	intervals []any
+	intervals []Interval
 	records   int
 	dropped   int
 }
@@ -239,6 +240,11 @@ func (p *jsonPrinter) interval(v *Interval) {
 		p.dropped++
 		return
 	}
+	p.intervals = append(p.intervals, *v)
+}
+
+// object returns what iperf3 has for an interval.
+func (v *Interval) object() object {
 	var streams []object
 	var sums [2]object
 	var bytes [2]int64
@@ -267,7 +273,7 @@ func (p *jsonPrinter) interval(v *Interval) {
 	if sums[1] != nil {
 		o["sum_bidir_reverse"] = sums[1]
 	}
-	p.intervals = append(p.intervals, o)
+	return o
 }
 
 // hostPort returns the two parts of an address.
@@ -284,7 +290,11 @@ func datagrams(o object, jitter time.Duration, lost, packets, disorder int64) ob
 }
 
 func (p *jsonPrinter) end(r *Report, err error) {
-	out := object{"start": p.describe(r), "intervals": p.intervals}
+	intervals := []object{}
+	for i := range p.intervals {
+		intervals = append(intervals, p.intervals[i].object())
+	}
+	out := object{"start": p.describe(r), "intervals": intervals}
 	if p.dropped > 0 {
 		out["intervals_dropped"] = p.dropped
 	}

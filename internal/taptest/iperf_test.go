@@ -168,7 +168,7 @@ func TestIperf3MeasuresUsernet(t *testing.T) {
 	t.Parallel()
 	ns, h := newLink(t, "iperf3")
 	reports := iperfServer(t, h)
-	for _, e := range families {
+	for _, e := range ns.ends(t, h) {
 		for _, options := range []string{
 			"-n 2M", "-n 2M -R", "-n 2M -P 3", "-n 2M -R -P 2", "-t 1 -b 20M --bidir",
 			"-u -n 1M -b 20M -l 1000", "-u -n 1M -b 20M -l 1000 -R --udp-counters-64bit", "-u -n 1M -b 20M -P 2 -l 1400 --udp-counters-64bit",
@@ -221,7 +221,7 @@ func TestUsernetMeasuresIperf3(t *testing.T) {
 		return &lossyConn{Conn: c}, nil
 	}
 	port := 5300
-	for _, e := range families {
+	for _, e := range ns.ends(t, h) {
 		for _, p := range []iperf.Params{
 			{Bytes: 2_000_001}, {Bytes: 2 << 20, Reverse: true}, {Bytes: 3_000_001, Streams: 3}, {Duration: time.Second, Bidir: true, Rate: 20e6},
 			{UDP: true, Bytes: 1e6, Rate: 20e6, Block: 1000}, {UDP: true, Bytes: 1e6, Rate: 20e6, Block: 1000, Wide: true, Reverse: true},
