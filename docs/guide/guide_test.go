@@ -284,7 +284,7 @@ func TestChaptersAreComplete(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(dir, "README.md"))
 		require.NoError(t, err)
 		text := string(b)
-		for _, part := range []string{"You learn", "## What it prints", "## In Wireshark", "## Exercises"} {
+		for _, part := range []string{"You learn", "## What it prints", "## In Wireshark", "## In the inspector", "## Exercises"} {
 			require.Contains(t, text, part, dir)
 		}
 		require.Contains(t, text, "go run ./docs/guide/"+dir, dir)
