@@ -5,6 +5,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,7 @@ func TestSolution03_1NobodyAnswers(t *testing.T) {
 		_, err := a.Dial("tcp", "192.0.2.3:9")
 		require.ErrorIs(t, err, syscall.EHOSTUNREACH)
 		require.Equal(t, 3*time.Second, time.Since(began).Round(time.Millisecond))
+		synctest.Wait()
 		require.Len(t, asked, 3)
 		require.Equal(t, time.Second, (asked[1] - asked[0]).Round(time.Millisecond))
 	})

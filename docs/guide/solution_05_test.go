@@ -5,6 +5,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -104,6 +105,7 @@ func TestSolution05_3PortUnreachable(t *testing.T) {
 		require.NoError(t, err)
 		_, err = c.Read(make([]byte, 10))
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		synctest.Wait()
 		require.Equal(t, []uint8{wire.UnreachPort}, codes)
 	})
 }

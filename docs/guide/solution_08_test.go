@@ -4,6 +4,7 @@ import (
 	"io"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -59,6 +60,7 @@ func TestSolution08_2Linger(t *testing.T) {
 		require.NoError(t, client.Close())
 		_, err := io.ReadAll(server)
 		require.ErrorIs(t, err, syscall.ECONNRESET)
+		synctest.Wait()
 		require.Equal(t, 1, resets)
 	})
 }
@@ -77,6 +79,7 @@ func TestSolution08_3SYNs(t *testing.T) {
 		})
 		_, err := a.Dial("tcp", "192.0.2.2:81")
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
+		synctest.Wait()
 		var seconds []float64
 		for _, at := range sent {
 			seconds = append(seconds, (at - sent[0]).Round(100*time.Millisecond).Seconds())

@@ -3,6 +3,7 @@ package guide
 import (
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -60,7 +61,9 @@ func sendSix(t *testing.T, noSACK bool, lost ...int) (sent []int, done time.Dura
 	require.NoError(t, err)
 	_, err = io.ReadFull(server, make([]byte, 6*1448))
 	require.NoError(t, err)
-	return sent, time.Since(began)
+	done = time.Since(began)
+	synctest.Wait()
+	return sent, done
 }
 
 // Five segments are acknowledged. Nothing shows that the sixth is lost, so the sender probes: it sends the segment again

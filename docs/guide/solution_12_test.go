@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -75,6 +76,7 @@ func TestSolution12_1Absence(t *testing.T) {
 				var notFound *net.DNSError
 				require.ErrorAs(t, err, &notFound)
 				require.True(t, notFound.IsNotFound)
+				synctest.Wait()
 				after = append(after, queries)
 			}
 			require.Equal(t, want, after, "SOA: %t", soa)

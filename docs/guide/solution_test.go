@@ -15,7 +15,8 @@ import (
 
 // The solutions of the exercises are tests, named after the chapter and the exercise. They run in virtual time.
 
-// solution runs f in virtual time.
+// solution runs f in virtual time. What other goroutines have collected is read after synctest.Wait, which waits until they
+// are idle.
 func solution(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, f)
