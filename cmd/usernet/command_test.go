@@ -162,6 +162,27 @@ func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
 		{[]string{"nc", "a", "80-81"}, "several ports without -z"},
 		{[]string{"nc", "-w", "-1", "a", "80"}, "-w is not from 0 to"},
 		{[]string{"nc", "-4", "-6", "a", "80"}, "-4 and -6"},
+		{[]string{"ss"}, "the target is missing"},
+		{[]string{"ss", "-ty", "x"}, "flag provided but not defined: -ty"},
+		{[]string{"ss", "x", "state", "up"}, `filter: there is no state "up"; the states are all, `},
+		{[]string{"ss", "x", "dport", "="}, `filter: "" is not a port`},
+		{[]string{"ss", "x", "dport", "=", ":99999"}, `filter: "99999" is not a port`},
+		{[]string{"ss", "x", "dst", "1.2.3"}, `filter: "1.2.3" is not an address`},
+		{[]string{"ss", "x", "dst", "192.0.2.0/33"}, `filter: "192.0.2.0/33" is not an address`},
+		{[]string{"ss", "x", "(", "sport", ":80"}, "filter: a parenthesis is not closed"},
+		{[]string{"ss", "x", "sport", ":80", ")"}, `filter: unexpected ")"`},
+		{[]string{"ss", "x", "sport", ":80", "or"}, "filter: a condition is missing at the end"},
+		{[]string{"ss", "x", "port", "80"}, `filter: "port" is not a condition`},
+		{[]string{"ss", "x", strings.Repeat("(", 1000)}, "filter: too many parentheses"},
+		{[]string{"ss", "-K", "x"}, "-K needs a filter"},
+		{[]string{"ss", "-K", "-u", "x", "state", "all"}, "-K and -u"},
+		{[]string{"ss", "ftp://127.0.0.1/"}, `the scheme "ftp" is neither http nor https`},
+		{[]string{"ss", "http:///x"}, "the host is missing"},
+		{[]string{"top"}, "one target is needed"},
+		{[]string{"top", "-d", "0", "x"}, "-d is not from 0.1 to 60"},
+		{[]string{"top", "-sort", "x", "x"}, "-sort x: the keys are rate, "},
+		{[]string{"top", "-n", "-1", "x"}, "-n is negative"},
+		{[]string{"top", "-limit", "0", "x"}, "-limit is not from 1 to 1000"},
 		{[]string{"get"}, "one URL is needed"},
 		{[]string{"get", "-wire", "http://[x"}, "missing ']' in host"},
 		{[]string{"iperf"}, "either -s or -c HOST is needed"},
@@ -213,7 +234,8 @@ func TestHelpShowsFlagsAndExamples(t *testing.T) {
 			require.Equal(t, exitOK, code, "%v", args)
 			require.Empty(t, errs, "%v", args)
 			require.Contains(t, out, "Examples:\n  usernet "+c.name, "%v", args)
-			require.Equal(t, c.name != "version", strings.Contains(out, "-tap name"), "%v", args)
+			hasLink := c.name != "version" && c.name != "ss" && c.name != "top"
+			require.Equal(t, hasLink, strings.Contains(out, "-tap name"), "%v", args)
 		}
 	}
 }
@@ -235,6 +257,8 @@ func TestFailureExitsWithOneAndSaysWhy(t *testing.T) {
 		{[]string{"scan", "-wire", "-no-ipv6", "-p", "1", "2001:db8::1"}, "2001:db8::1"},
 		{[]string{"nc", "-wire", "192.0.2.1", "81"}, "connect: connection refused"},
 		{[]string{"nc", "-wire", "-l", "192.0.2.9", "80"}, "bind: cannot assign requested address"},
+		{[]string{"ss", missing}, "no such file or directory"},
+		{[]string{"top", "command_test.go"}, "command_test.go is not a Unix socket"},
 		{[]string{"get", "-wire", "http://192.0.2.1:81/"}, "connect: connection refused"},
 		{[]string{"get", "-wire", "http://192.0.2.1/nothing"}, "404 Not Found"},
 		{[]string{"iperf", "-wire", "-c", "nobody.example"}, "lookup nobody.example: no such host"},

@@ -27,6 +27,33 @@ func parseArgs(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	}
 }
 
+// splitLetters replaces each argument such as "-ti" by "-t" and "-i", if all its letters are flags without a
+// value and there is no flag with the whole name.
+func splitLetters(fs *flag.FlagSet, args []string) (split []string) {
+	isLetter := func(r rune) bool {
+		f := fs.Lookup(string(r))
+		if f == nil {
+			return r == 'h'
+		}
+		b, ok := f.Value.(interface{ IsBoolFlag() bool })
+		return ok && b.IsBoolFlag()
+	}
+	for i, a := range args {
+		if a == "--" {
+			return append(split, args[i:]...)
+		}
+		name, ok := strings.CutPrefix(a, "-")
+		if !ok || len(name) < 2 || fs.Lookup(name) != nil || strings.ContainsFunc(name, func(r rune) bool { return !isLetter(r) }) {
+			split = append(split, a)
+			continue
+		}
+		for _, r := range name {
+			split = append(split, "-"+string(r))
+		}
+	}
+	return split
+}
+
 // ended reports whether "--" ended the flags in args, which fs has parsed. A "--" that is the value of
 // a flag does not end the flags.
 func ended(fs *flag.FlagSet, args []string) bool {

@@ -43,10 +43,15 @@ type command struct {
 	// parameter args of that function has the arguments of the command line that are not flags.
 	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 	more   string // printed after the flags, with examples
+	// letters allows flags of one letter to be joined, as in -ti.
+	letters bool
 }
 
 func commands() []command {
-	return []command{serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), ncCommand(os.Stdin), getCommand(), iperfCommand(), dumpCommand(), versionCommand()}
+	return []command{
+		serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), ncCommand(os.Stdin), getCommand(), iperfCommand(),
+		dumpCommand(), ssCommand(), topCommand(os.Stdin), versionCommand(),
+	}
 }
 
 // A usageError says what is wrong with the command line.
@@ -87,6 +92,9 @@ func (c *command) run(ctx context.Context, t terminal, args []string) int {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	do := c.define(fs)
+	if c.letters {
+		args = splitLetters(fs, args)
+	}
 	args, err := parseArgs(fs, args)
 	if errors.Is(err, flag.ErrHelp) {
 		c.usage(t.out, fs)

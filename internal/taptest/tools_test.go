@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -210,4 +211,62 @@ func TestNCAndOpenBSDsSpeak(t *testing.T) {
 		require.Error(t, err, "no port is open")
 		require.Equal(t, 4, strings.Count(errs, "connection refused"), errs)
 	}
+}
+
+// TestSSAndTheKernelAgree compares usernet ss and ss -ti of the kernel at both ends of one connection.
+func TestSSAndTheKernelAgree(t *testing.T) {
+	t.Parallel()
+	need(t, "ss", "socat")
+	exe := build(t)
+	ns := newNamespace(t)
+	dir := t.TempDir()
+	const size = 4 << 20
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), make([]byte, size), 0o644))
+	socket := filepath.Join(t.TempDir(), "s")
+	p, _ := ns.start(t, exe, "serve", "-plain", "-inspect-socket", socket, dir) // the kernel counts a super-frame as one segment
+	for _, e := range families {
+		addr := e.ours
+		if e.v6() {
+			addr = "[" + addr + "]"
+		}
+		client := ns.command(t.Context(), "bash", "-c", `(printf 'GET /file HTTP/1.1\r\nHost: x\r\n\r\n'; exec sleep 1000) | socat - TCP:`+addr+`:80 >`+dir+`/got`)
+		require.NoError(t, client.Start())
+		var ours, theirs string
+		number := func(info, name string) int {
+			n, err := strconv.Atoi(ssField(info, name))
+			require.NoError(t, err, "%s in %q", name, info)
+			return n
+		}
+		list := func(command, where string) string {
+			return strings.Join(strings.Fields(ns.shell(t, command+" "+where+" "+addr)), " ")
+		}
+		near := func(a, b int) bool { return a >= b-1 && a <= b+1 }
+		// Wait until the last acknowledgements have arrived.
+		require.Eventually(t, func() bool {
+			ours, theirs = list(exe+" ss -tinH "+socket, "src"), list("ss -tinH", "dst")
+			return strings.Contains(ours, "bytes_sent:4") && !strings.Contains(ours+theirs, " unacked:") && !strings.Contains(ours, " notsent:") &&
+				number(theirs, "bytes_received") == number(ours, "bytes_acked") &&
+				near(number(theirs, "segs_in"), number(ours, "segs_out")) && near(number(theirs, "segs_out"), number(ours, "segs_in"))
+		}, patience, 50*time.Millisecond, "%v", e.name)
+		about := fmt.Sprintf("ours: %s\nthe kernel's: %s", ours, theirs)
+		t.Log(about)
+		a, b := strings.Fields(ours), strings.Fields(theirs)
+		require.Equal(t, []string{"ESTAB", "0", "0", b[4], b[3]}, a[:5], about)
+		require.Greater(t, number(ours, "bytes_acked"), size, about)
+		require.Equal(t, number(ours, "bytes_received"), number(theirs, "bytes_acked")-1, "the kernel counts its SYN: %s", about)
+		require.Equal(t, number(ours, "data_segs_out"), number(theirs, "data_segs_in"), about)
+		require.Equal(t, number(ours, "data_segs_in"), number(theirs, "data_segs_out"), about)
+		require.Equal(t, number(ours, "rcvmss"), number(theirs, "mss"), about)
+		scale := func(info string) []string { return strings.Split(ssField(info, "wscale"), ",") }
+		require.Equal(t, scale(ours), []string{scale(theirs)[1], scale(theirs)[0]}, about)
+		require.Positive(t, number(ours, "cwnd"), about)
+
+		// -K ends the connection at both ends.
+		require.Contains(t, ns.run(t, exe, "ss", "-KntH", socket, "src", addr), b[3])
+		client.Process.Kill()
+		client.Wait()
+		require.Empty(t, ns.shell(t, exe+" ss -tnH "+socket+" src "+addr))
+		require.Empty(t, ns.shell(t, "ss -tnH dst "+addr))
+	}
+	p.interrupt()
 }
