@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func scanNetwork(t *testing.T) *network {
 // scan runs the command on a network and returns what it prints after its first line.
 func scan(t *testing.T, n *network, f scanFlags, host string) (first, rest string) {
 	t.Helper()
-	f.rate, f.parallel, f.wait = max(f.rate, 1000), max(f.parallel, 10), max(f.wait, 1)
+	f.rate, f.parallel, f.wait = max(f.rate, 1000), max(f.parallel, 10), cmp.Or(f.wait, 60)
 	var out strings.Builder
 	require.NoError(t, f.run(t.Context(), terminal{&out, io.Discard}, n.host, host))
 	first, rest, _ = strings.Cut(out.String(), "\n")
@@ -62,7 +63,7 @@ func TestScanFindsOpenPorts(t *testing.T) {
 			first, rest := scan(t, n, scanFlags{ports: ports, syn: syn}, host)
 			require.Regexp(t, `^`+host+` \(`+host+`\): 7 ports in \d+\.\d s$`, first)
 			require.Equal(t, want, rest, "%s, SYN %v", host, syn)
-			_, rest = scan(t, n, scanFlags{syn: syn, rate: 1e6, retries: 5}, host)
+			_, rest = scan(t, n, scanFlags{syn: syn, rate: 1e6, retries: 5, wait: 1}, host)
 			require.Equal(t, "Not shown: 1023 closed\nPORT      STATE         SERVICE\n22/tcp    open          ssh\n", rest)
 		}
 		_, rest := scan(t, n, scanFlags{ports: portList{7, 9, 53}, udp: true}, host)

@@ -77,10 +77,10 @@ func TestTracerouteAndLinuxSeeTheSameRoute(t *testing.T) {
 		{"203.0.113.2", " 3  198.51.100.2  T !X  T !X  T !X"},
 		{"-I 203.0.113.4", " 3  198.51.100.2  T !N  T !N  T !N"},
 		{"-T 203.0.113.6", " 3  198.51.100.2  T !P  T !P  T !P"},
-		{"-m 3 -w 1 203.0.113.5", " 3  * * *"},
+		{"-m 3 -w 3 203.0.113.5", " 3  * * *"},
 		{"2001:db8:9::1", " 2  2001:db8:1::2  T !N  T !N  T !N"},
 		{"2001:db8:9::2", " 2  2001:db8:1::2  T !X  T !X  T !X"},
-		{"-m 3 -w 1 2001:db8:9::5", " 3  * * *"},
+		{"-m 3 -w 3 2001:db8:9::5", " 3  * * *"},
 	} {
 		run := func(program, more string) string {
 			out, errs, err := source.try(t, "bash", "-c", program+" -n "+more+c.args)
