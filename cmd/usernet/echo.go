@@ -44,7 +44,9 @@ func echoCommand() command {
 		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 			var l linkFlags
 			var tcp, udp ports
+			var drops dropFlags
 			l.define(fs)
+			drops.define(fs)
 			l.defineAuto(fs)
 			fs.Var(&tcp, "tcp-echo", "a further TCP echo `port`; may be given several times")
 			fs.Var(&udp, "udp-echo", "a further UDP echo `port`; may be given several times")
@@ -58,7 +60,7 @@ func echoCommand() command {
 				if err := l.checkFlags(); err != nil {
 					return err
 				}
-				return runEcho(ctx, t, &l, tcp, udp)
+				return runEcho(ctx, t, &l, &drops, tcp, udp)
 			}
 		},
 		more: `Examples:
@@ -91,13 +93,19 @@ type services struct {
 	closers []io.Closer
 }
 
-func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) error {
+func runEcho(ctx context.Context, t terminal, l *linkFlags, drops *dropFlags, tcp, udp ports) error {
 	log := l.newLog(t, slog.LevelInfo)
 	n, err := l.open(t, log)
 	if err != nil {
 		return err
 	}
 	s := services{log: log}
+	endDrops, err := drops.print(n.host, t.err)
+	if err != nil {
+		n.Close()
+		return err
+	}
+	defer endDrops()
 	err = n.awaitAddrs(ctx, l)
 	if err == nil {
 		err = s.start(n.host, tcp, udp)

@@ -22,7 +22,9 @@ func serveCommand() command {
 			var l linkFlags
 			var listen string
 			var show inspectFlags
+			var drops dropFlags
 			l.define(fs)
+			drops.define(fs)
 			l.defineAuto(fs)
 			show.define(fs)
 			fs.StringVar(&listen, "listen", ":80", "`address` to listen on")
@@ -41,7 +43,7 @@ func serveCommand() command {
 				if err != nil {
 					return err
 				}
-				return runServe(ctx, t, &l, &show, at, dir)
+				return runServe(ctx, t, &l, &show, &drops, at, dir)
 			}
 		},
 		more: `If there can be no TAP device, the server runs on a wire in memory, and a port of
@@ -64,12 +66,13 @@ Examples:
   usernet serve -stream listen:unix:/run/vm    for a virtual machine: qemu -netdev
                                                stream,id=n,addr.type=unix,addr.path=/run/vm
   usernet serve -pcap trace.pcapng -v          with a capture and a trace
+  usernet serve -drops                         with each dropped packet, and why
   usernet serve -inspect-socket /tmp/un.sock   with a socket for usernet ss and usernet top
 `,
 	}
 }
 
-func runServe(ctx context.Context, t terminal, l *linkFlags, show *inspectFlags, listen listenFlag, dir string) error {
+func runServe(ctx context.Context, t terminal, l *linkFlags, show *inspectFlags, drops *dropFlags, listen listenFlag, dir string) error {
 	if dir != "" {
 		if st, err := os.Stat(dir); err != nil {
 			return err
@@ -87,6 +90,12 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, show *inspectFlags,
 	if err != nil {
 		return err
 	}
+	endDrops, err := drops.print(n.host, t.err)
+	if err != nil {
+		n.Close()
+		return err
+	}
+	defer endDrops()
 	if err = n.awaitAddrs(ctx, l); err == nil {
 		err = n.serve(ctx, t, show, listen, dir)
 	} else if ctx.Err() != nil {

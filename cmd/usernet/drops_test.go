@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack"
+)
+
+func TestDroppedPacketsArePrintedWithTheirReason(t *testing.T) {
+	var l linkFlags
+	var out safeBuffer
+	n, err := l.openWire(terminal{&out, &out}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	defer n.Close()
+	var none dropFlags
+	end, err := none.print(n.host, &out)
+	require.NoError(t, err)
+	end()
+	drops := dropFlags{on: true}
+	end, err = drops.print(n.host, &out)
+	require.NoError(t, err)
+	c, err := n.peer.Dial("udp", "192.0.2.2:4")
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("to nobody"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "RFC") }, time.Minute, time.Millisecond)
+	end()
+	require.Regexp(t, `(?m)^\d\d:\d\d:\d\d\.\d{6} \S+ in   .* 192\.0\.2\.1:\d+ > 192\.0\.2\.2:4 UDP len=9
+    dropped: UDP port without a socket
+    RFC 1122 4\.1\.3\.1: "UDP SHOULD send an ICMP Port Unreachable message\."
+`, out.String())
+}
+
+func TestADropWithoutBytesNamesItsAddresses(t *testing.T) {
+	e := stack.WatchEvent{Kind: stack.PacketDropped, Outbound: true, Reason: "route is gone", Lost: 3}
+	require.Equal(t, "(3 dropped packets are not shown)\n00:00:00.000000 out  of which no bytes are known\n    dropped: route is gone\n", string(appendDrop(nil, &e)))
+	e.Lost = 0
+	e.Local, e.Remote = netip.MustParseAddrPort("192.0.2.1:5"), netip.MustParseAddrPort("192.0.2.2:6")
+	require.Equal(t, "00:00:00.000000 out  192.0.2.1:5 to 192.0.2.2:6\n    dropped: route is gone\n", string(appendDrop(nil, &e)))
+	e.Outbound = false
+	require.Equal(t, "00:00:00.000000 in   192.0.2.2:6 to 192.0.2.1:5\n    dropped: route is gone\n", string(appendDrop(nil, &e)))
+}
+
+// With the flag, echo still ends at once at Ctrl-C.
+func TestEchoWithDropsEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs safeBuffer
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, []string{"echo", "-wire", "-drops"}, terminal{&out, &errs}) }()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Ctrl-C") || len(done) > 0 }, time.Minute, time.Millisecond)
+	cancel()
+	require.Equal(t, exitOK, <-done, errs.String())
+}
