@@ -265,30 +265,38 @@ type connWatch struct {
 
 // sample describes the connection. It returns nil if there is no such connection, and none has been seen before.
 func (w *connWatch) sample(h *usernet.Host) *ConnDetail {
-	d := &ConnDetail{Time: time.Now(), Events: []ConnEvent{}}
 	c, ok := h.Conn(w.local, w.remote)
-	if !ok {
-		if !w.seen {
-			return nil
-		}
-		c = stack.ConnInfo{Local: w.local, Remote: w.remote, State: tcp.Closed}
-		d.Conn, d.Ended = connOf(&c, nil, false), true
-		if w.last != nil && w.last.State != d.Conn.State {
-			d.Events = append(d.Events, ConnEvent{Time: d.Time, Kind: "state", Text: d.Conn.State})
-		}
-		return d
+	if !ok && !w.seen {
+		return nil
 	}
+	if !ok {
+		return w.ended()
+	}
+	return w.observe(&c)
+}
+
+// observe describes the connection, which exists.
+func (w *connWatch) observe(c *stack.ConnInfo) *ConnDetail {
+	d := &ConnDetail{Time: time.Now(), Events: []ConnEvent{}}
 	w.seen = true
 	info, ok := c.Info()
-	d.Conn = connOf(&c, &info, ok)
+	d.Conn = connOf(c, &info, ok)
 	if ok {
-		d.Info = infoOf(&c, &info)
+		d.Info = infoOf(c, &info)
 		d.Events = append(d.Events, connEvents(w.last, d.Info, d.Time)...)
 		w.last = d.Info
 	} else if w.last != nil && w.last.State != d.Conn.State {
 		d.Events = append(d.Events, ConnEvent{Time: d.Time, Kind: "state", Text: d.Conn.State})
 		w.last = nil
 	}
+	return d
+}
+
+// ended describes the connection after its end.
+func (w *connWatch) ended() *ConnDetail {
+	c := stack.ConnInfo{Local: w.local, Remote: w.remote, State: tcp.Closed}
+	d := &ConnDetail{Time: time.Now(), Conn: connOf(&c, nil, false), Ended: true}
+	d.Events = []ConnEvent{{Time: d.Time, Kind: "state", Text: d.Conn.State}}
 	return d
 }
 

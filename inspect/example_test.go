@@ -1,6 +1,7 @@
 package inspect_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -40,4 +41,57 @@ func ExampleHandler() {
 	// Output:
 	// ip 65535 [127.0.0.1/8]
 	// ethernet 1500 [192.0.2.1/24]
+}
+
+// A test in virtual time records a host. The recording is opened afterwards: here by the test itself, otherwise with
+// the command usernet inspect FILE.
+func ExampleRecord() {
+	a, b := nic.Pipe(nic.PipeConfig{})
+	host, err := usernet.New(usernet.Config{NIC: a, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
+	if err != nil {
+		panic(err)
+	}
+	defer host.Close()
+	peer, err := usernet.New(usernet.Config{NIC: b, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")}})
+	if err != nil {
+		panic(err)
+	}
+	defer peer.Close()
+
+	var file bytes.Buffer // a test creates a file
+	recording := inspect.Record(host, &file, inspect.RecordConfig{})
+	ln, err := peer.Listen("tcp", ":80")
+	if err != nil {
+		panic(err)
+	}
+	conn, err := host.Dial("tcp", "192.0.2.2:80")
+	if err != nil {
+		panic(err)
+	}
+	if err := recording.Close(); err != nil {
+		panic(err)
+	}
+	conn.Close()
+	ln.Close()
+
+	handler, err := inspect.Open(&file)
+	if err != nil {
+		panic(err)
+	}
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	resp, err := http.Get(server.URL + "/api/conns")
+	if err != nil {
+		panic(err)
+	}
+	defer resp.Body.Close()
+	var conns inspect.Conns
+	if err := json.NewDecoder(resp.Body).Decode(&conns); err != nil {
+		panic(err)
+	}
+	for _, c := range conns.Conns {
+		fmt.Println(c.Remote, c.State)
+	}
+	// Output:
+	// 192.0.2.2:80 ESTABLISHED
 }

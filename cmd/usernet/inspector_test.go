@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/inspect"
 	"github.com/usernet/usernet/internal/site"
 )
@@ -108,4 +109,46 @@ func TestASocketOfADeadProgramIsReplaced(t *testing.T) {
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, "content", string(b), "only a socket is removed")
+}
+
+func TestInspectShowsARecording(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "run.usernet")
+	f, err := os.Create(name)
+	require.NoError(t, err)
+	h, err := usernet.New(usernet.Config{})
+	require.NoError(t, err)
+	defer h.Close()
+	require.NoError(t, inspect.Record(h, f, inspect.RecordConfig{}).Close())
+	require.NoError(t, f.Close())
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs safeBuffer
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, []string{"inspect", name}, terminal{&out, &errs}) }()
+	require.Eventually(t, func() bool { return strings.HasSuffix(out.String(), "\n") || len(done) > 0 }, time.Minute, time.Millisecond)
+	fields := strings.Fields(out.String())
+	require.Len(t, fields, 6, errs.String())
+	defer http.DefaultClient.CloseIdleConnections()
+	var o inspect.Overview
+	require.NoError(t, json.Unmarshal([]byte(get(t, fields[3]+"api/overview")), &o))
+	require.True(t, o.Host.Recorded)
+	require.Contains(t, get(t, fields[3]), "<html")
+	cancel()
+	require.Equal(t, exitOK, <-done)
+
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{nil, exitUsage, "one file is needed"},
+		{[]string{"-listen", ":8080", name}, exitUsage, "only an address of the loopback"},
+		{[]string{"-listen", "x", name}, exitUsage, "-listen: "},
+		{[]string{name + "x"}, exitFailure, "no such file"},
+		{[]string{"inspector_test.go"}, exitFailure, "not a recording"},
+	} {
+		code, _, text := runLine(t, append([]string{"inspect"}, c.args...)...)
+		require.Equal(t, c.code, code, text)
+		require.Contains(t, text, c.want)
+	}
 }

@@ -50,7 +50,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		serveCommand(), echoCommand(), pingCommand(), tracerouteCommand(), scanCommand(), ncCommand(os.Stdin), getCommand(), iperfCommand(),
-		dumpCommand(), ssCommand(), topCommand(os.Stdin), versionCommand(),
+		dumpCommand(), ssCommand(), topCommand(os.Stdin), inspectCommand(), versionCommand(),
 	}
 }
 

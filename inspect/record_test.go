@@ -1,0 +1,224 @@
+package inspect
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/nic"
+)
+
+// transfer records the sender of a transfer over a wire with loss and returns the recording, the ID of the connection and
+// the time of the beginning.
+func transfer(t *testing.T, cfg RecordConfig) (file []byte, id string, began time.Time) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, impair := hosttest.ImpairedPair(t, 1)
+		impair(nic.Impairment{Latency: 20 * time.Millisecond, Loss: 0.02, Rate: 10_000_000})
+		began = time.Now()
+		var out bytes.Buffer
+		rec := Record(a, &out, cfg)
+		dialed, accepted := connect(t, a, b, 1)
+		id = idOf(dialed[0])
+		go func() {
+			dialed[0].Write(make([]byte, 1<<20))
+			dialed[0].CloseWrite()
+		}()
+		n, err := io.Copy(io.Discard, accepted[0])
+		require.NoError(t, err)
+		require.Equal(t, int64(1<<20), n)
+		accepted[0].Close()
+		require.NoError(t, a.AddAddr(a.Interfaces()[1].Name, netip.MustParsePrefix("198.51.100.1/24"), usernet.AddrOptions{}))
+		time.Sleep(70 * time.Second) // the end of TIME-WAIT
+		if cfg.MaxSamples == 0 {
+			require.NoError(t, rec.Close())
+			require.ErrorIs(t, rec.Close(), net.ErrClosed)
+		}
+		file = out.Bytes()
+	})
+	return file, id, began
+}
+
+func TestARunInVirtualTimeIsOpenedAfterwards(t *testing.T) {
+	file, id, began := transfer(t, RecordConfig{})
+	h, err := Open(bytes.NewReader(file))
+	require.NoError(t, err)
+	o := get[Overview](t, h, "api/overview")
+	require.True(t, o.Host.Recorded)
+	require.False(t, o.Host.CanCapture)
+	require.Equal(t, uint64(1), o.Stats.TCP.Events["ActiveOpens"])
+	require.Equal(t, 2000, began.Year(), "virtual time")
+	require.Equal(t, 2000, o.Time.Year())
+
+	// The connection has ended, but the recording has it.
+	all := get[Conns](t, h, "api/conns?q=time-wait")
+	require.Zero(t, all.Total)
+	all = get[Conns](t, h, "api/conns?sort=bytes_out&desc=1")
+	require.Equal(t, 1, all.Total)
+	require.Equal(t, id, all.Conns[0].ID)
+	require.Equal(t, "CLOSED", all.Conns[0].State)
+	require.InDelta(t, 1<<20, all.Conns[0].BytesOut, 1<<16, "as of the last sample")
+	require.Positive(t, all.Conns[0].Retrans)
+
+	s := open(t, h, "api/stream?topics=conn,events,overview&id="+url.QueryEscape(id))
+	var samples []ConnDetail
+	kinds := make(map[string]int)
+	for len(samples) == 0 || !samples[len(samples)-1].Ended {
+		d := nextOf[ConnDetail](s, "conn")
+		samples = append(samples, d)
+		for _, e := range d.Events {
+			kinds[e.Kind]++
+		}
+	}
+	require.Greater(t, len(samples), 50)
+	require.Positive(t, kinds["retransmission"])
+	require.Positive(t, kinds["recovery_begin"])
+	for i := 1; i < len(samples); i++ {
+		require.False(t, samples[i].Time.Before(samples[i-1].Time))
+	}
+	require.Less(t, samples[0].Time.Sub(began), 100*time.Millisecond)
+	e := nextOf[ChangeEvent](s, "events")
+	for e.Kind != "address added" || !strings.Contains(e.Text, "198.51.100.1/24") {
+		e = nextOf[ChangeEvent](s, "events")
+	}
+	nextOf[struct{}](s, "end")
+
+	d := get[All](t, h, "api/all")
+	require.Equal(t, 1, d.Conns.Total)
+	require.NotEmpty(t, d.Routes.Routes)
+	header := func(r *http.Request) { r.Header.Set("X-Usernet-Inspect", "1") }
+	require.Contains(t, refused(t, h, 404, "POST", "api/capture", header), "recording")
+	refused(t, h, 404, "GET", "api/conn?id="+url.QueryEscape("192.0.2.9:1->192.0.2.8:1"))
+	refused(t, h, 400, "GET", "api/conn")
+	refused(t, h, 404, "GET", "api/nonsense")
+	refused(t, h, 400, "GET", "api/stream")
+}
+
+func TestARecordingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hosttest.Loopback(t)
+		for _, c := range []struct {
+			cfg  RecordConfig
+			most time.Duration
+		}{
+			{RecordConfig{MaxSamples: 10}, 90 * time.Millisecond},
+			{RecordConfig{MaxBytes: 1}, 0},
+		} {
+			var out bytes.Buffer
+			began := time.Now()
+			rec := Record(h, &out, c.cfg)
+			time.Sleep(time.Hour)
+			x, err := readRecording(&out)
+			require.NoError(t, err)
+			require.Equal(t, c.most, x.end().Sub(began))
+			require.Contains(t, string(x.topics["end"][0]), `"limit"`)
+			require.NoError(t, rec.Close())
+		}
+	})
+}
+
+func TestARecordingLeavesOutWhatIsTooMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		var out bytes.Buffer
+		rec := Record(b, &out, RecordConfig{MaxConns: 2})
+		connect(t, a, b, 5)
+		time.Sleep(time.Second)
+		require.NoError(t, rec.Close())
+		x, err := readRecording(&out)
+		require.NoError(t, err)
+		require.Len(t, x.conns, 2)
+		require.Contains(t, string(x.topics["end"][0]), `"skipped_conns":3`)
+	})
+}
+
+func TestARecordingEndsWithTheHostAndNeedsNoClose(t *testing.T) {
+	var out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		h := hosttest.Loopback(t)
+		Record(h, &out, RecordConfig{})
+		time.Sleep(time.Second)
+		require.NoError(t, h.Close())
+		time.Sleep(time.Second)
+		x, err := readRecording(bytes.NewReader(out.Bytes()))
+		require.NoError(t, err)
+		require.Contains(t, string(x.topics["end"][0]), `"host closed"`)
+		Record(hosttest.Loopback(t), io.Discard, RecordConfig{}) // the bubble ends although it is not closed
+	})
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("the disk is full") }
+
+func TestAWriterThatFailsEndsTheRecording(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rec := Record(hosttest.Loopback(t), failingWriter{}, RecordConfig{})
+		time.Sleep(time.Minute)
+		require.ErrorContains(t, rec.Close(), "the disk is full")
+	})
+}
+
+func TestACutRecordingIsShownAsFarAsItGoes(t *testing.T) {
+	file, _, _ := transfer(t, RecordConfig{})
+	whole, err := readRecording(bytes.NewReader(file))
+	require.NoError(t, err)
+	half, err := readRecording(bytes.NewReader(file[:len(file)/2]))
+	require.NoError(t, err)
+	require.NotEmpty(t, half.conns)
+	require.True(t, half.end().Before(whole.end()))
+}
+
+func TestWhatIsNoRecordingIsRefused(t *testing.T) {
+	pack := func(s string) io.Reader {
+		var b bytes.Buffer
+		gz := gzip.NewWriter(&b)
+		gz.Write([]byte(s))
+		gz.Close()
+		return &b
+	}
+	head := `{"format":"usernet inspect","version":1}` + "\n"
+	for want, r := range map[string]io.Reader{
+		"not a recording":            bytes.NewReader([]byte("hello")),
+		"EOF":                        bytes.NewReader(nil),
+		"not a recording of package": pack(`{"format":"x"}` + "\n"),
+		"version 2":                  pack(`{"format":"usernet inspect","version":2}` + "\n"),
+		"no samples":                 pack(head),
+		"line 2":                     pack(head + "{\n{}\n"),
+		"id has to be":               pack(head + `{"topic":"conn","value":{"conn":{"id":"x"}}}` + "\n"),
+	} {
+		_, err := Open(r)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte(`{"topic":"overview","value":{"time":"2000-01-01T00:00:00Z"}}` + "\n" + `{"topic":"conn","value":{"conn":{"id":"192.0.2.1:1->192.0.2.2:2"},"info":{}}}`))
+	f.Add([]byte(`{"topic":"end","value":null}`))
+	f.Fuzz(func(t *testing.T, lines []byte) {
+		var b bytes.Buffer
+		gz := gzip.NewWriter(&b)
+		gz.Write([]byte(`{"format":"usernet inspect","version":1}` + "\n"))
+		gz.Write(lines)
+		gz.Close()
+		h, err := Open(&b)
+		if err != nil {
+			return
+		}
+		for _, path := range []string{"api/overview", "api/conns?sort=rtt_s", "api/drops"} {
+			require.Equal(t, 200, ask(h, "GET", path).StatusCode)
+		}
+	})
+}
