@@ -405,8 +405,7 @@ type Drop struct {
 	Reason string `json:"reason"`
 	Rule   string `json:"rule"` // the sentence of the RFC; may be empty
 	Count  uint64 `json:"count"`
-	// Last are the last dropped frames, the newest last. They are kept while a stream of the topic drops is open, and
-	// for a minute afterwards.
+	// Last are the last dropped frames, the newest last. They are kept while a stream of the topic drops is open.
 	Last []DroppedFrame `json:"last"`
 }
 
@@ -421,6 +420,15 @@ type DroppedFrame struct {
 	Hex     string    `json:"hex"`     // the first bytes in hexadecimal
 }
 
+// A Dropped is an event of the topic dropped: a packet that was dropped. A stream has at most some thousand of them in
+// a second.
+type Dropped struct {
+	Reason string `json:"reason"`
+	Rule   string `json:"rule"`
+	Lost   uint64 `json:"lost,omitempty"` // drops before this one that the stream lacks
+	DroppedFrame
+}
+
 // A ChangeEvent is an event of the topic events: a change of the host's configuration.
 type ChangeEvent struct {
 	Time time.Time `json:"time"`
@@ -429,8 +437,9 @@ type ChangeEvent struct {
 	Text string    `json:"text"` // a line
 }
 
-// A SegmentItem is an item of api/segments: a segment of one connection. Sequence numbers are relative to the first
-// that was seen in their direction.
+// A SegmentItem is an event of api/segments and of the topic segments: a segment, or a super-segment, of one connection.
+// A stream has at most some thousand of them in a second. Sequence numbers are relative to the first
+// that was seen of their direction, modulo 2^32.
 type SegmentItem struct {
 	Time           time.Time   `json:"time"`
 	Dir            string      `json:"dir"` // "in" or "out"

@@ -36,6 +36,8 @@ type Config struct {
 	// loopback and on Unix sockets. A browser passes the token once, in the query parameter token; the handler
 	// then sets a cookie. Other clients use the header "Authorization: Bearer TOKEN". NewToken makes a token.
 	Token string
+	// KeyLog has the secrets of TLS connections, which captures then include. Nil means that they have none.
+	KeyLog *KeyLog
 	// AllowAbort allows POST api/abort, which resets a connection.
 	AllowAbort bool
 	// MaxStreams is the maximum number of streams and captures at the same time; 16 if zero. A page uses one or
@@ -92,6 +94,9 @@ func (e *requestError) Error() string { return e.text }
 
 // errNoConn says that the connection of a request does not exist.
 var errNoConn = &requestError{http.StatusNotFound, "there is no connection with this id: it may have ended"}
+
+// errClosed says that the host is closed.
+var errClosed = &requestError{http.StatusServiceUnavailable, "the host is closed"}
 
 func badRequest(text string) error { return &requestError{http.StatusBadRequest, text} }
 
@@ -227,6 +232,9 @@ type live struct {
 	host *usernet.Host
 	cfg  Config
 
+	dropped  dropWatch
+	captures atomic.Int32 // in progress
+
 	mu    sync.Mutex
 	feeds map[string]*feed // those with clients, by their keys
 }
@@ -296,7 +304,7 @@ var topics = []string{
 
 func (l *live) overview() *Overview {
 	o := overview(l.host)
-	o.Host.CanCapture, o.Host.CanAbort, o.Host.HasSecrets = l.canCapture(), l.cfg.AllowAbort, false
+	o.Host.CanCapture, o.Host.CanAbort, o.Host.HasSecrets = l.canCapture(), l.cfg.AllowAbort, l.cfg.KeyLog != nil
 	return o
 }
 

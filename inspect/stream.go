@@ -170,6 +170,8 @@ func (l *live) producer(topic string, p *params) (producer, error) {
 	switch topic {
 	case "events":
 		return producer{key: topic, topic: topic, run: l.runEvents}, nil
+	case "dropped":
+		return producer{key: topic, topic: topic, run: l.runDropped}, nil
 	case "segments":
 		return l.segments(p)
 	}
@@ -194,6 +196,9 @@ func (l *live) producer(topic string, p *params) (producer, error) {
 	}
 	v.Set("interval", interval.String())
 	run := func(ctx context.Context, emit func(any)) { every(ctx, interval, sample, emit) }
+	if topic == "drops" {
+		run = l.runDrops(run)
+	}
 	return producer{topic + "?" + v.Encode(), topic, true, run}, nil
 }
 
@@ -239,7 +244,7 @@ func (l *live) stream(p *params, out *eventWriter) error {
 		return badRequest("the stream needs topics, for example topics=overview,conns")
 	}
 	if l.closed() {
-		return &requestError{http.StatusServiceUnavailable, "the host is closed"}
+		return errClosed
 	}
 	var all []producer
 	for _, topic := range p.topics {

@@ -1,0 +1,288 @@
+package inspect
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/usernet/usernet/nic/pcap"
+	"github.com/usernet/usernet/stack"
+)
+
+// Limits of a capture.
+const (
+	maxCaptures       = 2 // at the same time
+	maxSeconds        = 60
+	maxCaptureBytes   = 64 << 20
+	maxSnap           = 256 << 10
+	maxFilter         = 1000
+	maxForm           = 16 << 10
+	defaultSeconds    = 10
+	defaultCapture    = 16 << 20
+	captureBuffer     = 8 << 20                // frames that the capture has not taken yet, in bytes
+	captureHold       = 4096                   // frames that wait for the reason of their drop
+	captureQuiet      = 20 * time.Millisecond  // after this time without a frame, none of them is dropped any more
+	captureWriteAhead = 200 * time.Millisecond // the client gets the frames at least this often
+)
+
+// captureForm are the parameters of a capture, checked.
+type captureForm struct {
+	filter  string
+	seconds time.Duration
+	bytes   int64
+	snap    int
+}
+
+// parseCapture checks the form of a request.
+func parseCapture(w http.ResponseWriter, r *http.Request) (f captureForm, err error) {
+	f = captureForm{seconds: defaultSeconds * time.Second, bytes: defaultCapture}
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return f, badRequest("the form is malformed or longer than 16 KiB: send it as application/x-www-form-urlencoded")
+	}
+	for key, values := range r.PostForm {
+		if len(values) != 1 {
+			return f, badRequest("the parameter " + quote(key) + " is there more than once")
+		}
+		v := values[0]
+		switch key {
+		case "filter":
+			if len(v) > maxFilter {
+				return f, badRequest("filter has to have at most 1000 bytes")
+			}
+			f.filter = v
+		case "seconds":
+			s, err := strconv.ParseFloat(v, 64)
+			if err != nil || math.IsNaN(s) || s <= 0 || s > maxSeconds {
+				return f, badRequest("seconds has to be a number above 0, and at most 60")
+			}
+			f.seconds = time.Duration(s * float64(time.Second))
+		case "bytes":
+			n, err := number(key, v, 1, maxCaptureBytes)
+			if err != nil {
+				return f, err
+			}
+			f.bytes = int64(n)
+		case "snap":
+			if f.snap, err = number(key, v, 0, maxSnap); err != nil {
+				return f, err
+			}
+		default:
+			return f, badRequest("there is no parameter " + quote(key) + ": the form has filter, seconds, bytes and snap")
+		}
+	}
+	return f, nil
+}
+
+// capture answers api/capture with a pcapng file of what the host receives, sends and drops.
+func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
+	f, err := parseCapture(w, r)
+	if err != nil {
+		return err
+	}
+	if l.captures.Add(1) > maxCaptures {
+		l.captures.Add(-1)
+		w.Header().Set("Retry-After", "10")
+		return &requestError{http.StatusServiceUnavailable, "two captures run already: wait until one has ended"}
+	}
+	defer l.captures.Add(-1)
+	watcher, err := l.host.Watch(stack.WatchConfig{Frames: true, Drops: true, Filter: f.filter, SnapLen: f.snap, Buffer: captureBuffer})
+	if err != nil {
+		return watchError(err)
+	}
+	defer watcher.Close()
+	ctx, cancel := context.WithTimeout(r.Context(), f.seconds)
+	defer cancel()
+	w.Header().Set("Content-Type", "application/x-pcapng")
+	w.Header().Set("Content-Disposition", `attachment; filename="usernet-`+time.Now().Format("20060102-150405")+`.pcapng"`)
+	w.WriteHeader(http.StatusOK)
+	c := &capture{left: f.bytes, snap: f.snap, keys: l.cfg.KeyLog}
+	c.to = &clientWriter{w: w, rc: http.NewResponseController(w)}
+	if c.keys != nil {
+		c.whole = true
+	}
+	c.run(ctx, watcher)
+	if r.Context().Err() == nil {
+		c.finish()
+	}
+	return nil // the answer has begun
+}
+
+// A clientWriter writes to a client. A client that reads nothing is cut off.
+type clientWriter struct {
+	w  io.Writer
+	rc *http.ResponseController
+}
+
+func (c *clientWriter) Write(p []byte) (int, error) {
+	if err := c.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, err
+	}
+	return c.w.Write(p)
+}
+
+// errFull ends a capture that has reached its number of bytes.
+var errFull = errors.New("the capture is full")
+
+// A capture is a capture in progress.
+type capture struct {
+	to    *clientWriter
+	left  int64 // bytes that may still be written
+	snap  int
+	keys  *KeyLog
+	whole bool // the frames are kept until the end, because the secrets of TLS have to be before them in the file
+	size  int64
+
+	out  *pcap.Writer
+	held []pcap.Packet // frames that may still be found to be dropped, or all of them if whole is set
+	lost uint64
+	err  error
+}
+
+// run takes frames until ctx ends, the host is closed or the capture is full.
+func (c *capture) run(ctx context.Context, w *stack.Watcher) {
+	flushed := time.Now()
+	for c.err == nil {
+		e, err := c.next(ctx, w)
+		switch {
+		case errors.Is(err, errQuiet):
+			c.write(len(c.held))
+			c.flush()
+			flushed = time.Now()
+			e, err = w.Next(ctx)
+		case err == nil && time.Since(flushed) >= captureWriteAhead:
+			c.flush()
+			flushed = time.Now()
+		}
+		if err != nil {
+			return
+		}
+		c.add(&e)
+		if len(c.held) > captureHold {
+			c.write(len(c.held) / 2)
+		}
+	}
+}
+
+// errQuiet says that no frame has come for a while.
+var errQuiet = errors.New("quiet")
+
+// next returns the next event, or errQuiet.
+func (c *capture) next(ctx context.Context, w *stack.Watcher) (stack.WatchEvent, error) {
+	if len(c.held) == 0 || c.whole {
+		return w.Next(ctx)
+	}
+	for e := range waiting(w) {
+		return e, nil
+	}
+	soon, cancel := context.WithTimeout(ctx, captureQuiet)
+	defer cancel()
+	e, err := w.Next(soon)
+	if err != nil && ctx.Err() == nil && soon.Err() != nil {
+		err = errQuiet
+	}
+	return e, err
+}
+
+// add adds an event. A dropped packet is a comment of its frame, if the frame is there, and otherwise a packet of
+// its own.
+func (c *capture) add(e *stack.WatchEvent) {
+	c.lost += e.Lost
+	comment := ""
+	if e.Kind == stack.PacketDropped {
+		if comment = "dropped: " + string(e.Reason); e.Reason.Rule() != "" {
+			comment += "\n" + e.Reason.Rule()
+		}
+		for i := len(c.held) - 1; i >= max(len(c.held)-captureHold, 0) && e.Data != nil; i-- {
+			if p := &c.held[i]; p.Comment == "" && p.Len == e.Len && bytes.Equal(p.Data, e.Data) {
+				p.Comment = comment
+				return
+			}
+		}
+	}
+	if e.Data == nil {
+		return
+	}
+	if c.lost > 0 {
+		if comment != "" {
+			comment += "\n"
+		}
+		comment += fmt.Sprintf("%d frames before this one are missing: they came too fast", c.lost)
+		c.lost = 0
+	}
+	p := pcap.Packet{Time: e.Time, Data: e.Data, Len: e.Len, Link: pcap.LinkRaw, Direction: pcap.Inbound, Comment: comment}
+	if e.Ethernet {
+		p.Link = pcap.LinkEthernet
+	}
+	if e.Outbound {
+		p.Direction = pcap.Outbound
+	}
+	c.held = append(c.held, p)
+	if c.size += int64(len(p.Data) + blockOverhead); c.size >= c.left && c.whole {
+		c.err = errFull
+	}
+}
+
+// blockOverhead is about the number of bytes of a packet's block without the packet.
+const blockOverhead = 64
+
+// write writes the first n of the frames that are held.
+func (c *capture) write(n int) {
+	if c.whole {
+		return
+	}
+	c.begin()
+	for i := range n {
+		if c.err == nil {
+			c.err = c.out.Write(c.held[i])
+		}
+	}
+	c.held = append(c.held[:0], c.held[n:]...)
+}
+
+// begin writes the beginning of the file, once.
+func (c *capture) begin() {
+	if c.out == nil && c.err == nil {
+		c.out, c.err = pcap.NewWriter(c, pcap.Interface{Name: "usernet", Link: pcap.LinkEthernet, SnapLen: c.snap})
+	}
+}
+
+// finish writes what is left, after the secrets of TLS.
+func (c *capture) finish() {
+	if errors.Is(c.err, errFull) && c.whole {
+		c.err = nil
+	}
+	c.whole = false
+	c.begin()
+	if lines := c.keys.lines(); len(lines) > 0 && c.err == nil {
+		c.err = c.out.WriteKeyLog(lines)
+	}
+	c.write(len(c.held))
+	c.flush()
+}
+
+func (c *capture) flush() {
+	if c.err == nil && !c.whole {
+		c.begin()
+	}
+	c.to.rc.Flush()
+}
+
+// Write writes a block of the file. A block that is over the limit is left out, and ends the capture. So the file is
+// always valid.
+func (c *capture) Write(p []byte) (int, error) {
+	if int64(len(p)) > c.left {
+		return 0, errFull
+	}
+	c.left -= int64(len(p))
+	return c.to.Write(p)
+}
+
+// canCapture reports whether api/capture works.
+func (l *live) canCapture() bool { return !l.closed() }

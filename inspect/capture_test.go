@@ -1,0 +1,250 @@
+package inspect
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/nic/pcap"
+)
+
+// startCapture asks for a capture. The result waits for its end and returns the file.
+func startCapture(h http.Handler, form string) (end func() (status int, file []byte)) {
+	r := httptest.NewRequest("POST", "http://localhost/api/capture", strings.NewReader(form))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("X-Usernet-Inspect", "1")
+	r.RemoteAddr = "127.0.0.1:1"
+	w := httptest.NewRecorder()
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		h.ServeHTTP(w, r)
+	}()
+	return func() (int, []byte) {
+		<-done
+		return w.Code, w.Body.Bytes()
+	}
+}
+
+// readCapture returns the packets of a file, and its TLS key log.
+func readCapture(t *testing.T, file []byte) (all []pcap.Packet, keys string) {
+	t.Helper()
+	r, err := pcap.NewReader(bytes.NewReader(file))
+	require.NoError(t, err)
+	for {
+		p, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return all, string(r.KeyLog())
+		}
+		require.NoError(t, err)
+		p.Data = bytes.Clone(p.Data)
+		all = append(all, p)
+	}
+}
+
+// sendUDP sends a datagram to a port without a socket, which the receiver drops.
+func sendUDP(t *testing.T, from *usernet.Host, text string) {
+	t.Helper()
+	c, err := from.Dial("udp", hosttest.AddrB+":9999")
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte(text))
+	require.NoError(t, err)
+}
+
+func TestACaptureHasWhatTheFilterSelects(t *testing.T) {
+	for _, keys := range []*KeyLog{nil, new(KeyLog)} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := hosttest.Pair(t)
+			h := NewHandler(b, Config{KeyLog: keys})
+			require.Equal(t, keys != nil, get[Overview](t, h, "api/overview").Host.HasSecrets)
+			end := startCapture(h, "seconds=5&filter="+url.QueryEscape("udp port 9999 or tcp port 80"))
+			synctest.Wait()
+			connect(t, a, b, 1)
+			if keys != nil {
+				keys.Write([]byte("CLIENT_RANDOM 00 11\n"))
+			}
+			sendUDP(t, a, "hello")
+			began := time.Now()
+			status, file := end()
+			require.Equal(t, 200, status)
+			require.Equal(t, 5*time.Second, time.Since(began).Round(time.Second))
+			all, log := readCapture(t, file)
+			if keys != nil {
+				require.Equal(t, "CLIENT_RANDOM 00 11\n", log)
+			} else {
+				require.Empty(t, log)
+			}
+			require.GreaterOrEqual(t, len(all), 4) // SYN, SYN,ACK, ACK and the datagram
+			commented := 0
+			for _, p := range all {
+				require.Equal(t, pcap.LinkEthernet, p.Link)
+				require.NotEqual(t, pcap.Unknown, p.Direction)
+				if p.Comment != "" {
+					commented++
+					require.Contains(t, string(p.Data), "hello")
+					require.Contains(t, p.Comment, "dropped: UDP port without a socket\nRFC 1122 4.1.3.1")
+				}
+			}
+			require.Equal(t, 1, commented)
+			n := 0
+			for _, p := range all {
+				if bytes.Contains(p.Data, []byte("hello")) {
+					n++
+				}
+			}
+			require.Equal(t, 1, n, "the comment is at the frame, which is there once")
+		})
+	}
+}
+
+func TestACaptureIsBounded(t *testing.T) {
+	for _, keys := range []*KeyLog{nil, new(KeyLog)} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := hosttest.Pair(t)
+			h := NewHandler(b, Config{KeyLog: keys})
+			began := time.Now()
+			end := startCapture(h, "seconds=60&bytes=10000")
+			synctest.Wait()
+			for range 100 {
+				sendUDP(t, a, strings.Repeat("x", 1000))
+				time.Sleep(50 * time.Millisecond)
+			}
+			_, file := end()
+			require.Less(t, time.Since(began), 10*time.Second, "it ends when it is full")
+			require.LessOrEqual(t, len(file), 10000)
+			require.Greater(t, len(file), 8000)
+			readCapture(t, file)
+			end = startCapture(h, "seconds=0.5&snap=60")
+			synctest.Wait()
+			sendUDP(t, a, strings.Repeat("x", 1000))
+			_, file = end()
+			all, _ := readCapture(t, file)
+			for _, p := range all {
+				require.LessOrEqual(t, len(p.Data), 60)
+			}
+			require.Equal(t, 1042, all[len(all)-2].Len, "the datagram, and the error about it")
+		})
+	}
+}
+
+func TestACaptureEndsWithTheHostAndTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		h := Handler(b)
+		end := startCapture(h, "seconds=60")
+		end2 := startCapture(h, "seconds=60")
+		synctest.Wait()
+		status, _ := startCapture(h, "")()
+		require.Equal(t, 503, status, "two captures are the most")
+		sendUDP(t, a, "hello")
+		began := time.Now()
+		require.NoError(t, b.Close())
+		_, file := end()
+		end2()
+		require.Less(t, time.Since(began), time.Second)
+		all, _ := readCapture(t, file)
+		require.NotEmpty(t, all, "it has the frames up to the end")
+		status, _ = startCapture(h, "")()
+		require.Equal(t, 503, status, "the host is closed")
+	})
+}
+
+func TestTheFormOfACaptureIsChecked(t *testing.T) {
+	h := Handler(hosttest.Loopback(t))
+	for _, form := range []string{
+		"seconds=0", "seconds=61", "seconds=NaN", "seconds=x", "seconds=-1", "bytes=0", "bytes=99999999999", "snap=-1", "snap=9999999",
+		"filter=nonsense", "filter=tcp+port", "filter=" + strings.Repeat("a", 1001), "x=1", "seconds=1&seconds=2", "%", strings.Repeat("a", 20000),
+	} {
+		status, body := startCapture(h, form)()
+		require.Equal(t, 400, status, form)
+		require.Contains(t, string(body), `{"error":`)
+	}
+	_, body := startCapture(h, "filter=tcp+nonsense")()
+	require.Contains(t, string(body), "nonsense", "the error says what is wrong")
+	require.Contains(t, refused(t, h, 403, "POST", "api/capture"), "X-Usernet-Inspect")
+	refused(t, h, 405, "GET", "api/capture")
+}
+
+func TestAKeyLogKeepsTheLastLines(t *testing.T) {
+	var k KeyLog
+	require.Empty(t, k.lines())
+	line := strings.Repeat("k", 99)
+	for i := range 3 * maxKeyLog / 100 {
+		n, err := k.Write([]byte(line[:90] + string(rune('a'+i%26)) + line[91:] + "\n"))
+		require.NoError(t, err)
+		require.Equal(t, 100, n)
+	}
+	require.LessOrEqual(t, len(k.lines()), maxKeyLog)
+	require.Greater(t, len(k.lines()), maxKeyLog/2)
+	require.Zero(t, len(k.lines())%100, "lines are whole")
+	k.Write(bytes.Repeat([]byte("x"), 2*maxKeyLog)) // a line without an end is none
+	require.Empty(t, k.lines())
+	require.LessOrEqual(t, len(k.b), maxKeyLog)
+	k.Write([]byte("\nlast\n"))
+	require.Contains(t, string(k.lines()), "last\n")
+}
+
+func TestTheLastDroppedFramesAreKeptWhileAClientLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		h := Handler(b)
+		l := h.(*server).from.(*live)
+		sendUDP(t, a, "before")
+		d := get[Drops](t, h, "api/drops").Reasons[0]
+		require.Equal(t, uint64(1), d.Count)
+		require.Empty(t, d.Last)
+		s := open(t, h, "api/stream?topics=drops")
+		nextOf[Drops](s, "drops")
+		for _, text := range []string{"a1", "b2", "c3", "d4", "e5", "f6", "g7", "h8", "i9"} {
+			sendUDP(t, a, text)
+		}
+		d = nextOf[Drops](s, "drops").Reasons[0]
+		require.Equal(t, "UDP port without a socket", d.Reason)
+		require.Contains(t, d.Rule, "RFC 1122 4.1.3.1")
+		require.Equal(t, uint64(10), d.Count)
+		require.Len(t, d.Last, lastFrames)
+		require.Contains(t, d.Last[0].Summary, "192.0.2.1")
+		require.Contains(t, d.Last[0].Decoded, "UDP")
+		require.Contains(t, d.Last[0].Hex, "6232", "b2: the first one has gone")
+		require.Contains(t, d.Last[7].Hex, "6939")
+		require.Equal(t, "in", d.Last[0].Dir)
+		require.Equal(t, d.Last, get[Drops](t, h, "api/drops").Reasons[0].Last)
+		s.end()
+		synctest.Wait()
+		require.Nil(t, l.dropped.watcher)
+		require.Empty(t, get[Drops](t, h, "api/drops").Reasons[0].Last)
+	})
+}
+
+func TestDroppedPacketsAreStreamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		s := open(t, Handler(b), "api/stream?topics=dropped")
+		synctest.Wait()
+		sendUDP(t, a, "hello")
+		d := nextOf[Dropped](s, "dropped")
+		for d.Reason != "UDP port without a socket" { // messages of MLD before it
+			d = nextOf[Dropped](s, "dropped")
+		}
+		require.Contains(t, d.Decoded, "9999")
+		// A flood is bounded, and its loss is told.
+		for range 5000 {
+			sendUDP(t, a, "flood")
+		}
+		for d.Lost == 0 {
+			d = nextOf[Dropped](s, "dropped")
+		}
+	})
+}
