@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/usernet/usernet/stack"
 	"github.com/usernet/usernet/stack/wire"
@@ -135,7 +136,7 @@ func (s *segmentReader) parse(e *stack.WatchEvent) (h wire.TCP, n int, fromLocal
 	if len(b) == 0 {
 		return h, 0, false, false
 	}
-	src := s.remote.Addr()
+	var src netip.Addr
 	if b[0]>>4 == 4 {
 		var ip wire.IPv4
 		payload, r := ip.ParseHead(b, tail)
