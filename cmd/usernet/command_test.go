@@ -234,7 +234,7 @@ func TestHelpShowsFlagsAndExamples(t *testing.T) {
 			require.Equal(t, exitOK, code, "%v", args)
 			require.Empty(t, errs, "%v", args)
 			require.Contains(t, out, "Examples:\n  usernet "+c.name, "%v", args)
-			hasLink := c.name != "version" && c.name != "ss" && c.name != "top"
+			hasLink := !slices.Contains([]string{"inspect", "ss", "top", "version"}, c.name)
 			require.Equal(t, hasLink, strings.Contains(out, "-tap name"), "%v", args)
 		}
 	}
