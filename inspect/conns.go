@@ -263,6 +263,11 @@ type connWatch struct {
 	seen bool // the connection was there once
 }
 
+// id returns the ID of the connection.
+func (w *connWatch) id() string {
+	return string(appendID(nil, &stack.ConnInfo{Local: w.local, Remote: w.remote}))
+}
+
 // sample describes the connection. It returns nil if there is no such connection, and none has been seen before.
 func (w *connWatch) sample(h *usernet.Host) *ConnDetail {
 	c, ok := h.Conn(w.local, w.remote)

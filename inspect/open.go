@@ -38,7 +38,9 @@ type recorded struct {
 	head   recordHead
 	topics map[string][]json.RawMessage // values of each topic in their order, without those of conn
 	conns  map[string]*recordedStates   // by their IDs
-	order  []string                     // the IDs in the order in which they appeared
+
+	segments map[string][]json.RawMessage // by the IDs of their connections
+	order    []string                     // the IDs in the order in which they appeared
 }
 
 // recordedStates are the samples of a connection.
@@ -55,7 +57,7 @@ func readRecording(r io.Reader) (*recorded, error) {
 	limited := &io.LimitedReader{R: gz, N: maxRecording}
 	lines := bufio.NewScanner(limited)
 	lines.Buffer(make([]byte, 64<<10), maxRecordLine)
-	rec := &recorded{topics: make(map[string][]json.RawMessage), conns: make(map[string]*recordedStates)}
+	rec := &recorded{topics: make(map[string][]json.RawMessage), conns: make(map[string]*recordedStates), segments: make(map[string][]json.RawMessage)}
 	if !lines.Scan() {
 		return nil, fmt.Errorf("not a recording: %w", cmp.Or(lines.Err(), io.ErrUnexpectedEOF))
 	}
@@ -87,6 +89,10 @@ func (rec *recorded) add(line []byte) error {
 	var l recordLine
 	if err := json.Unmarshal(line, &l); err != nil {
 		return err
+	}
+	if l.Topic == "segments" {
+		rec.segments[l.ID] = append(rec.segments[l.ID], l.Value)
+		return nil
 	}
 	if l.Topic != "conn" {
 		rec.topics[l.Topic] = append(rec.topics[l.Topic], l.Value)
@@ -238,7 +244,10 @@ func (rec *recorded) stream(p *params, out *eventWriter) error {
 			}
 			states[topic] = []json.RawMessage{b}
 		case "segments":
-			return &requestError{http.StatusNotFound, "the recording has no segments"}
+			if _, err := rec.conn(p); err != nil {
+				return err
+			}
+			states[topic] = rec.segments[p.id]
 		default:
 			states[topic] = thin(rec.topics[topic])
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // RecordConfig bounds a recording. The zero value selects the defaults.
@@ -26,6 +28,9 @@ type RecordConfig struct {
 	// MaxConns is the number of connections that are sampled at the same time; 1000 if it is not positive. Further
 	// connections are left out.
 	MaxConns int
+	// MaxSegments is the number of TCP segments that are recorded, for the sequence-time diagrams; 100,000 if it is 0.
+	// If it is negative, no segments are recorded.
+	MaxSegments int
 }
 
 // The first line of a recording, which the decompressed file begins with.
@@ -41,6 +46,7 @@ type recordHead struct {
 // A recordLine is each further line: a value of a topic.
 type recordLine struct {
 	Topic string          `json:"topic"`
+	ID    string          `json:"id,omitempty"` // of the connection of a segment
 	Value json.RawMessage `json:"value"`
 }
 
@@ -50,6 +56,8 @@ type recordEnd struct {
 	Reason string    `json:"reason"` // "closed", "host closed" or "limit"
 	// SkippedConns is the largest number of connections that were left out of a sample.
 	SkippedConns int `json:"skipped_conns"`
+	// Lost is the number of frames, drops and ends of connections that came too fast.
+	Lost uint64 `json:"lost"`
 }
 
 // A Recording records a host for Open.
@@ -68,13 +76,22 @@ type Recording struct {
 	watches map[tuple]*recordedConn
 	tables  map[string][]byte // the last value of each topic, without its time
 	before  *configRows
+
+	watcher  *stack.Watcher // nil if the host is closed
+	lost     uint64
+	segments int // recorded
+	dropped  map[stack.DropReason][]DroppedFrame
 }
+
+// recordBuffer is the memory of the frames between two samples, in bytes.
+const recordBuffer = 8 << 20
 
 // A recordedConn is a connection that is in the recording.
 type recordedConn struct {
 	connWatch
 	sample int        // the last sample that has found it
 	last   ConnDetail // as it was last written
+	seg    segmentReader
 }
 
 // Record samples a host from now on, and writes the samples to w as a compressed file that Open reads. The times are
@@ -96,12 +113,18 @@ func Record(h *usernet.Host, w io.Writer, cfg RecordConfig) *Recording {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = 1000
 	}
+	if cfg.MaxSegments == 0 {
+		cfg.MaxSegments = 100_000
+	}
 	r := &Recording{
 		host: h, cfg: cfg, gz: gzip.NewWriter(w), watches: make(map[tuple]*recordedConn), tables: make(map[string][]byte),
+		dropped: make(map[stack.DropReason][]DroppedFrame),
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.line(recordHead{Format: recordFormat, Version: 1, Time: time.Now(), IntervalS: cfg.Interval.Seconds()})
+	// The error is that of a closed host, which the first sample finds too.
+	r.watcher, _ = h.Watch(stack.WatchConfig{Frames: cfg.MaxSegments > 0, Drops: true, Conns: true, SnapLen: dropSnap, Buffer: recordBuffer})
 	r.timer = time.AfterFunc(cfg.Interval, r.fired)
 	r.sample()
 	return r
@@ -132,6 +155,7 @@ func (r *Recording) fired() {
 		return
 	}
 	if errors.Is(r.host.Err(), net.ErrClosed) {
+		r.watched()
 		r.end("host closed")
 		return
 	}
@@ -146,9 +170,12 @@ func (r *Recording) end(reason string) {
 	if r.ended {
 		return
 	}
-	r.value("end", recordEnd{time.Now(), reason, r.skipped})
+	r.value("end", recordEnd{time.Now(), reason, r.skipped, r.lost})
 	r.ended = true
-	r.watches, r.tables, r.before = nil, nil, nil
+	r.watches, r.tables, r.before, r.dropped = nil, nil, nil, nil
+	if r.watcher != nil {
+		r.watcher.Close()
+	}
 	if err := r.gz.Close(); r.err == nil && err != nil {
 		r.err = fmt.Errorf("inspect: record: %w", err)
 	}
@@ -158,6 +185,7 @@ func (r *Recording) end(reason string) {
 func (r *Recording) sample() {
 	r.samples++
 	r.conns()
+	r.watched()
 	rows := rowsOf(r.host)
 	for _, e := range r.before.changes(rows) {
 		r.value("events", e)
@@ -172,7 +200,11 @@ func (r *Recording) sample() {
 		o.Time, o.Host.UptimeS = at, uptime
 		r.value("overview", o)
 	}
-	d := &Drops{Reasons: dropCounts(r.host)}
+	d := &Drops{Reasons: dropCounts(r.host), Lost: r.lost}
+	for i := range d.Reasons {
+		x := &d.Reasons[i]
+		x.Last = append(x.Last, r.dropped[stack.DropReason(x.Reason)]...)
+	}
 	if r.changed("drops", d) {
 		d.Time = at
 		r.value("drops", d)
@@ -252,12 +284,77 @@ func (r *Recording) conns() {
 		}
 	}
 	r.skipped = max(r.skipped, skipped)
+}
+
+// watched writes the segments and the ends of connections since the sample before, and keeps the last dropped frames.
+func (r *Recording) watched() {
+	if r.watcher != nil {
+		for e := range waiting(r.watcher) {
+			r.lost += e.Lost
+			switch e.Kind {
+			case stack.FrameReceived, stack.FrameSent:
+				r.segment(&e)
+			case stack.PacketDropped:
+				all := append(r.dropped[e.Reason], droppedFrame(&e))
+				r.dropped[e.Reason] = all[max(len(all)-lastFrames, 0):]
+			case stack.ConnClosed:
+				r.closed(&e)
+			}
+		}
+	}
 	for k, w := range r.watches {
 		if w.sample != r.samples {
 			r.value("conn", w.ended())
 			delete(r.watches, k)
 		}
 	}
+}
+
+// segment writes a segment of a connection that is recorded.
+func (r *Recording) segment(e *stack.WatchEvent) {
+	if r.segments >= r.cfg.MaxSegments {
+		return
+	}
+	p, ok := parseSegment(e)
+	if !ok {
+		return
+	}
+	w := r.watches[p.tuple]
+	if w == nil {
+		return // a connection with a zone, or of a listener that has refused it
+	}
+	w.seg.tuple = p.tuple
+	if h := &p.header; h.Flags&wire.FlagSYN != 0 && h.HasWScale {
+		// Both ends have to send the option; the shift of an offer without an answer is of no segment that matters.
+		w.seg.scaled = true
+		if e.Outbound {
+			w.seg.out.shift = h.WScale
+		} else {
+			w.seg.in.shift = h.WScale
+		}
+	} else if !w.seg.scaled {
+		w.seg.scale(r.host)
+	}
+	r.segments++
+	id := w.id()
+	b, err := json.Marshal(w.seg.item(e, &p))
+	r.failed(err)
+	r.line(recordLine{"segments", id, b})
+}
+
+// closed writes the totals of a connection at its end, which are later than those of its last sample.
+func (r *Recording) closed(e *stack.WatchEvent) {
+	w := r.watches[tuple{e.Local, e.Remote}]
+	if w == nil || e.Info == nil {
+		return
+	}
+	c := stack.ConnInfo{Local: e.Local, Remote: e.Remote, State: e.Info.State, Passive: e.Passive}
+	d := &ConnDetail{Time: time.Now(), Conn: connOf(&c, e.Info, true), Info: infoOf(&c, e.Info), Events: []ConnEvent{}}
+	d.Events = append(d.Events, connEvents(w.connWatch.last, d.Info, d.Time)...)
+	if e.Err != nil {
+		d.Events = append(d.Events, ConnEvent{Time: e.Time, Kind: "state", Text: e.Err.Error()})
+	}
+	r.value("conn", d)
 }
 
 // differs reports whether a sample differs from the last that was written, except in the times that only pass.
@@ -290,7 +387,7 @@ func (r *Recording) changed(topic string, v any) bool {
 func (r *Recording) value(topic string, v any) {
 	b, err := json.Marshal(v)
 	r.failed(err)
-	r.line(recordLine{topic, b})
+	r.line(recordLine{Topic: topic, Value: b})
 }
 
 func (r *Recording) line(v any) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/stack"
 	"github.com/usernet/usernet/stack/wire"
 )
@@ -35,7 +36,7 @@ func (l *live) segments(p *params) (producer, error) {
 		follow(ctx, w, func(e *stack.WatchEvent) {
 			s.lost += e.Lost
 			if !s.scaled {
-				s.scale(l)
+				s.scale(l.host)
 			}
 			if item, ok := s.read(e); ok {
 				emit(item)
@@ -71,8 +72,8 @@ func (f *segmentFlow) relative(seq uint32) uint32 {
 }
 
 // scale sets the shifts of the windows from the details of the connection.
-func (s *segmentReader) scale(l *live) {
-	c, ok := l.host.Conn(s.local, s.remote)
+func (s *segmentReader) scale(h *usernet.Host) {
+	c, ok := h.Conn(s.local, s.remote)
 	if !ok {
 		return
 	}
@@ -84,12 +85,23 @@ func (s *segmentReader) scale(l *live) {
 // read describes a frame, if it is a segment of the connection. On the loopback each segment is there twice, as sent and
 // as received; the item is that of this end.
 func (s *segmentReader) read(e *stack.WatchEvent) (item SegmentItem, ok bool) {
-	h, n, fromLocal, ok := s.parse(e)
-	if !ok || fromLocal != e.Outbound {
+	p, ok := parseSegment(e)
+	if !ok || p.tuple != (tuple{unzoned(s.local), unzoned(s.remote)}) {
 		return item, false
 	}
+	return s.item(e, &p), true
+}
+
+// unzoned returns an address as it is in a packet.
+func unzoned(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// item describes a segment of the connection.
+func (s *segmentReader) item(e *stack.WatchEvent, p *segment) SegmentItem {
+	h, n := &p.header, p.length
 	f, back := &s.in, &s.out
-	item = SegmentItem{Time: e.Time, Dir: "in", Len: n, Flags: h.Flags.String()}
+	item := SegmentItem{Time: e.Time, Dir: "in", Len: n, Flags: h.Flags.String()}
 	if e.Outbound {
 		f, back, item.Dir = &s.out, &s.in, "out"
 	}
@@ -115,11 +127,18 @@ func (s *segmentReader) read(e *stack.WatchEvent) (item SegmentItem, ok bool) {
 		}
 	}
 	item.Lost, s.lost = s.lost, 0
-	return item, true
+	return item
 }
 
-// parse returns the TCP header of a frame, the length of its payload and whether its source is the local end.
-func (s *segmentReader) parse(e *stack.WatchEvent) (h wire.TCP, n int, fromLocal, ok bool) {
+// A segment is a TCP segment in a frame.
+type segment struct {
+	tuple  // as this host sees it
+	header wire.TCP
+	length int // bytes of the payload
+}
+
+// parseSegment returns the segment in a frame. It reports false if there is none.
+func parseSegment(e *stack.WatchEvent) (p segment, ok bool) {
 	b, tail := e.Data, e.Len-len(e.Data)
 	if e.Ethernet {
 		eth, payload, r := wire.ParseEthernet(b)
@@ -128,38 +147,42 @@ func (s *segmentReader) parse(e *stack.WatchEvent) (h wire.TCP, n int, fromLocal
 			tag, payload, r = wire.ParseVLANTag(payload)
 			eth.Type = tag.Type
 		}
-		if r != wire.OK {
-			return h, 0, false, false
+		if r != wire.OK || eth.Type != wire.EtherTypeIPv4 && eth.Type != wire.EtherTypeIPv6 {
+			return p, false
 		}
 		b = payload
 	}
 	if len(b) == 0 {
-		return h, 0, false, false
+		return p, false
 	}
-	var src netip.Addr
+	var src, dst netip.Addr
 	if b[0]>>4 == 4 {
 		var ip wire.IPv4
 		payload, r := ip.ParseHead(b, tail)
 		if r != wire.OK || ip.IsFragment() || ip.Proto != wire.ProtoTCP {
-			return h, 0, false, false
+			return p, false
 		}
-		b, src = payload, ip.Src
+		b, src, dst = payload, ip.Src, ip.Dst
 	} else {
 		var ip wire.IPv6
 		payload, r := ip.ParseHead(b, tail)
 		if r != wire.OK {
-			return h, 0, false, false
+			return p, false
 		}
 		c, r := wire.WalkIPv6(ip.Next, payload)
 		if r != wire.OK || c.Fragmented || c.Proto != wire.ProtoTCP || c.Offset > len(payload) {
-			return h, 0, false, false
+			return p, false
 		}
-		b, src = payload[c.Offset:], ip.Src
+		b, src, dst = payload[c.Offset:], ip.Src, ip.Dst
 	}
-	data, r := h.Parse(b)
+	data, r := p.header.Parse(b)
 	if r != wire.OK {
-		return h, 0, false, false
+		return p, false
 	}
-	fromLocal = src == s.local.Addr().Unmap().WithZone("") && h.SrcPort == s.local.Port()
-	return h, len(data) + tail, fromLocal, true
+	p.local, p.remote = netip.AddrPortFrom(src, p.header.SrcPort), netip.AddrPortFrom(dst, p.header.DstPort)
+	if !e.Outbound {
+		p.local, p.remote = p.remote, p.local
+	}
+	p.length = len(data) + tail
+	return p, true
 }
