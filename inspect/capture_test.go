@@ -17,6 +17,7 @@ import (
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/internal/hosttest"
 	"github.com/usernet/usernet/nic/pcap"
+	"github.com/usernet/usernet/stack"
 )
 
 // startCapture asks for a capture. The result waits for its end and returns the file.
@@ -246,5 +247,36 @@ func TestDroppedPacketsAreStreamed(t *testing.T) {
 		for d.Lost == 0 {
 			d = nextOf[Dropped](s, "dropped")
 		}
+	})
+}
+
+func FuzzCaptureForm(f *testing.F) {
+	for _, s := range []string{"filter=tcp+port+80&seconds=1.5&bytes=1000&snap=96", "seconds=1e-9", "%zz", "a=b;c=d"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequest("POST", "http://localhost/api/capture", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		form, err := parseCapture(httptest.NewRecorder(), r)
+		if err != nil {
+			var bad *requestError
+			require.ErrorAs(t, err, &bad)
+			return
+		}
+		require.LessOrEqual(t, form.seconds, maxSeconds*time.Second)
+		require.GreaterOrEqual(t, form.seconds, time.Duration(0))
+		require.True(t, form.bytes >= 1 && form.bytes <= maxCaptureBytes && form.snap >= 0 && form.snap <= maxSnap)
+	})
+}
+
+func FuzzSegments(f *testing.F) {
+	f.Add([]byte("\x45\x00\x00\x28\x00\x00\x40\x00\x40\x06\x00\x00\xc0\x00\x02\x01\xc0\x00\x02\x02\x00\x50\x00\x51\x00\x00\x00\x01\x00\x00\x00\x02\x50\x10\x01\x00\x00\x00\x00\x00"), 40, false)
+	f.Add([]byte("\x60\x00\x00\x00\x00\x14\x06\x40"), 60, false)
+	f.Fuzz(func(t *testing.T, b []byte, more int, ethernet bool) {
+		e := stack.WatchEvent{Data: b, Len: len(b) + more&0xffff, Ethernet: ethernet}
+		if p, ok := parseSegment(&e); ok {
+			require.True(t, p.length >= 0 && p.length <= e.Len)
+		}
+		droppedFrame(&e)
 	})
 }

@@ -95,51 +95,57 @@ type tuple struct{ local, remote netip.AddrPort }
 
 // A connList makes pages of the connections. It keeps the totals of the sample before, for the rates.
 type connList struct {
-	query  connQuery
-	all    []connEntry
-	text   []byte
-	at     time.Time // of the totals
-	totals map[tuple][2]uint64
+	query connQuery
+	at    time.Time // of totals
+
+	// totals and old are the bytes received and sent by each connection, of this sample and of the one before.
+	totals, old map[tuple][2]uint64
+
+	// The following are kept from one sample to the next, so that a connection that is not on the page needs no
+	// allocation.
+	all  []connEntry
+	text []byte
+	info stack.TCPInfo
 }
 
 // sample returns the connections that the query selects now.
 func (l *connList) sample(h *usernet.Host) *Conns {
 	now := time.Now()
 	q := &l.query
-	rated := slices.Contains(rateKeys, q.sort)
 	elapsed := now.Sub(l.at).Seconds()
-	old := l.totals
-	l.totals = make(map[tuple][2]uint64)
+	l.totals, l.old = l.old, l.totals
+	if clear(l.totals); l.totals == nil {
+		l.totals = make(map[tuple][2]uint64)
+	}
+	rated := slices.Contains(rateKeys, q.sort)
+	plain, detail := plainKeys[q.sort], infoKeys[q.sort]
 	l.all = l.all[:0]
 	out := &Conns{Time: now, Conns: []Conn{}}
 	for c := range h.Conns() {
 		out.All++
-		if !l.selects(&c) {
-			continue
-		}
-		e := connEntry{ConnInfo: c}
-		if f := plainKeys[q.sort]; f != nil {
-			e.key = f(&c)
-		} else if f := infoKeys[q.sort]; f != nil {
-			if info, ok := c.Info(); ok {
-				e.key = f(&info)
+		l.all = append(l.all, connEntry{ConnInfo: c})
+		e := &l.all[len(l.all)-1] // a pointer to c would move each c to the heap
+		switch {
+		case !l.selects(&e.ConnInfo):
+			l.all = l.all[:len(l.all)-1]
+		case plain != nil:
+			e.key = plain(&e.ConnInfo)
+		case detail != nil:
+			var ok bool
+			if l.info, ok = e.Info(); ok {
+				e.key = detail(&l.info)
 			}
-		} else if rated {
-			e.key = l.rate(&c, old, elapsed)
+		case rated:
+			e.key = l.rate(&e.ConnInfo, elapsed)
 		}
-		l.all = append(l.all, e)
 	}
 	out.Total = len(l.all)
 	l.order()
 	for i := range page(l.all, q.limit, q.offset) {
-		c := &l.all[q.offset+i].ConnInfo
-		out.Conns = append(out.Conns, l.conn(c, old, elapsed))
+		out.Conns = append(out.Conns, l.conn(&l.all[q.offset+i].ConnInfo, elapsed))
 	}
 	l.at = now
 	clear(l.all) // releases the connections
-	if cap(l.all) > 4*(len(l.all)+maxPage) {
-		l.all = nil
-	}
 	return out
 }
 
@@ -158,7 +164,7 @@ func (l *connList) selects(c *stack.ConnInfo) bool {
 }
 
 // rate returns the rate of a connection in both directions or one, and remembers its totals.
-func (l *connList) rate(c *stack.ConnInfo, old map[tuple][2]uint64, elapsed float64) float64 {
+func (l *connList) rate(c *stack.ConnInfo, elapsed float64) float64 {
 	info, ok := c.Info()
 	if !ok {
 		return 0
@@ -166,7 +172,7 @@ func (l *connList) rate(c *stack.ConnInfo, old map[tuple][2]uint64, elapsed floa
 	k := tuple{c.Local, c.Remote}
 	now := [2]uint64{info.BytesReceived, info.BytesAcked}
 	l.totals[k] = now
-	was, ok := old[k]
+	was, ok := l.old[k]
 	if !ok || elapsed <= 0 || now[0] < was[0] || now[1] < was[1] {
 		return 0
 	}
@@ -202,7 +208,7 @@ func (l *connList) order() {
 }
 
 // conn describes a connection of the page.
-func (l *connList) conn(c *stack.ConnInfo, old map[tuple][2]uint64, elapsed float64) Conn {
+func (l *connList) conn(c *stack.ConnInfo, elapsed float64) Conn {
 	info, ok := c.Info()
 	out := connOf(c, &info, ok)
 	if !ok {
@@ -210,7 +216,7 @@ func (l *connList) conn(c *stack.ConnInfo, old map[tuple][2]uint64, elapsed floa
 	}
 	k := tuple{c.Local, c.Remote}
 	l.totals[k] = [2]uint64{info.BytesReceived, info.BytesAcked}
-	if was, ok := old[k]; ok && elapsed > 0 && was[0] <= info.BytesReceived && was[1] <= info.BytesAcked {
+	if was, ok := l.old[k]; ok && elapsed > 0 && was[0] <= info.BytesReceived && was[1] <= info.BytesAcked {
 		out.RateIn = new(float64(info.BytesReceived-was[0]) / elapsed)
 		out.RateOut = new(float64(info.BytesAcked-was[1]) / elapsed)
 	}

@@ -97,11 +97,14 @@ func (p *params) set(key, v string) (err error) {
 	return err
 }
 
+// streamed are the topics that are streamed only.
+var streamed = []string{"events", "dropped", "segments"}
+
 // setTopics sets the topics of a stream.
 func (p *params) setTopics(v string) error {
 	for _, topic := range strings.Split(v, ",") {
-		if topic == "all" || topic != "events" && topic != "dropped" && !slices.Contains(topics, topic) {
-			return badRequest("topics has to be a list such as overview,conns of: events, dropped, " + strings.Join(topics[:len(topics)-1], ", "))
+		if topic == "all" || !slices.Contains(streamed, topic) && !slices.Contains(topics, topic) {
+			return badRequest("topics has to be a list such as overview,conns of: " + strings.Join(streamed, ", ") + ", " + strings.Join(topics[:len(topics)-1], ", "))
 		}
 		if slices.Contains(p.topics, topic) {
 			return badRequest("topics has " + topic + " more than once")

@@ -1,0 +1,6 @@
+//go:build !race
+
+package inspect
+
+// racing reports whether the race detector is on.
+const racing = false
