@@ -104,9 +104,8 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	c := &capture{left: f.bytes, snap: f.snap, keys: l.cfg.KeyLog}
 	c.to = &clientWriter{w: w, rc: http.NewResponseController(w)}
-	if c.keys != nil {
-		c.whole = true
-	}
+	c.whole = c.keys != nil
+	c.to.rc.Flush() // the client learns that the capture has begun
 	c.run(ctx, watcher)
 	if r.Context().Err() == nil {
 		c.finish()
@@ -196,9 +195,7 @@ func (c *capture) add(e *stack.WatchEvent) {
 	c.lost += e.Lost
 	comment := ""
 	if e.Kind == stack.PacketDropped {
-		if comment = "dropped: " + string(e.Reason); e.Reason.Rule() != "" {
-			comment += "\n" + e.Reason.Rule()
-		}
+		comment = e.Why()
 		for i := len(c.held) - 1; i >= max(len(c.held)-captureHold, 0) && e.Data != nil; i-- {
 			if p := &c.held[i]; p.Comment == "" && p.Len == e.Len && bytes.Equal(p.Data, e.Data) {
 				p.Comment = comment

@@ -2,11 +2,15 @@ package inspect
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -95,7 +99,7 @@ func TestACaptureHasWhatTheFilterSelects(t *testing.T) {
 				if p.Comment != "" {
 					commented++
 					require.Contains(t, string(p.Data), "hello")
-					require.Contains(t, p.Comment, "dropped: UDP port without a socket\nRFC 1122 4.1.3.1")
+					require.Contains(t, p.Comment, "dropped: UDP port without a socket - RFC 1122 4.1.3.1")
 				}
 			}
 			require.Equal(t, 1, commented)
@@ -176,6 +180,54 @@ func TestTheFormOfACaptureIsChecked(t *testing.T) {
 	require.Contains(t, string(body), "nonsense", "the error says what is wrong")
 	require.Contains(t, refused(t, h, 403, "POST", "api/capture"), "X-Usernet-Inspect")
 	refused(t, h, 405, "GET", "api/capture")
+}
+
+// TestWiresharkDecryptsACapture captures an HTTPS request whose server has a KeyLog. tshark must find the request.
+func TestWiresharkDecryptsACapture(t *testing.T) {
+	tshark, err := exec.LookPath("tshark")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("tshark is not installed")
+		}
+		t.Skip("tshark is not installed")
+	}
+	a, b := hosttest.Pair(t)
+	keys := new(KeyLog)
+	h := NewHandler(b, Config{KeyLog: keys})
+	page := httptest.NewServer(h)
+	defer page.Close()
+	ln, err := b.Listen("tcp", ":443")
+	require.NoError(t, err)
+	client, server := hosttest.TLS(t, "http/1.1")
+	server.KeyLogWriter = keys
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "the answer") })}
+	go srv.Serve(tls.NewListener(ln, server))
+	defer srv.Close()
+
+	// The answer begins when the capture does.
+	req, err := http.NewRequest("POST", page.URL+"/api/capture", strings.NewReader("seconds=60&bytes=2000000&filter=tcp+port+443"))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("X-Usernet-Inspect", "1")
+	resp, err := page.Client().Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, "application/x-pcapng", resp.Header.Get("Content-Type"))
+	require.Regexp(t, `^attachment; filename="usernet-\d{8}-\d{6}\.pcapng"$`, resp.Header.Get("Content-Disposition"))
+	web := &http.Client{Transport: &http.Transport{DialContext: a.DialContext, TLSClientConfig: client}}
+	got, err := web.Get("https://" + hosttest.NameB + "/the-request")
+	require.NoError(t, err)
+	io.Copy(io.Discard, got.Body)
+	got.Body.Close()
+	web.CloseIdleConnections()
+	require.NoError(t, b.Close()) // ends the capture
+	file, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	name := filepath.Join(t.TempDir(), "capture.pcapng")
+	require.NoError(t, os.WriteFile(name, file, 0o600))
+	out, err := exec.Command(tshark, "-r", name, "-n", "-Y", "http.request", "-T", "fields", "-e", "http.request.uri").Output()
+	require.NoError(t, err)
+	require.Equal(t, "/the-request\n", string(out))
 }
 
 func TestAKeyLogKeepsTheLastLines(t *testing.T) {

@@ -2,6 +2,7 @@ package inspect_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -94,4 +95,38 @@ func ExampleRecord() {
 	}
 	// Output:
 	// 192.0.2.2:80 ESTABLISHED
+}
+
+// A program on a server shows its host to those who know a token, and lets them capture TLS in clear text.
+func ExampleNewHandler() {
+	host, err := usernet.New(usernet.Config{})
+	if err != nil {
+		panic(err)
+	}
+	defer host.Close()
+	keys := new(inspect.KeyLog)
+	config := &tls.Config{KeyLogWriter: keys}
+	_ = config // the configuration of the program's own server or client
+	token := inspect.NewToken()
+	mux := http.NewServeMux()
+	mux.Handle("/debug/usernet/", inspect.NewHandler(host, inspect.Config{Token: token, KeyLog: keys}))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+
+	for _, token := range []string{"a guess", token} {
+		req, err := http.NewRequest("GET", server.URL+"/debug/usernet/api/overview", nil)
+		if err != nil {
+			panic(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			panic(err)
+		}
+		resp.Body.Close()
+		fmt.Println(resp.Status)
+	}
+	// Output:
+	// 401 Unauthorized
+	// 200 OK
 }

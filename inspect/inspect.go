@@ -7,6 +7,12 @@
 // The types of this package are the JSON. Everything is sampled while a client looks: without clients there is
 // no goroutine, no timer and no memory per connection.
 //
+// Captures have the frames that the host receives and sends, and those that it drops with the reason as a comment. With
+// a KeyLog, Wireshark decrypts the TLS connections in them.
+//
+// A run in a testing/synctest bubble, where no browser can be, is recorded by Record. Open, or the command
+// usernet inspect FILE, shows the recording afterwards with the same page.
+//
 // # Who may look
 //
 // The page shows the addresses of peers and the content of packets. Handler therefore answers only clients on the
