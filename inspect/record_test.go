@@ -27,6 +27,9 @@ import (
 func transfer(t *testing.T, cfg RecordConfig) (file []byte, id string, began time.Time) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, impair := hosttest.ImpairedPair(t, 1)
+		if cfg.Interval == 0 {
+			cfg.Interval = 25 * time.Millisecond
+		}
 		impair(nic.Impairment{Latency: 20 * time.Millisecond, Loss: 0.02, Rate: 10_000_000})
 		began = time.Now()
 		var out bytes.Buffer
