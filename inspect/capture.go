@@ -104,6 +104,7 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	c := &capture{left: f.bytes, snap: f.snap, keys: l.cfg.KeyLog}
 	c.to = &clientWriter{w: w, rc: http.NewResponseController(w)}
+	defer c.to.rc.SetWriteDeadline(time.Time{}) // the connection may serve more requests
 	c.whole = c.keys != nil
 	c.to.rc.Flush() // the client learns that the capture has begun
 	c.run(ctx, watcher)

@@ -332,3 +332,26 @@ func FuzzSegments(f *testing.F) {
 		droppedFrame(&e)
 	})
 }
+
+// deadlineWriter notes the last deadline.
+type deadlineWriter struct {
+	*httptest.ResponseRecorder
+	deadlines []time.Time
+}
+
+func (w *deadlineWriter) SetWriteDeadline(t time.Time) error {
+	w.deadlines = append(w.deadlines, t)
+	return nil
+}
+
+func TestACaptureLeavesNoDeadlineBehind(t *testing.T) {
+	r := httptest.NewRequest("POST", "http://localhost/api/capture", strings.NewReader("seconds=0.01"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("X-Usernet-Inspect", "1")
+	r.RemoteAddr = "127.0.0.1:1"
+	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder()}
+	Handler(hosttest.Loopback(t)).ServeHTTP(w, r)
+	require.Greater(t, len(w.deadlines), 1)
+	require.False(t, w.deadlines[0].IsZero(), "a client that reads nothing is cut off")
+	require.True(t, w.deadlines[len(w.deadlines)-1].IsZero())
+}

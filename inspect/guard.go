@@ -22,6 +22,13 @@ func cookieName(token string) string {
 	return "usernet-inspect-" + hex.EncodeToString(sum[:4])
 }
 
+// cookieValue returns the value of the cookie with a token. It is not the token itself: a token may have characters that
+// a cookie cannot have, and the other ports of the machine, which get the cookie too, do not learn the token.
+func cookieValue(token string) string {
+	sum := sha256.Sum256([]byte("usernet-inspect cookie " + token))
+	return hex.EncodeToString(sum[:])
+}
+
 // setHeaders sets the headers that restrict what a browser does with an answer.
 func setHeaders(h http.Header) {
 	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "+
@@ -46,10 +53,10 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) (done bool, err e
 	if r.URL.Query().Has("token") {
 		return true, s.login(w, r)
 	}
-	if c, err := r.Cookie(s.cookie); err == nil && s.isToken(c.Value) {
+	if c, err := r.Cookie(s.cookie); err == nil && equal(c.Value, cookieValue(s.cfg.Token)) {
 		return false, nil
 	}
-	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") && s.isToken(token) {
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") && equal(token, s.cfg.Token) {
 		return false, nil
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="usernet inspect"`)
@@ -57,9 +64,9 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) (done bool, err e
 		"this page needs its token: open the URL with ?token= that the program has printed, or send the header Authorization: Bearer"}
 }
 
-// isToken compares in constant time.
-func (s *server) isToken(token string) bool {
-	a, b := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.cfg.Token))
+// equal compares two secrets in constant time.
+func equal(x, y string) bool {
+	a, b := sha256.Sum256([]byte(x)), sha256.Sum256([]byte(y))
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
@@ -70,7 +77,7 @@ func (s *server) login(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return &requestError{http.StatusMethodNotAllowed, "use GET with the parameter token"}
 	}
-	if !s.isToken(q.Get("token")) {
+	if !equal(q.Get("token"), s.cfg.Token) {
 		return &requestError{http.StatusUnauthorized, "the token is wrong: the program prints the URL with the right one when it starts"}
 	}
 	q.Del("token")
@@ -82,7 +89,7 @@ func (s *server) login(w http.ResponseWriter, r *http.Request) error {
 		mount = strings.TrimSuffix(path, name)
 	}
 	http.SetCookie(w, &http.Cookie{
-		Name: s.cookie, Value: s.cfg.Token, Path: cookiePath(mount), HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+		Name: s.cookie, Value: cookieValue(s.cfg.Token), Path: cookiePath(mount), HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
 	})
 	// The last element of the path is a relative reference, which stays on this site whatever the path is.
 	to := "./" + url.PathEscape(path[strings.LastIndexByte(path, '/')+1:])

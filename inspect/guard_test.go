@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,9 +64,14 @@ func TestOtherSitesCannotUseTheHandler(t *testing.T) {
 }
 
 func TestATokenIsNeededOnce(t *testing.T) {
-	token := NewToken()
-	require.GreaterOrEqual(t, len(token), 26)
-	require.NotEqual(t, token, NewToken())
+	require.GreaterOrEqual(t, len(NewToken()), 26)
+	require.NotEqual(t, NewToken(), NewToken())
+	for _, token := range []string{NewToken(), "any text; \"quoted\" + 100 % of it, \u00e4"} {
+		t.Run("", func(t *testing.T) { testToken(t, token) })
+	}
+}
+
+func testToken(t *testing.T, token string) {
 	h := NewHandler(hosttest.Loopback(t), Config{Token: token})
 	outside := func(r *http.Request) { r.RemoteAddr, r.Host = "192.0.2.9:1", "host.example" }
 	for _, path := range []string{"", "app.js", "api/overview", "api/stream?topics=overview", "api/overview?token=wrong", "?token="} {
@@ -76,16 +82,18 @@ func TestATokenIsNeededOnce(t *testing.T) {
 	refused(t, h, 401, "GET", "api/overview", outside, header("Authorization", "Basic "+token))
 	require.Equal(t, 200, ask(h, "GET", "api/overview", outside, header("Authorization", "Bearer "+token)).StatusCode)
 
-	resp := ask(h, "GET", "api/conns?limit=5&token="+token, outside)
+	resp := ask(h, "GET", "api/conns?limit=5&token="+url.QueryEscape(token), outside)
 	require.Equal(t, http.StatusSeeOther, resp.StatusCode)
 	require.Equal(t, "./conns?limit=5", resp.Header.Get("Location"))
-	resp = ask(h, "GET", "?token="+token, outside)
+	resp = ask(h, "GET", "?token="+url.QueryEscape(token), outside)
 	require.Equal(t, "./", resp.Header.Get("Location"))
 	c := resp.Cookies()[0]
 	require.True(t, c.HttpOnly)
 	require.Equal(t, http.SameSiteStrictMode, c.SameSite)
 	require.Equal(t, "/debug/usernet/", c.Path)
 	require.Equal(t, 200, ask(h, "GET", "api/overview", outside, func(r *http.Request) { r.AddCookie(c) }).StatusCode)
+	require.NotContains(t, c.Value, token)
+	refused(t, h, 401, "GET", "", outside, func(r *http.Request) { r.AddCookie(&http.Cookie{Name: c.Name, Value: token}) })
 	other := NewHandler(hosttest.Loopback(t), Config{Token: "other"})
 	refused(t, other, 401, "GET", "", outside, func(r *http.Request) { r.AddCookie(c) })
 }

@@ -261,6 +261,7 @@ func (l *live) stream(p *params, out *eventWriter) error {
 	for _, x := range all {
 		defer l.subscribe(x, s)()
 	}
+	defer out.rc.SetWriteDeadline(time.Time{}) // the connection may serve more requests
 	l.copy(s, out)
 	return nil
 }
