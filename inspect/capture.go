@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -80,7 +81,8 @@ func parseCapture(w http.ResponseWriter, r *http.Request) (f captureForm, err er
 	return f, nil
 }
 
-// capture answers api/capture with a pcapng file of what the host receives, sends and drops.
+// capture answers api/capture with a pcapng file of what the host receives, sends and drops. If the client is on the
+// network of the host, the frames of its connection are left out.
 func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseCapture(w, r)
 	if err != nil {
@@ -92,7 +94,11 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 		return &requestError{http.StatusServiceUnavailable, "two captures run already: wait until one has ended"}
 	}
 	defer l.captures.Add(-1)
-	watcher, err := l.host.Watch(stack.WatchConfig{Frames: true, Drops: true, Filter: f.filter, SnapLen: f.snap, Buffer: captureBuffer})
+	cfg := stack.WatchConfig{Frames: true, Drops: true, Filter: f.filter, Buffer: captureBuffer}
+	if f.snap > 0 {
+		cfg.SnapLen = max(f.snap, segmentSnap) // the headers are needed to recognize frames; the writer cuts them
+	}
+	watcher, err := l.host.Watch(cfg)
 	if err != nil {
 		return watchError(err)
 	}
@@ -103,6 +109,7 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Disposition", `attachment; filename="usernet-`+time.Now().Format("20060102-150405")+`.pcapng"`)
 	w.WriteHeader(http.StatusOK)
 	c := &capture{left: f.bytes, snap: f.snap, keys: l.cfg.KeyLog}
+	c.own = l.ownConn(r)
 	c.to = &clientWriter{w: w, rc: http.NewResponseController(w)}
 	defer c.to.rc.SetWriteDeadline(time.Time{}) // the connection may serve more requests
 	c.whole = c.keys != nil
@@ -112,6 +119,22 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 		c.finish()
 	}
 	return nil // the answer has begun
+}
+
+// ownConn returns the connection of a request, if it is one of the host.
+func (l *live) ownConn(r *http.Request) tuple {
+	a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return tuple{}
+	}
+	t, err := parseID(a.String() + "->" + r.RemoteAddr)
+	if err != nil {
+		return tuple{}
+	}
+	if _, ok := l.host.Conn(t.local, t.remote); !ok {
+		return tuple{}
+	}
+	return tuple{unzoned(t.local), unzoned(t.remote)}
 }
 
 // A clientWriter writes to a client. A client that reads nothing is cut off.
@@ -136,7 +159,8 @@ type capture struct {
 	left  int64 // bytes that may still be written
 	snap  int
 	keys  *KeyLog
-	whole bool // the frames are kept until the end, because the secrets of TLS have to be before them in the file
+	own   tuple // the connection of the request itself, if it is one of the host: its frames are left out
+	whole bool  // the frames are kept until the end, because the secrets of TLS have to be before them in the file
 	size  int64
 
 	out  *pcap.Writer
@@ -194,6 +218,12 @@ func (c *capture) next(ctx context.Context, w *stack.Watcher) (stack.WatchEvent,
 // its own.
 func (c *capture) add(e *stack.WatchEvent) {
 	c.lost += e.Lost
+	if c.own.local.IsValid() {
+		// Each frame that is sent to the client would be captured, and would be sent again.
+		if p, ok := parseSegment(e); ok && p.tuple == c.own {
+			return
+		}
+	}
 	comment := ""
 	if e.Kind == stack.PacketDropped {
 		comment = e.Why()

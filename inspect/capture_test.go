@@ -355,3 +355,40 @@ func TestACaptureLeavesNoDeadlineBehind(t *testing.T) {
 	require.False(t, w.deadlines[0].IsZero(), "a client that reads nothing is cut off")
 	require.True(t, w.deadlines[len(w.deadlines)-1].IsZero())
 }
+
+func TestACaptureLeavesItsOwnConnectionOut(t *testing.T) {
+	a, b := hosttest.Pair(t)
+	ln, err := b.Listen("tcp", ":80")
+	require.NoError(t, err)
+	srv := &http.Server{Handler: NewHandler(b, Config{Token: "secret"})}
+	go srv.Serve(ln)
+	defer srv.Close()
+	client := &http.Client{Transport: &http.Transport{DialContext: a.DialContext}}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequest("POST", "http://"+hosttest.NameB+"/api/capture", strings.NewReader("seconds=60&bytes=4000"))
+	require.NoError(t, err)
+	req.Header = http.Header{
+		"Content-Type": {"application/x-www-form-urlencoded"}, "X-Usernet-Inspect": {"1"}, "Authorization": {"Bearer secret"},
+	}
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	go func() {
+		for range 100 { // until the capture is full
+			c, err := a.Dial("udp", hosttest.AddrB+":9999")
+			if err != nil {
+				return
+			}
+			c.Write([]byte("hello"))
+			c.Close()
+		}
+	}()
+	file, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	all, _ := readCapture(t, file)
+	require.NotEmpty(t, all)
+	for _, p := range all {
+		s, ok := parseSegment(&stack.WatchEvent{Data: p.Data, Len: p.Len, Ethernet: true})
+		require.False(t, ok && s.local.Port() == 80 || ok && s.remote.Port() == 80, "a segment of the request's own connection")
+	}
+}
