@@ -59,7 +59,7 @@ func TestEveryKindOfWorkloadRunsInATunnel(t *testing.T) {
 // The harness runs some workloads of -links in its namespaces, from the first process to the table.
 func TestLinksAreMeasured(t *testing.T) {
 	netns.Need(t)
-	o := options{links: true, only: "T1,T5,T8,T14conn,W1,W5", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute,
+	o := options{links: true, only: "T1,T5,T8,T14conn,K1,P1,P3,P8,W1,W5", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute,
 		markdown: t.TempDir() + "/LINKS.md", stacks: allStacks}
 	b, err := newBench(o)
 	if err != nil {
@@ -69,10 +69,13 @@ func TestLinksAreMeasured(t *testing.T) {
 	if err := b.links(); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.rows) != 6 {
-		t.Fatalf("%d workloads were measured", len(b.rows))
+	if len(b.rows) != 9 || b.alone == nil {
+		t.Fatalf("%d workloads were measured, kernel alone: %v", len(b.rows), b.alone != nil)
 	}
-	for _, r := range b.rows {
+	for _, r := range append(b.rows, b.alone) {
+		if r.figures[usernVLAN] == nil && r.Place != onWG && !r.Client {
+			t.Errorf("%s has no figure with tags", r.ID)
+		}
 		for s, f := range r.figures {
 			if f.rate() <= 0 || len(f.samples) != 1 {
 				t.Errorf("%s on %s: %+v", r.ID, s, f)
@@ -83,7 +86,8 @@ func TestLinksAreMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| T5 | 1-byte ping-pong", "| W1 | WireGuard: bulk in", "| T14conn | client: connect"} {
+	for _, want := range []string{"| T5 | 1-byte ping-pong", "| W1 | WireGuard: bulk in", "| T14conn | client: connect",
+		"| P8 | in memory: UDP echo", "| P3 | in memory: 1-byte", "| P1 | in memory: bulk", "| K1 | kernel alone: 64-byte"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
@@ -106,8 +110,30 @@ func TestALinkThatIsSlowerMissesItsTarget(t *testing.T) {
 		"X/CPU 0.91":           rates(onWG, map[stackName]float64{usern: 110, gvisor: 100}),
 		"X/TUN -, X/VLAN 0.50": rates(onTAP, map[stackName]float64{usern: 100, usernBridge: 100, usernVLAN: 50}),
 	} {
-		if got := strings.Join(r.linksBelow(), ", "); got != want {
+		if got := strings.Join(r.linksBelow(nil), ", "); got != want {
 			t.Errorf("%q instead of %q", got, want)
+		}
+	}
+	bridge := func(tagged float64) *row {
+		return rates(onTAP, map[stackName]float64{usern: 100, usernTUN: 100, usernBridge: 100, usernVLAN: tagged})
+	}
+	alone := func(tagged float64) *row {
+		return rates(onPorts, map[stackName]float64{usernBridge: 100, usernVLAN: tagged})
+	}
+	for _, c := range []struct {
+		name       string
+		row, alone *row
+		want       string
+	}{
+		{"the kernel's own cost is allowed", bridge(88), alone(90), ""},
+		{"more than the kernel's own cost", bridge(87), alone(90), "X/VLAN 0.87"},
+		{"a kernel that is faster with tags asks for no more", bridge(98), alone(110), ""},
+		{"a kernel that failed allows nothing", bridge(88), rates(onPorts, nil), "X/VLAN 0.88"},
+		{"in memory the kernel allows nothing", rates(onPipe, map[stackName]float64{usern: 100, usernVLAN: 96}), alone(50), "X/VLAN 0.96"},
+		{"in memory", rates(onPipe, map[stackName]float64{usern: 100, usernVLAN: 97}), nil, ""},
+	} {
+		if got := strings.Join(c.row.linksBelow(c.alone), ", "); got != c.want {
+			t.Errorf("%s: %q instead of %q", c.name, got, c.want)
 		}
 	}
 }

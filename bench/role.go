@@ -51,6 +51,12 @@ func runTask(arg string) error {
 		return reportClient(n, &t)
 	case "both":
 		return both(&t)
+	case "frames":
+		r, err := carryFrames(&t)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(r)
 	case "idle":
 		return idle(&t)
 	case "growth":
@@ -95,8 +101,8 @@ func openPair(t *task) (near, far *network, err error) {
 			return l.near, l.far, nil
 		}
 		return kernelNetwork(t.Setup.CC), kernelNetwork(t.Setup.CC), nil
-	case usern, usern6:
-		return usernetPipe(t.V6, t.Latency, t.Loss)
+	case usern, usern6, usernVLAN:
+		return usernetPipe(t)
 	case gvisor:
 		if t.Latency > 0 {
 			return gvisorWire(t.Latency, t.Loss)

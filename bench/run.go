@@ -69,7 +69,7 @@ func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 	var used time.Duration
 	var err error
 	switch {
-	case w.Place == onPipe:
+	case w.Place == onPipe || w.Place == onPorts:
 		rep, used, err = r.inOne(ctx, w, s, c)
 	case w.Proxy != "":
 		rep, used, err = r.inThree(ctx, w, s, c)
@@ -142,14 +142,17 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	t := r.task(w, s, c)
 	_, far, _ := addrs(t.V6)
 	t.Role, t.Addr, t.Profile = "both", far, r.profile(w, s)
+	ns := r.lab.tap
 	switch {
+	case w.Kind == frames:
+		t.Role, ns = "frames", r.lab.bridge
 	case s == kernel && w.Latency > 0:
 		t.Spaces = [2]string{string(r.lab.lossy[0].Namespace), string(r.lab.lossy[1].Namespace)}
 	case s == kernel:
 		t.Addr = "127.0.0.1"
 	}
 	core, _ := r.cores(w)
-	return r.client(ctx, r.lab.tap, &t, core)
+	return r.client(ctx, ns, &t, core)
 }
 
 // sides returns the namespaces of the kernel's side and of the stack's side.

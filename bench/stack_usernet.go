@@ -63,13 +63,9 @@ func usernetOnBridge(t *task) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	vlan := 0
-	if t.Stack == usernVLAN {
-		vlan = vlanID
-	}
 	var h *usernet.Host
 	if err = ip("link", "set", name, "master", bridgeName, "up"); err == nil {
-		h, err = usernetHost(tap, addr+prefixed, vlan)
+		h, err = usernetHost(tap, addr+prefixed, t.vlan())
 	}
 	if err != nil {
 		tap.Close()
@@ -78,15 +74,23 @@ func usernetOnBridge(t *task) (*network, error) {
 	return ofHost(h), nil
 }
 
+// vlan returns the VLAN of the hosts of a task, or 0 if their frames have no tags.
+func (t *task) vlan() int {
+	if t.Stack == usernVLAN {
+		return vlanID
+	}
+	return 0
+}
+
 // usernetPipe makes two hosts on a wire in memory.
-func usernetPipe(v6 bool, latency time.Duration, loss float64) (near, far *network, err error) {
-	addr1, addr2, length := addrs(v6)
-	a, b := wire(latency, loss)
-	h1, err := usernetHost(a, addr1+length, 0)
+func usernetPipe(t *task) (near, far *network, err error) {
+	addr1, addr2, length := addrs(t.V6)
+	a, b := wire(t.Latency, t.Loss)
+	h1, err := usernetHost(a, addr1+length, t.vlan())
 	if err != nil {
 		return nil, nil, err
 	}
-	h2, err := usernetHost(b, addr2+length, 0)
+	h2, err := usernetHost(b, addr2+length, t.vlan())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,6 +19,7 @@ const (
 	udpBulk  kind = "udpbulk"  // the client sends datagrams for the whole time, and what arrives counts
 	wrkHTTP  kind = "wrk"      // wrk sends requests to net/http
 	goHTTP   kind = "http"     // net/http sends requests to net/http
+	frames   kind = "frames"   // a frame is written to a TAP and read from another, without usernet
 )
 
 // bulk reports whether a workload is measured in bits instead of operations.
@@ -31,9 +32,10 @@ func (k kind) chunked() bool { return k.bulk() && k != udpBulk }
 type place string
 
 const (
-	onTAP  place = "tap"       // the other side is the kernel
-	onPipe place = "pipe"      // both sides are in one process
-	onWG   place = "wireguard" // the other side is the kernel behind wireguard-go, at the other end of a tunnel
+	onTAP   place = "tap"       // the other side is the kernel
+	onPipe  place = "pipe"      // both sides are in one process
+	onPorts place = "ports"     // both sides are one process, with two TAPs that are ports of a bridge of the kernel
+	onWG    place = "wireguard" // the other side is the kernel behind wireguard-go, at the other end of a tunnel
 )
 
 // A pin is how processes are placed on cores.
@@ -120,6 +122,13 @@ var workloads = []workload{
 	{ID: "P8big", Name: "UDP echo 1400 B, 32 in flight", Place: onPipe, Kind: udpEcho, N: 32, Size: 1400, Pin: free, OverKernel: 10, OverGVisor: 2.2},
 }
 
+// inMemory are the workloads on a pipe that -links runs without and with VLAN tags.
+var inMemory = []string{"P1", "P3", "P8"}
+
+// kernelAlone is the workload of -links that tells what a VLAN tag costs the kernel on a bridge. Its stacks are
+// usernBridge and usernVLAN, but the process only writes and reads frames.
+var kernelAlone = workload{ID: "K1", Name: "64-byte frames from TAP to TAP, without usernet", Place: onPorts, Kind: frames, N: 1, Size: 64, Pin: same}
+
 // tunnels are the workloads of -links inside a WireGuard tunnel. On the stack gVisor the inside is the netstack
 // of wireguard-go, on the kernel a TUN device.
 var tunnels = []workload{
@@ -148,7 +157,7 @@ const (
 	// that is a port of a bridge of the kernel: the kernel of the machine may have no VLANs of its own.
 	usernTUN    stackName = "usernet-tun"
 	usernBridge stackName = "usernet-bridge"
-	usernVLAN   stackName = "usernet-vlan" // on a bridge, with tags
+	usernVLAN   stackName = "usernet-vlan" // on a bridge or a pipe, with tags
 )
 
 // isKernel reports whether a stack is the kernel's.
@@ -201,7 +210,7 @@ const (
 
 // A task is the work of one process. The harness passes it as JSON.
 type task struct {
-	Role    string // "server", "proxy", "client", "both", "idle" or "growth"
+	Role    string // "server", "proxy", "client", "both", "frames", "idle" or "growth"
 	Stack   stackName
 	Kind    kind
 	N       int
