@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -276,7 +277,7 @@ func TestASilentIPv6NeighbourIsGivenUp(t *testing.T) {
 		s, p := ndHost(t)
 		began := time.Now()
 		_, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::7]:80"), TCPOptions{})
-		require.ErrorContains(t, err, "no route to host")
+		require.ErrorIs(t, err, syscall.EHOSTUNREACH)
 		require.InDelta(t, 3, time.Since(began).Seconds(), 0.1)
 		time.Sleep(10 * time.Second)
 		p.take()
@@ -412,7 +413,7 @@ func TestATentativeAddressIsNotUsed(t *testing.T) {
 		p.ns("2001:db8::1")
 		require.Equal(t, 1, dropped(s, dropTentative))
 		_, err := s.OpenUDP(Family6, addrPort("[2001:db8::1]:9"))
-		require.ErrorContains(t, err, "cannot assign requested address")
+		require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 		p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6}, echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 1, 1, nil))))
 		require.Equal(t, 1, dropped(s, dropNotLocal))
 		time.Sleep(time.Second + time.Millisecond)
