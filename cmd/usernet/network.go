@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/usernet/usernet"
@@ -206,6 +207,12 @@ func (l *linkFlags) use(ctx context.Context, t terminal, f func(ctx context.Cont
 		}
 	}()
 	err = f(ctx, n)
+	if errors.Is(err, syscall.ENETDOWN) && len(down) == 0 {
+		select { // f may see the failure of the link before it is reported
+		case err = <-down:
+		case <-time.After(closeTime):
+		}
+	}
 	select {
 	case err = <-down:
 	default:
