@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"net/url"
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/inspect"
 	"github.com/usernet/usernet/stack"
 	"github.com/usernet/usernet/stack/wire"
 )
@@ -86,6 +90,50 @@ func appendDropped(dst []byte, d *droppedPacket) []byte {
 	dst = fmt.Appendf(dst, "%s %s\n    dropped: %s\n", dir, d.What, d.Reason)
 	if d.Rule != "" {
 		dst = fmt.Appendf(dst, "    %s\n", d.Rule)
+	}
+	return dst
+}
+
+// dumpDrops prints the packets that another program drops, until ctx ends, d.count packets are printed, or the program
+// ends the stream.
+func dumpDrops(ctx context.Context, w io.Writer, d *dumpFlags) error {
+	from, err := newInspector(d.drops)
+	if err != nil {
+		return err
+	}
+	var failed error
+	n := 0
+	err = from.stream(ctx, url.Values{"topics": {"dropped"}}, func(topic string, data []byte) bool {
+		var p inspect.Dropped
+		if topic != "dropped" {
+			return true
+		}
+		if failed = json.Unmarshal(data, &p); failed != nil {
+			return false
+		}
+		_, failed = w.Write(d.appendRemote(nil, &p))
+		n++
+		return failed == nil && n != d.count
+	})
+	if ctx.Err() != nil {
+		return nil // Ctrl-C
+	}
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+// appendRemote appends the lines that describe a packet that another program has dropped.
+func (d *dumpFlags) appendRemote(dst []byte, p *inspect.Dropped) []byte {
+	dst = appendDropped(dst, &droppedPacket{
+		Time: p.Time.Local(), NIC: p.NIC, Out: p.Dir == "out", What: p.Summary, Reason: p.Reason, Rule: p.Rule, Lost: p.Lost,
+	})
+	if d.fields {
+		dst = append(dst, p.Decoded...)
+	}
+	if b, err := hex.DecodeString(p.Hex); err == nil && d.hex {
+		dst = appendHex(dst, b)
 	}
 	return dst
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,4 +61,47 @@ func TestEchoWithDropsEnds(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Ctrl-C") || len(done) > 0 }, time.Minute, time.Millisecond)
 	cancel()
 	require.Equal(t, exitOK, <-done, errs.String())
+}
+
+// dump -drops follows another program by the socket of its inspector.
+func TestDumpPrintsTheDropsOfARunningProgram(t *testing.T) {
+	var l linkFlags
+	n, err := l.openWire(terminal{io.Discard, io.Discard}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	defer n.Close()
+	show := inspectFlags{socket: filepath.Join(t.TempDir(), "un.sock")}
+	end, err := show.listenSocket(n.host)
+	require.NoError(t, err)
+	defer end()
+	var out, errs safeBuffer
+	done := make(chan int, 1)
+	go func() {
+		done <- run(t.Context(), []string{"dump", "-drops", show.socket, "-c", "2", "-vv", "-x"}, terminal{&out, &errs})
+	}()
+	c, err := n.peer.Dial("udp", "192.0.2.2:4")
+	require.NoError(t, err)
+	defer c.Close()
+	var code int
+	require.Eventually(t, func() bool { // the stream begins at an unknown time
+		_, _ = c.Write([]byte("to nobody"))
+		select {
+		case code = <-done:
+			return true
+		default:
+			return false
+		}
+	}, time.Minute, 10*time.Millisecond)
+	require.Equal(t, exitOK, code, errs.String())
+	require.Equal(t, 2, strings.Count(out.String(), "dropped: UDP port without a socket\n    RFC 1122 4.1.3.1: "), out.String())
+	require.Regexp(t, `192\.0\.2\.1:\d+ > 192\.0\.2\.2:4 UDP len=9`, out.String())
+	require.Contains(t, out.String(), "0x0010: ")
+
+	for want, args := range map[string][]string{
+		"cannot be combined":        {"dump", "-drops", show.socket, "udp"},
+		"no such file or directory": {"dump", "-drops", show.socket + ".no"},
+	} {
+		var errs safeBuffer
+		require.NotEqual(t, exitOK, run(t.Context(), args, terminal{io.Discard, &errs}))
+		require.Contains(t, errs.String(), want)
+	}
 }

@@ -23,6 +23,7 @@ type dumpFlags struct {
 	count  int
 	answer bool
 	read   string // the capture file to print instead of a link
+	drops  string // the running program whose dropped packets are printed instead of a link's frames
 	write  string // the capture file to write
 	fields bool
 	hex    bool
@@ -41,12 +42,16 @@ func dumpCommand() command {
 			fs.IntVar(&d.count, "c", 0, "end after `count` frames; 0: at Ctrl-C only")
 			fs.BoolVar(&d.answer, "answer", false, "run a host at -addr that answers ARP, ping and so on, and print its frames too")
 			fs.StringVar(&d.read, "r", "", "print the frames of a `file` (pcap or pcapng) instead of those of a link; - is standard input")
+			fs.StringVar(&d.drops, "drops", "", "print the packets that a running program drops, and why; `target` is the socket of serve -inspect-socket or the URL of the inspector")
 			fs.StringVar(&d.write, "w", "", "write the frames that FILTER selects to `file` (pcapng); unlike -pcap, which writes all")
 			fs.BoolVar(&d.fields, "vv", false, "print each field of each header")
 			fs.BoolVar(&d.hex, "x", false, "print each frame in hexadecimal and as text, too")
 			return func(ctx context.Context, t terminal, args []string) error {
 				if err := d.check(&l, args); err != nil {
 					return err
+				}
+				if d.drops != "" {
+					return dumpDrops(ctx, t.out, &d)
 				}
 				return runDump(ctx, t, &l, &d)
 			}
@@ -62,6 +67,7 @@ Examples:
   usernet dump -i eth0 -w web.pcapng tcp port 80 or 443
   usernet dump -r web.pcapng -x src 192.0.2.1 and not port 80
   usernet dump -vde /run/vde.ctl
+  usernet dump -drops /tmp/un.sock            what usernet serve -inspect-socket /tmp/un.sock drops
 `,
 	}
 }
@@ -77,6 +83,9 @@ func (d *dumpFlags) check(l *linkFlags, args []string) (err error) {
 		return usageError("-r and -answer: nobody receives the answers")
 	case d.read != "" && l.pcap != "":
 		return usageError("-r and -pcap: -w writes the frames of a capture")
+	}
+	if d.drops != "" && (d.read != "" || d.answer || d.write != "" || l.pcap != "" || len(args) > 0) {
+		return usageError("-drops cannot be combined with -r, -w, -answer, -pcap and a filter")
 	}
 	if d.read != "" {
 		for _, link := range []string{"tap", "tun", "i", "vde", "stream", "dgram"} {
