@@ -127,6 +127,11 @@ func TestPlotsMoveDuringALossyTransfer(t *testing.T) {
 	b.await("signs of retransmissions", path("cwnd", "event-retransmission")+`.length > 0`)
 	b.await("signs of loss recovery", path("cwnd", "event-recovery")+`.length > 0`)
 	b.await("a retransmission in the table of events", `document.body.textContent.includes("loss recovery begins")`)
+	for _, mark := range []string{"segment", "again", "ack", "window", "sack"} {
+		b.await("the "+mark+" of the sequence-time diagram", path("sequence", "seq-"+mark)+`?.length > 20`)
+	}
+	require.Regexp(t, `[0-9]+ segments with [0-9.]+ [kM]B in the last 1 s, [0-9]+ of them retransmissions; [0-9]+ acknowledgements`,
+		eval[string](b, `document.querySelector('[data-plot="sequence"] .plot').getAttribute("aria-label")`))
 	label := eval[string](b, `document.querySelector('[data-plot="rtt"] svg.plot').getAttribute("aria-label")`)
 	require.Regexp(t, `^Round-trip time, in the last 30\.0 s: smoothed [0-9.]+ ms, from [0-9.]+ ms to [0-9.]+ ms; minimum `, label)
 	axes := eval[string](b, `[...document.querySelectorAll('[data-plot="rate"] .axis')].map((e) => e.textContent).join()`)
