@@ -490,7 +490,7 @@ func (d *dhcpClient) awaitNeighbor(server netip.Addr) {
 	for time.Now().Before(d.until) {
 		ns := d.h.stack.Neighbors()
 		i := slices.IndexFunc(ns, func(n stack.Neighbor) bool { return n.NIC == d.nic && n.Addr == hop })
-		if i < 0 || ns[i].State != "incomplete" {
+		if i < 0 || ns[i].State != stack.NeighborIncomplete {
 			return
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -256,7 +256,7 @@ func neighbors(h *usernet.Host) *Neighbors {
 	n := &Neighbors{Time: time.Now(), Neighbors: []Neighbor{}}
 	for _, x := range h.Neighbors() {
 		n.Neighbors = append(n.Neighbors, Neighbor{
-			NIC: x.NIC, Addr: x.Addr.String(), MAC: macText(x.MAC), State: x.State, AgeS: seconds(x.Age), Router: x.Router,
+			NIC: x.NIC, Addr: x.Addr.String(), MAC: macText(x.MAC), State: x.State.String(), AgeS: seconds(x.Age), Router: x.Router,
 		})
 	}
 	return n

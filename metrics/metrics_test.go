@@ -108,7 +108,7 @@ func TestAllExportersHaveTheSameFigures(t *testing.T) {
 		require.EqualValues(t, 1, want[`usernet_tcp_connections{state="established"}`])
 		require.EqualValues(t, 1, want["usernet_socket_open"])
 		require.EqualValues(t, 1, want[`usernet_icmp_received_errors_total{version="4"}`])
-		require.EqualValues(t, 1, want[`usernet_neighbor_entries{state="`+a.Neighbors()[0].State+`"}`])
+		require.EqualValues(t, 1, want[`usernet_neighbor_entries{state="`+a.Neighbors()[0].State.String()+`"}`])
 		require.Greater(t, want[`usernet_interface_transmit_bytes_total{interface="`+a.Interfaces()[1].Name+`"}`], float64(2<<20))
 
 		got := make(map[string]float64)

@@ -30,7 +30,7 @@ func readHost(h *usernet.Host) *reading {
 		}
 	}
 	for _, n := range h.Neighbors() {
-		s.neighbors[n.State]++
+		s.neighbors[n.State.String()]++
 	}
 	for st := tcp.SynSent; st <= tcp.TimeWait; st++ {
 		s.states[stateLabel(st)] = 0

@@ -90,7 +90,7 @@ func TestASilentNeighbourIsAskedThreeTimesASecondApart(t *testing.T) {
 		require.Equal(t, 3*time.Second, time.Since(begin))
 		require.Empty(t, p.sent())
 		require.Equal(t, 1, dropped(s, dropUnreachableNeighbor))
-		require.Equal(t, "failed", s.Neighbors()[0].State)
+		require.Equal(t, "failed", s.Neighbors()[0].State.String())
 
 		_, err = u.Write([]byte("again"))
 		require.NoError(t, err, "as on Linux, a datagram socket does not report it: it is no hard error")
@@ -132,31 +132,31 @@ func TestAStaleNeighbourIsVerifiedByUse(t *testing.T) {
 
 		time.Sleep(time.Hour)
 		require.Empty(t, p.take(), "without packets there are no requests")
-		require.Equal(t, "stale", s.Neighbors()[0].State)
+		require.Equal(t, "stale", s.Neighbors()[0].State.String())
 		// RFC 4861 7.3.3: "If the entry is still in the DELAY state when the timer
 		// expires, the entry's state changes to PROBE."
 		sendTo2(t, u, "3")
 		require.Equal(t, []string{"3"}, payloads(p.take()), "an upper layer may confirm it first")
-		require.Equal(t, "delay", s.Neighbors()[0].State)
+		require.Equal(t, "delay", s.Neighbors()[0].State.String())
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		require.Equal(t, []string{
 			"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP who-has 192.0.2.2 tell 192.0.2.1",
 		}, p.sent(), "asked by unicast")
-		require.Equal(t, "probe", s.Neighbors()[0].State)
+		require.Equal(t, "probe", s.Neighbors()[0].State.String())
 		sendTo2(t, u, "4")
 		require.Equal(t, []string{"4"}, payloads(p.take()), "meanwhile it is still used")
 		p.reply()
 		time.Sleep(10 * time.Second)
 		require.Zero(t, arpCount(p.take()))
-		require.Equal(t, "reachable", s.Neighbors()[0].State)
+		require.Equal(t, "reachable", s.Neighbors()[0].State.String())
 
 		// If the neighbour moves without an announcement, three unanswered probes show that.
 		time.Sleep(time.Minute)
 		sendTo2(t, u, "5")
 		time.Sleep(10 * time.Second)
 		require.Equal(t, 3, arpCount(p.take()))
-		require.Equal(t, "failed", s.Neighbors()[0].State)
+		require.Equal(t, "failed", s.Neighbors()[0].State.String())
 		sendTo2(t, u, "6")
 		require.Equal(t, []string{whoHas2}, p.sent())
 	})
@@ -218,7 +218,7 @@ func TestAFailedNeighborLearnsOnlyFromAnAnswer(t *testing.T) {
 		u := openUDP(t, s, "0.0.0.0:9")
 		sendTo2(t, u, "lost")
 		time.Sleep(10 * time.Second)
-		require.Equal(t, "failed", s.Neighbors()[0].State)
+		require.Equal(t, "failed", s.Neighbors()[0].State.String())
 		p.take()
 		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
 		for _, h := range []wire.ARP{
@@ -227,7 +227,7 @@ func TestAFailedNeighborLearnsOnlyFromAnAnswer(t *testing.T) {
 			{Op: wire.ARPRequest, SenderMAC: macC, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")},
 		} {
 			p.arp(macA, h)
-			require.Equal(t, "failed", s.Neighbors()[0].State, "%+v", h)
+			require.Equal(t, "failed", s.Neighbors()[0].State.String(), "%+v", h)
 		}
 		sendTo2(t, u, "again")
 		require.Equal(t, []string{whoHas2}, p.sent(), "the neighbour is asked")
@@ -290,7 +290,7 @@ func TestStaticNeighboursAreNeitherAskedNorChanged(t *testing.T) {
 		s.FlushNeighbors()
 		sendTo2(t, u, "2")
 		require.Equal(t, []string{"2"}, payloads(p.take()))
-		require.Equal(t, []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB, State: "permanent"}}, s.Neighbors())
+		require.Equal(t, []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB, State: NeighborPermanent}}, s.Neighbors())
 
 		require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("192.0.2.2")}))
 		require.Empty(t, s.Neighbors())
@@ -357,7 +357,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 func TestLookingANeighbourUpAllocatesNothing(t *testing.T) {
 	n := &neighbor{}
 	n.reachable.Store(int64(reachableTime))
-	n.word.Store(packNeighbor(macB, neighReachable))
+	n.word.Store(packNeighbor(macB, NeighborReachable))
 	var got macWord
 	var ok bool
 	require.Zero(t, testing.AllocsPerRun(100, func() { got, ok = n.lookup(tcp.Time(time.Second)) }))
@@ -387,7 +387,7 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 		require.NoError(t, err)
 		ask := wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")}
 		p.arp(wire.Broadcast(), ask)
-		require.Equal(t, "stale", s.Neighbors()[0].State, "who asks us need not hear us")
+		require.Equal(t, "stale", s.Neighbors()[0].State.String(), "who asks us need not hear us")
 		seg := wire.TCP{SrcPort: 5555, DstPort: 80, Seq: 1000, Window: 60000, Flags: wire.FlagSYN}
 		sendTCP(p, seg, nil)
 		frames := p.take()
@@ -395,12 +395,12 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 		_, b, _ = wire.ParseIPv4(b)
 		answer, _, r := wire.ParseTCP(b)
 		require.Equal(t, wire.OK, r)
-		require.Equal(t, "delay", s.Neighbors()[0].State)
+		require.Equal(t, "delay", s.Neighbors()[0].State.String())
 		seg.Seq, seg.Ack, seg.Flags = 1001, answer.Seq+1, wire.FlagACK
 		sendTCP(p, seg, nil)
 		_, err = l.Accept()
 		require.NoError(t, err)
-		require.Equal(t, "reachable", s.Neighbors()[0].State, "our SYN was acknowledged")
+		require.Equal(t, "reachable", s.Neighbors()[0].State.String(), "our SYN was acknowledged")
 		// From now on the host's answers are lost, and the peer retransmits.
 		begin := time.Now()
 		for time.Since(begin) < time.Minute {
@@ -427,7 +427,7 @@ func TestNewAcknowledgementsKeepANeighbourFresh(t *testing.T) {
 			_, err = d.Read(make([]byte, 10))
 			require.NoError(t, err)
 			time.Sleep(time.Second)
-			require.Equal(t, "reachable", a.Neighbors()[0].State)
+			require.Equal(t, "reachable", a.Neighbors()[0].State.String())
 		}
 	})
 }

@@ -104,7 +104,13 @@ func neighbor6(s *Stack, a string) (n Neighbor) {
 }
 
 // state6 returns the state of the neighbour a, or "" if the table has no entry of a.
-func state6(s *Stack, a string) string { return neighbor6(s, a).State }
+func state6(s *Stack, a string) string {
+	n := neighbor6(s, a)
+	if !n.Addr.IsValid() {
+		return ""
+	}
+	return n.State.String()
+}
 
 // sendUDP6 sends a datagram to an address.
 func sendUDP6(t *testing.T, u *UDP, to, payload string) {
@@ -492,7 +498,7 @@ func TestARedirectOfTheFirstHopIsUsed(t *testing.T) {
 		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
 		require.Equal(t, "fe80::98", hop(s))
 		n := neighbor6(s, "fe80::98")
-		require.Equal(t, Neighbor{NIC: "eth0", Addr: addr("fe80::98"), MAC: macC, State: "stale", Router: true}, n)
+		require.Equal(t, Neighbor{NIC: "eth0", Addr: addr("fe80::98"), MAC: macC, State: NeighborStale, Router: true}, n)
 		// The new first hop may redirect again, to the destination itself.
 		p.nd(msg("fe80::99", redirect(dst, dst, macB)))
 		require.Equal(t, "fe80::98", hop(s), "it is the first hop no more")

@@ -29,34 +29,35 @@ const (
 	delayFirstProbe = tcp.Time(5 * time.Second)
 )
 
-// The states of a neighbour have the names of RFC 4861 7.3.2. A reachable entry counts as
-// stale once its reachable time has passed.
-type neighborState uint8
+// A NeighborState is the state of a neighbour. The names are those of RFC 4861 7.3.2. A reachable neighbour is
+// reported as stale once its reachable time has passed.
+type NeighborState uint8
 
 const (
-	neighUnknown    neighborState = iota // no request was sent yet, or the last requests got no answer
-	neighIncomplete                      // requested by broadcast or multicast; packets wait
-	neighReachable
-	neighStale     // the link address is known, but the neighbour may no longer be reachable
-	neighDelay     // stale and in use: waits for a confirmation by an upper layer
-	neighProbe     // unicast requests are sent; packets still use the address
-	neighPermanent // configured
-	neighGone      // removed from the table: paths that point to it are invalid
+	NeighborFailed     NeighborState = iota // no request was sent yet, or the last requests got no answer
+	NeighborIncomplete                      // requested by broadcast or multicast; packets wait
+	NeighborReachable
+	NeighborStale     // the link address is known, but the neighbour may no longer be reachable
+	NeighborDelay     // stale and in use: waits for a confirmation by an upper layer
+	NeighborProbe     // unicast requests are sent; packets still use the address
+	NeighborPermanent // configured by SetNeighbor
+	neighGone         // removed from the table: paths that point to it are invalid
 )
 
-func (st neighborState) String() string {
+// String returns the name of the state in lower case, for example "reachable".
+func (st NeighborState) String() string {
 	switch st {
-	case neighIncomplete:
+	case NeighborIncomplete:
 		return "incomplete"
-	case neighReachable:
+	case NeighborReachable:
 		return "reachable"
-	case neighDelay:
+	case NeighborDelay:
 		return "delay"
-	case neighProbe:
+	case NeighborProbe:
 		return "probe"
-	case neighPermanent:
+	case NeighborPermanent:
 		return "permanent"
-	case neighStale:
+	case NeighborStale:
 		return "stale"
 	}
 	return "failed"
@@ -83,7 +84,7 @@ type neighbor struct {
 // neighRouter is the flag in the word of a neighbour that is a router: RFC 4861 5.1's IsRouter.
 const neighRouter = 1 << 15
 
-func packNeighbor(mac wire.MAC, st neighborState) uint64 {
+func packNeighbor(mac wire.MAC, st NeighborState) uint64 {
 	var w uint64
 	for _, b := range mac {
 		w = w<<8 | uint64(b)
@@ -91,8 +92,8 @@ func packNeighbor(mac wire.MAC, st neighborState) uint64 {
 	return w<<16 | uint64(st)
 }
 
-func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
-	st = neighborState(w)
+func unpackNeighbor(w uint64) (mac wire.MAC, st NeighborState) {
+	st = NeighborState(w)
 	w >>= 16
 	for i := 5; i >= 0; i-- {
 		mac[i] = byte(w)
@@ -120,17 +121,17 @@ func (h macWord) put(b []byte) {
 // once; if not, the caller must call neighborTable.send.
 func (n *neighbor) lookup(now tcp.Time) (macWord, bool) {
 	w := n.word.Load()
-	switch neighborState(w) {
-	case neighPermanent, neighDelay, neighProbe:
+	switch NeighborState(w) {
+	case NeighborPermanent, NeighborDelay, NeighborProbe:
 		return macWord(w), true
-	case neighReachable:
+	case NeighborReachable:
 		return macWord(w), int64(now)-n.confirmed.Load() < n.reachable.Load()
 	}
 	return 0, false
 }
 
 // gone reports whether the neighbour has left the table.
-func (n *neighbor) gone() bool { return neighborState(n.word.Load()) == neighGone }
+func (n *neighbor) gone() bool { return NeighborState(n.word.Load()) == neighGone }
 
 // confirm marks the neighbour as reachable, because the other end has acknowledged new data. It does
 // nothing for a nil neighbour.
@@ -144,21 +145,21 @@ func (n *neighbor) confirm(now tcp.Time) {
 		return
 	}
 	w := n.word.Load()
-	switch neighborState(w) {
-	case neighReachable:
+	switch NeighborState(w) {
+	case NeighborReachable:
 		// Storing once per second is exact enough, and avoids a write for each ACK.
 		if now-tcp.Time(n.confirmed.Load()) >= tcp.Time(time.Second) {
 			n.confirmed.Store(int64(now))
 		}
-	case neighStale, neighDelay, neighProbe:
+	case NeighborStale, NeighborDelay, NeighborProbe:
 		n.confirmed.Store(int64(now))
 		mac, _ := unpackNeighbor(w)
-		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable)|w&neighRouter)
+		n.word.CompareAndSwap(w, packNeighbor(mac, NeighborReachable)|w&neighRouter)
 	}
 }
 
 // setState changes the state and keeps the rest of the word. The table's lock is held.
-func (n *neighbor) setState(st neighborState) {
+func (n *neighbor) setState(st NeighborState) {
 	w := n.word.Load()
 	mac, _ := unpackNeighbor(w)
 	n.word.Store(packNeighbor(mac, st) | w&neighRouter)
@@ -339,11 +340,11 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 		return
 	}
 	mac, st := unpackNeighbor(n.word.Load())
-	if st == neighReachable || st == neighStale {
+	if st == NeighborReachable || st == NeighborStale {
 		// RFC 4861 7.3.3: "The first time a node sends a packet to a neighbor whose
 		// entry is STALE, the sender changes the state to DELAY and sets a timer to
 		// expire in DELAY_FIRST_PROBE_TIME seconds."
-		n.setState(neighDelay)
+		n.setState(NeighborDelay)
 		t.touch(n, n.solved)
 		n.retryAt = now + delayFirstProbe
 		t.await(n, now)
@@ -352,8 +353,8 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 		return
 	}
 	t.park(n, src, *e)
-	if st == neighUnknown {
-		n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
+	if st == NeighborFailed {
+		n.word.Store(packNeighbor(wire.MAC{}, NeighborIncomplete))
 		t.touch(n, false)
 		switch {
 		case n.polls > 0: // retryAt is the time of the next poll, which may be far off: ask now
@@ -401,8 +402,8 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 	mac, st := unpackNeighbor(n.word.Load())
 	switch {
 	case t.v6:
-		t.ifc.solicit(n.addr, src, mac, st == neighProbe)
-	case st == neighProbe:
+		t.ifc.solicit(n.addr, src, mac, st == NeighborProbe)
+	case st == NeighborProbe:
 		t.ifc.sendARP(wire.ARPRequest, mac, src, wire.MAC{}, n.addr)
 	default:
 		t.ifc.sendARP(wire.ARPRequest, wire.Broadcast(), src, wire.MAC{}, n.addr)
@@ -446,8 +447,8 @@ func (t *neighborTable) fired() {
 				lost = append(lost, t.takeWaiting(n))
 				fallthrough
 			case askNoMore:
-				switch neighborState(n.word.Load()) {
-				case neighReachable, neighStale, neighPermanent:
+				switch NeighborState(n.word.Load()) {
+				case NeighborReachable, NeighborStale, NeighborPermanent:
 					t.ifc.routerAnswers(n.addr) // confirm or learn may have ended the probes
 				}
 				n.queued = false
@@ -492,14 +493,14 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 	w := n.word.Load()
 	mac, st := unpackNeighbor(w)
 	switch {
-	case st == neighDelay:
+	case st == NeighborDelay:
 		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
 		// by periodically sending a point-to-point ARP Request to it".
-		if !n.word.CompareAndSwap(w, packNeighbor(mac, neighProbe)|w&neighRouter) {
+		if !n.word.CompareAndSwap(w, packNeighbor(mac, NeighborProbe)|w&neighRouter) {
 			return askNoMore // confirm has changed the state in between
 		}
 		n.tries = 0
-	case st == neighUnknown && n.polls > 0:
+	case st == NeighborFailed && n.polls > 0:
 		if !t.ifc.routerFails(n.addr) {
 			n.polls = 0
 			return askNoMore // the routes have changed
@@ -507,10 +508,10 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		t.request(n, netip.Addr{})
 		t.pollLater(n, now)
 		return askWaits
-	case st != neighIncomplete && st != neighProbe:
+	case st != NeighborIncomplete && st != NeighborProbe:
 		return askNoMore
 	case n.tries >= maxRequests:
-		if !n.word.CompareAndSwap(w, packNeighbor(wire.MAC{}, neighUnknown)) {
+		if !n.word.CompareAndSwap(w, packNeighbor(wire.MAC{}, NeighborFailed)) {
 			return askNoMore // confirm has changed the state in between
 		}
 		t.touch(n, false)
@@ -560,29 +561,29 @@ const (
 //	known           differs       - 1   given, STALE, or REACHABLE if S
 //	known           same or none  1 -   kept, REACHABLE
 //	known           same or none  0 -   nothing
-func (st neighborState) update(how neighborUpdate, differs bool) (next neighborState, take, ok bool) {
-	next = neighStale
+func (st NeighborState) update(how neighborUpdate, differs bool) (next NeighborState, take, ok bool) {
+	next = NeighborStale
 	if how&updateSolicited != 0 {
-		next = neighReachable
+		next = NeighborReachable
 	}
 	switch st {
-	case neighUnknown:
+	case NeighborFailed:
 		if how&updateMAC != 0 && how&updateCreate != 0 {
 			return next, true, true
 		}
-	case neighIncomplete:
+	case NeighborIncomplete:
 		if how&updateMAC != 0 {
 			return next, true, true
 		}
-	case neighReachable, neighStale, neighDelay, neighProbe:
+	case NeighborReachable, NeighborStale, NeighborDelay, NeighborProbe:
 		differs = differs && how&updateMAC != 0
 		switch {
 		case differs && how&updateOverride != 0:
 			return next, true, true
-		case differs && st == neighReachable:
-			return neighStale, false, true
-		case !differs && next == neighReachable:
-			return neighReachable, false, true
+		case differs && st == NeighborReachable:
+			return NeighborStale, false, true
+		case !differs && next == NeighborReachable:
+			return NeighborReachable, false, true
 		}
 	}
 	return st, false, false
@@ -604,8 +605,8 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	}
 	w := n.word.Load()
 	old, st := unpackNeighbor(w)
-	asked := st == neighIncomplete || st == neighProbe || n.polls > 0
-	solved := n.solved || st == neighIncomplete || asked && how&updateSolicited != 0
+	asked := st == NeighborIncomplete || st == NeighborProbe || n.polls > 0
+	solved := n.solved || st == NeighborIncomplete || asked && how&updateSolicited != 0
 	if how&updateSolicited != 0 {
 		switch {
 		case !asked && !t.v6:
@@ -615,7 +616,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 		}
 	}
 	next, take, ok := st.update(how, old != mac)
-	if st == neighPermanent || st == neighUnknown && !ok {
+	if st == NeighborPermanent || st == NeighborFailed && !ok {
 		return false
 	}
 	router := w & neighRouter
@@ -635,11 +636,11 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	// Neighbor Advertisement with the Solicited flag set to zero, MUST NOT be treated as a reachability
 	// confirmation."
 	probe := false
-	if take || ok && next == neighReachable {
+	if take || ok && next == NeighborReachable {
 		// A router that has failed may send messages although it does not receive any. Such a message does
 		// not revive the router, but the host asks the router at once, and not at its next poll.
-		if probe = next == neighStale && t.ifc.routerDead(addr); probe {
-			next = neighProbe
+		if probe = next == NeighborStale && t.ifc.routerDead(addr); probe {
+			next = NeighborProbe
 		}
 		n.tries, n.polls = 0, 0
 		n.reachable.Store(int64(t.reachable))
@@ -658,7 +659,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	switch {
 	case probe:
 		t.ask(n, netip.Addr{}, now)
-	case ok && next == neighReachable:
+	case ok && next == NeighborReachable:
 		t.ifc.routerAnswers(addr)
 	}
 	return router == 0 && w&neighRouter != 0
@@ -705,9 +706,8 @@ type Neighbor struct {
 	NIC  string
 	Addr netip.Addr
 	MAC  wire.MAC // zero if it is not known
-	// State is "incomplete", "reachable", "stale", "delay", "probe", "failed" or "permanent".
-	// SetNeighbor ignores State and makes every entry permanent.
-	State string
+	// State is the state of the entry. SetNeighbor ignores it and makes every entry permanent.
+	State NeighborState
 	// Age is the time since the last proof that the neighbour is reachable. It is 0 in the states
 	// incomplete, failed and permanent.
 	Age time.Duration
@@ -737,14 +737,14 @@ func (t *neighborTable) describe(all []Neighbor, now tcp.Time) []Neighbor {
 		w := n.word.Load()
 		mac, st := unpackNeighbor(w)
 		age := time.Duration(now - tcp.Time(n.confirmed.Load()))
-		if st == neighReachable && int64(age) >= n.reachable.Load() {
-			st = neighStale
+		if st == NeighborReachable && int64(age) >= n.reachable.Load() {
+			st = NeighborStale
 		}
-		if st == neighPermanent || st == neighUnknown || st == neighIncomplete {
+		if st == NeighborPermanent || st == NeighborFailed || st == NeighborIncomplete {
 			age = 0
 		}
 		all = append(all, Neighbor{
-			NIC: t.ifc.name, Addr: n.addr, MAC: mac, State: st.String(), Age: age, Router: w&neighRouter != 0,
+			NIC: t.ifc.name, Addr: n.addr, MAC: mac, State: st, Age: age, Router: w&neighRouter != 0,
 		})
 	}
 	return all
@@ -823,6 +823,6 @@ func (t *neighborTable) set(addr netip.Addr, mac wire.MAC) {
 	}
 	t.sendWaiting(n, mac)
 	n.polls = 0
-	n.word.Store(packNeighbor(mac, neighPermanent))
+	n.word.Store(packNeighbor(mac, NeighborPermanent))
 	t.ifc.routerAnswers(addr)
 }

@@ -25,10 +25,10 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		other
 	)
 	type row struct {
-		st   neighborState
+		st   NeighborState
 		link int
 		s, o bool
-		next neighborState
+		next NeighborState
 		take bool // the link address of the advertisement is stored
 	}
 	var rows []row
@@ -40,20 +40,20 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 	// INCOMPLETE state."
 	for _, o := range []bool{false, true} {
 		rows = append(rows,
-			row{neighIncomplete, none, false, o, neighIncomplete, false},
-			row{neighIncomplete, none, true, o, neighIncomplete, false},
-			row{neighIncomplete, other, false, o, neighStale, true},
-			row{neighIncomplete, other, true, o, neighReachable, true},
+			row{NeighborIncomplete, none, false, o, NeighborIncomplete, false},
+			row{NeighborIncomplete, none, true, o, NeighborIncomplete, false},
+			row{NeighborIncomplete, other, false, o, NeighborStale, true},
+			row{NeighborIncomplete, other, true, o, NeighborReachable, true},
 		)
 	}
-	for _, st := range []neighborState{neighReachable, neighStale, neighDelay, neighProbe} {
+	for _, st := range []NeighborState{NeighborReachable, NeighborStale, NeighborDelay, NeighborProbe} {
 		// "If the Override flag is clear and the supplied link-layer address differs from that in
 		// the cache, then one of two actions takes place: a. If the state of the entry is
 		// REACHABLE, set it to STALE, but do not update the entry in any other way. b. Otherwise,
 		// the received advertisement should be ignored".
 		kept := st
-		if st == neighReachable {
-			kept = neighStale
+		if st == NeighborReachable {
+			kept = NeighborStale
 		}
 		rows = append(rows,
 			row{st, other, false, false, kept, false},
@@ -63,14 +63,14 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 			// is set, the state of the entry MUST be set to REACHABLE. If the Solicited flag is zero and
 			// the link-layer address was updated with a different address, the state MUST be set to
 			// STALE. Otherwise, the entry's state remains unchanged."
-			row{st, other, false, true, neighStale, true},
-			row{st, other, true, true, neighReachable, true},
+			row{st, other, false, true, NeighborStale, true},
+			row{st, other, true, true, NeighborReachable, true},
 		)
 		for _, link := range []int{none, same} {
 			for _, o := range []bool{false, true} {
 				rows = append(rows,
 					row{st, link, false, o, st, false},
-					row{st, link, true, o, neighReachable, false})
+					row{st, link, true, o, NeighborReachable, false})
 			}
 		}
 	}
@@ -80,8 +80,8 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		for _, s := range []bool{false, true} {
 			for _, o := range []bool{false, true} {
 				rows = append(rows,
-					row{neighUnknown, link, s, o, neighUnknown, false},
-					row{neighPermanent, link, s, o, neighPermanent, false},
+					row{NeighborFailed, link, s, o, NeighborFailed, false},
+					row{NeighborPermanent, link, s, o, NeighborPermanent, false},
 					row{neighGone, link, s, o, neighGone, false})
 			}
 		}
@@ -109,11 +109,11 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 
 // learnsRow tests one row of the table with a real entry, 10 s after its last confirmation. RFC 4861
 // 7.3.1: only an answer confirms that the neighbour is reachable.
-func learnsRow(t *testing.T, st neighborState, how neighborUpdate, same bool, next neighborState, take bool, text string) {
+func learnsRow(t *testing.T, st NeighborState, how neighborUpdate, same bool, next NeighborState, take bool, text string) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := ndHost(t)
 		old, mac := macB, wire.MAC{2, 0, 0, 0, 0, 0xc}
-		if st == neighUnknown || st == neighIncomplete {
+		if st == NeighborFailed || st == NeighborIncomplete {
 			old = wire.MAC{}
 		}
 		tab := (*s.ifaces.Load())[1].nd()
@@ -136,7 +136,7 @@ func learnsRow(t *testing.T, st neighborState, how neighborUpdate, same bool, ne
 		got, gotNext := unpackNeighbor(n.word.Load())
 		require.Equal(t, next, gotNext, text)
 		require.Equal(t, mac, got, text)
-		if next == neighReachable && how&updateSolicited != 0 {
+		if next == NeighborReachable && how&updateSolicited != 0 {
 			require.Equal(t, int64(s.now()), n.confirmed.Load(), text)
 			return
 		}
@@ -307,7 +307,7 @@ func TestRepeatedARPDoesNotProlongReachable(t *testing.T) {
 		u := openUDP(t, s, "0.0.0.0:9")
 		sendTo2(t, u, "1")
 		p.reply()
-		state := func() string { return s.Neighbors()[0].State }
+		state := func() string { return s.Neighbors()[0].State.String() }
 		require.Equal(t, "reachable", state())
 		for range 6 {
 			time.Sleep(5 * time.Second)

@@ -315,7 +315,7 @@ func TestFramesThatANeighborDropsAreCompleted(t *testing.T) {
 	// completed when it is dropped.
 	for name, lose := range map[string]func(t *testing.T, nt *neighborTable, n *neighbor){
 		"the neighbor does not answer": func(t *testing.T, nt *neighborTable, n *neighbor) {
-			n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
+			n.word.Store(packNeighbor(wire.MAC{}, NeighborIncomplete))
 			n.tries, n.queued, nt.asking = maxRequests, true, append(nt.asking, n)
 			nt.fired()
 		},
