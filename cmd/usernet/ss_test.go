@@ -51,6 +51,15 @@ func newInspected(t *testing.T) *inspected {
 		_, err = io.ReadFull(c, make([]byte, 1000))
 		require.NoError(t, err)
 	}
+	// The acknowledgement of the 1000 bytes may be delayed.
+	require.Eventually(t, func() bool {
+		for c := range n.host.Conns() {
+			if c.SendQ != 0 {
+				return false
+			}
+		}
+		return true
+	}, time.Minute, time.Millisecond)
 	pc, err := n.host.ListenPacket("udp", ":53")
 	require.NoError(t, err)
 	t.Cleanup(func() { pc.Close() })

@@ -91,6 +91,11 @@ func TestTracerouteAndLinuxSeeTheSameRoute(t *testing.T) {
 			return times.ReplaceAllString(strings.TrimSpace(out), "T")
 		}
 		theirs, ours := run("traceroute", ""), run(exe+" traceroute", onVeth)
+		// Debian's waits for a probe only three times as long as for the one before, so on a loaded machine it may
+		// miss an answer.
+		for n := 0; n < 20 && strings.Contains(theirs, "*") && !strings.Contains(c.want, "*"); n++ {
+			theirs = run("traceroute", "")
+		}
 		if strings.Contains(c.args, "-T") { // Debian's prints the default length, and not that of its SYN
 			_, theirs, _ = strings.Cut(theirs, "\n")
 			_, ours, _ = strings.Cut(ours, "\n")
