@@ -9,7 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/usernet/usernet"
@@ -20,8 +21,10 @@ const (
 	pingInterval = 15 * time.Second
 	// writeTimeout is how long a write to a client may take. A client that reads nothing is cut off.
 	writeTimeout = 30 * time.Second
-	// eventQueue is the number of events that wait for a client.
+	// eventQueue and eventBytes are the number of events that wait for a client, and their bytes. Samples of tables
+	// do not count: of each topic, the newest one waits.
 	eventQueue = 256
+	eventBytes = 1 << 20
 	// load is the inverse of the part of one CPU that a sampler uses: after a sample that took a time t, the sampler
 	// waits for load*t.
 	load = 100
@@ -74,16 +77,73 @@ func (o *eventWriter) write(b []byte) error {
 
 // A subscriber is a client of feeds.
 type subscriber struct {
-	events chan event
-	lost   atomic.Uint64 // events that found the queue full
+	ready chan struct{} // has a value if queue is not empty
+
+	mu    sync.Mutex
+	queue []queuedEvent
+	count int    // events of queue that are no tables
+	bytes int    // and their bytes
+	lost  uint64 // events that found the queue full, or that a later one has replaced
 }
 
-// put queues an event, or counts it as lost.
-func (s *subscriber) put(e event) {
+func newSubscriber() *subscriber { return &subscriber{ready: make(chan struct{}, 1)} }
+
+// A queuedEvent is an event that waits for a client.
+type queuedEvent struct {
+	event
+	table bool // a later event of the topic replaces this one
+}
+
+// put queues an event, or counts it as lost. A table replaces the one of its topic that waits.
+func (s *subscriber) put(x event, table bool) {
+	e := queuedEvent{x, table}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.table {
+		for i := range s.queue {
+			if s.queue[i].topic == e.topic {
+				s.queue[i] = e
+				s.lost++
+				return
+			}
+		}
+	} else {
+		// An event that is larger than the queue passes alone.
+		if s.count == eventQueue || s.count > 0 && s.bytes+len(e.data) > eventBytes {
+			s.lost++
+			return
+		}
+		s.count++
+		s.bytes += len(e.data)
+	}
+	s.queue = append(s.queue, e)
+	s.signal()
+}
+
+// take removes the oldest event. It returns false if there is none, and the number of events that were lost so far.
+func (s *subscriber) take() (_ event, ok bool, lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return event{}, false, s.lost
+	}
+	e := s.queue[0]
+	s.queue = slices.Delete(s.queue, 0, 1)
+	if !e.table {
+		s.count--
+		s.bytes -= len(e.data)
+	}
+	if len(s.queue) > 0 {
+		s.signal()
+	}
+	return e.event, true, s.lost
+}
+
+// signal wakes the reader.
+func (s *subscriber) signal() {
 	select {
-	case s.events <- e:
+	case s.ready <- struct{}{}:
 	default:
-		s.lost.Add(1)
 	}
 }
 
@@ -93,6 +153,9 @@ type producer struct {
 	sampled    bool // a new client gets the last event at once
 	run        func(ctx context.Context, emit func(any))
 }
+
+// table reports whether an event says all that the one before says. That of a connection has the events since then.
+func (p *producer) table() bool { return p.sampled && p.topic != "conn" }
 
 // A feed produces the events of a topic for all clients that want the same. Its goroutine runs as long as there is a
 // client.
@@ -121,7 +184,7 @@ func (l *live) subscribe(p producer, s *subscriber) (leave func()) {
 			p.run(ctx, func(v any) { l.emit(f, v) })
 		}()
 	} else if f.last != nil {
-		s.put(*f.last)
+		s.put(*f.last, f.table())
 	}
 	f.subs[s] = true
 	return func() {
@@ -161,7 +224,7 @@ func (l *live) emit(f *feed, v any) {
 		f.last = &e
 	}
 	for s := range f.subs {
-		s.put(e)
+		s.put(e, f.table())
 	}
 }
 
@@ -257,7 +320,7 @@ func (l *live) stream(p *params, out *eventWriter) error {
 	if out.begin() != nil {
 		return nil // the client has gone
 	}
-	s := &subscriber{events: make(chan event, eventQueue)}
+	s := newSubscriber()
 	for _, x := range all {
 		defer l.subscribe(x, s)()
 	}
@@ -270,7 +333,7 @@ func (l *live) stream(p *params, out *eventWriter) error {
 func (l *live) copy(s *subscriber, out *eventWriter) {
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
-	var lost uint64
+	var told uint64
 	for {
 		changed := l.host.Changed()
 		if l.closed() {
@@ -278,18 +341,23 @@ func (l *live) copy(s *subscriber, out *eventWriter) {
 			return
 		}
 		var err error
+		lost := told
 		select {
 		case <-out.ctx.Done():
 			return
 		case <-changed:
-		case e := <-s.events:
-			err = out.event(e)
+		case <-s.ready:
+			var e event
+			var ok bool
+			if e, ok, lost = s.take(); ok {
+				err = out.event(e)
+			}
 		case <-ping.C:
 			err = out.write([]byte(": ping\n\n"))
 		}
-		if n := s.lost.Load(); n != lost && err == nil {
-			lost = n
-			err = out.event(event{"lost", fmt.Appendf(nil, `{"lost":%d}`, n)})
+		if lost != told && err == nil {
+			told = lost
+			err = out.event(event{"lost", fmt.Appendf(nil, `{"lost":%d}`, lost)})
 		}
 		if err != nil {
 			return

@@ -216,8 +216,40 @@ func TestASlowClientLosesEventsAndIsTold(t *testing.T) {
 		nextOf[Overview](s, "overview")
 		time.Sleep(2 * eventQueue * 500 * time.Millisecond) // the client reads nothing
 		lost := nextOf[struct{ Lost int }](s, "lost")
-		require.InDelta(t, eventQueue, lost.Lost, 5)
+		require.InDelta(t, 2*eventQueue, lost.Lost, 5)
+		require.Less(t, time.Since(nextOf[Overview](s, "overview").Time), time.Second, "what waited is the newest sample")
 	})
+}
+
+func TestTheEventsThatWaitAreBounded(t *testing.T) {
+	s := newSubscriber()
+	for range 100 {
+		s.put(event{"conns", make([]byte, eventBytes)}, true)
+		s.put(event{"overview", make([]byte, eventBytes)}, true)
+	}
+	require.Len(t, s.queue, 2, "of each table, the newest waits")
+	require.Equal(t, uint64(198), s.lost)
+	for range 100 {
+		s.put(event{"dropped", make([]byte, eventBytes/10)}, false)
+	}
+	require.Len(t, s.queue, 2+10)
+	require.Equal(t, uint64(198+90), s.lost)
+	n := 0
+	for {
+		if _, ok, _ := s.take(); !ok {
+			break
+		}
+		n++
+	}
+	require.Equal(t, 12, n)
+	require.Zero(t, s.bytes+s.count)
+	for range 2 * eventQueue {
+		s.put(event{"segments", make([]byte, 2*eventBytes/eventQueue/4)}, false)
+	}
+	require.Len(t, s.queue, eventQueue)
+	s = newSubscriber()
+	s.put(event{"conn", make([]byte, 2*eventBytes)}, false)
+	require.Len(t, s.queue, 1, "an event that is larger than the queue passes alone")
 }
 
 func TestAStreamIsKeptOpen(t *testing.T) {
