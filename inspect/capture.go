@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 	defaultCapture    = 16 << 20
 	captureBuffer     = 8 << 20                // frames that the capture has not taken yet, in bytes
 	captureHold       = 4096                   // frames that wait for the reason of their drop
+	captureHoldBytes  = 1 << 20                // and their bytes
 	captureQuiet      = 20 * time.Millisecond  // after this time without a frame, none of them is dropped any more
 	captureWriteAhead = 200 * time.Millisecond // the client gets the frames at least this often
 )
@@ -113,7 +115,7 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 	c.to = &clientWriter{w: w, rc: http.NewResponseController(w)}
 	defer c.to.rc.SetWriteDeadline(time.Time{}) // the connection may serve more requests
 	c.whole = c.keys != nil
-	c.to.rc.Flush() // the client learns that the capture has begun
+	c.to.Flush() // the client learns that the capture has begun
 	c.run(ctx, watcher)
 	if r.Context().Err() == nil {
 		c.finish()
@@ -137,17 +139,35 @@ func (l *live) ownConn(r *http.Request) tuple {
 	return tuple{unzoned(t.local), unzoned(t.remote)}
 }
 
-// A clientWriter writes to a client. A client that reads nothing is cut off.
+// A clientWriter writes to a client. A client that reads nothing is cut off. Between the writes there is no deadline:
+// over HTTP/2, a deadline that passes resets the stream even if no write is pending.
 type clientWriter struct {
 	w  io.Writer
 	rc *http.ResponseController
 }
 
-func (c *clientWriter) Write(p []byte) (int, error) {
-	if err := c.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return 0, err
+func (c *clientWriter) Write(p []byte) (n int, err error) {
+	err = c.within(func() (err error) {
+		n, err = c.w.Write(p)
+		return err
+	})
+	return n, err
+}
+
+// Flush sends what the server has buffered.
+func (c *clientWriter) Flush() error { return c.within(c.rc.Flush) }
+
+// within calls f with a deadline, and clears the deadline if f succeeds.
+func (c *clientWriter) within(f func() error) error {
+	err := c.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
 	}
-	return c.w.Write(p)
+	if err := f(); err != nil {
+		return err
+	}
+	c.rc.SetWriteDeadline(time.Time{})
+	return nil
 }
 
 // errFull ends a capture that has reached its number of bytes.
@@ -161,37 +181,47 @@ type capture struct {
 	keys  *KeyLog
 	own   tuple // the connection of the request itself, if it is one of the host: its frames are left out
 	whole bool  // the frames are kept until the end, because the secrets of TLS have to be before them in the file
-	size  int64
 
-	out  *pcap.Writer
-	held []pcap.Packet // frames that may still be found to be dropped, or all of them if whole is set
-	lost uint64
-	err  error
+	out     *pcap.Writer
+	held    []pcap.Packet // frames that may still be found to be dropped, or all of them if whole is set
+	size    int64         // bytes of held, in the file
+	flushed time.Time
+	lost    uint64
+	err     error
 }
 
 // run takes frames until ctx ends, the host is closed or the capture is full.
 func (c *capture) run(ctx context.Context, w *stack.Watcher) {
-	flushed := time.Now()
+	c.flushed = time.Now()
 	for c.err == nil {
 		e, err := c.next(ctx, w)
 		switch {
 		case errors.Is(err, errQuiet):
 			c.write(len(c.held))
 			c.flush()
-			flushed = time.Now()
-			e, err = w.Next(ctx)
-		case err == nil && time.Since(flushed) >= captureWriteAhead:
-			c.flush()
-			flushed = time.Now()
-		}
-		if err != nil {
+		case err != nil:
 			return
-		}
-		c.add(&e)
-		if len(c.held) > captureHold {
-			c.write(len(c.held) / 2)
+		default:
+			c.take(&e)
 		}
 	}
+}
+
+// take adds an event, and writes frames if there are too many, or if the client has got none for a while.
+func (c *capture) take(e *stack.WatchEvent) {
+	c.add(e)
+	for !c.whole && (len(c.held) > captureHold || c.size > captureHoldBytes) {
+		c.write((len(c.held) + 1) / 2)
+	}
+	if time.Since(c.flushed) < captureWriteAhead {
+		return
+	}
+	n, old := 0, time.Now().Add(-captureQuiet)
+	for n < len(c.held) && c.held[n].Time.Before(old) {
+		n++
+	}
+	c.write(n)
+	c.flush()
 }
 
 // errQuiet says that no frame has come for a while.
@@ -220,7 +250,8 @@ func (c *capture) add(e *stack.WatchEvent) {
 	c.lost += e.Lost
 	if c.own.local.IsValid() {
 		// Each frame that is sent to the client would be captured, and would be sent again.
-		if p, ok := parseSegment(e); ok && p.tuple == c.own {
+		// On the loopback, the frames of the client's end are there too.
+		if p, ok := parseSegment(e); ok && (p.tuple == c.own || p.tuple == tuple{c.own.remote, c.own.local}) {
 			return
 		}
 	}
@@ -230,6 +261,7 @@ func (c *capture) add(e *stack.WatchEvent) {
 		for i := len(c.held) - 1; i >= max(len(c.held)-captureHold, 0) && e.Data != nil; i-- {
 			if p := &c.held[i]; p.Comment == "" && p.Len == e.Len && bytes.Equal(p.Data, e.Data) {
 				p.Comment = comment
+				c.size += int64(len(comment))
 				return
 			}
 		}
@@ -252,12 +284,21 @@ func (c *capture) add(e *stack.WatchEvent) {
 		p.Direction = pcap.Outbound
 	}
 	c.held = append(c.held, p)
-	if c.size += int64(len(p.Data) + blockOverhead); c.size >= c.left && c.whole {
+	if c.size += c.sizeOf(&p); c.size >= c.left && c.whole {
 		c.err = errFull
 	}
 }
 
-// blockOverhead is about the number of bytes of a packet's block without the packet.
+// sizeOf returns about the number of bytes of a frame in the file.
+func (c *capture) sizeOf(p *pcap.Packet) int64 {
+	n := len(p.Data)
+	if c.snap > 0 {
+		n = min(n, c.snap)
+	}
+	return int64(n + len(p.Comment) + blockOverhead)
+}
+
+// blockOverhead is about the number of bytes of a packet's block without the packet and its comment.
 const blockOverhead = 64
 
 // write writes the first n of the frames that are held.
@@ -267,12 +308,16 @@ func (c *capture) write(n int) {
 	}
 	c.begin()
 	for i := range n {
+		c.size -= c.sizeOf(&c.held[i])
 		if c.err == nil {
 			c.err = c.out.Write(c.held[i])
 		}
 	}
-	c.held = append(c.held[:0], c.held[n:]...)
+	c.held = slices.Delete(c.held, 0, n) // it also lets go of their bytes
 }
+
+// keyBlock is fewer bytes than a block of secrets has, if there are several.
+const keyBlock = 32 << 10
 
 // begin writes the beginning of the file, once.
 func (c *capture) begin() {
@@ -288,18 +333,34 @@ func (c *capture) finish() {
 	}
 	c.whole = false
 	c.begin()
-	if lines := c.keys.lines(); len(lines) > 0 && c.err == nil {
+	// The secrets may take what the frames leave, and half of a file that the frames would fill.
+	room := max(c.left-c.size, c.left/2)
+	lines := lastLines(c.keys.lines(), room-blockOverhead*(1+room/keyBlock))
+	if len(lines) > 0 && c.err == nil {
 		c.err = c.out.WriteKeyLog(lines)
 	}
 	c.write(len(c.held))
 	c.flush()
 }
 
+// lastLines returns the last lines of a key log that have at most n bytes.
+func lastLines(lines []byte, n int64) []byte {
+	over := int64(len(lines)) - n
+	if over <= 0 {
+		return lines
+	}
+	if n <= 0 {
+		return nil
+	}
+	return lines[over+int64(bytes.IndexByte(lines[over-1:], '\n')):] // the last byte is the end of a line
+}
+
 func (c *capture) flush() {
 	if c.err == nil && !c.whole {
 		c.begin()
 	}
-	c.to.rc.Flush()
+	c.to.Flush()
+	c.flushed = time.Now()
 }
 
 // Write writes a block of the file. A block that is over the limit is left out, and ends the capture. So the file is

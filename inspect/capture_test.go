@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -351,13 +352,108 @@ func TestACaptureLeavesNoDeadlineBehind(t *testing.T) {
 	r.RemoteAddr = "127.0.0.1:1"
 	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder()}
 	Handler(hosttest.Loopback(t)).ServeHTTP(w, r)
-	require.Greater(t, len(w.deadlines), 1)
-	require.False(t, w.deadlines[0].IsZero(), "a client that reads nothing is cut off")
+	require.Greater(t, len(w.deadlines), 3)
+	for i, d := range w.deadlines[:len(w.deadlines)-1] {
+		// The first one cuts off a client that reads nothing; none stays while no write is pending.
+		require.Equal(t, i%2 == 1, d.IsZero(), i)
+	}
 	require.True(t, w.deadlines[len(w.deadlines)-1].IsZero())
 }
 
+func TestAFullCaptureEndsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t, func(cfg *usernet.Config) { cfg.NoIPv6 = true })
+		end := startCapture(Handler(b), "seconds=60&bytes=1000")
+		synctest.Wait()
+		began := time.Now()
+		sendUDP(t, a, strings.Repeat("x", 1000)) // no frame follows
+		_, file := end()
+		require.Less(t, time.Since(began), time.Second)
+		readCapture(t, file)
+	})
+}
+
+func TestACaptureWritesASteadyFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		r := httptest.NewRequest("POST", "http://localhost/api/capture", strings.NewReader("seconds=5"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("X-Usernet-Inspect", "1")
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		go Handler(b).ServeHTTP(w, r)
+		synctest.Wait()
+		for range 100 {
+			sendUDP(t, a, "hello")
+			time.Sleep(10 * time.Millisecond) // less than captureQuiet
+		}
+		synctest.Wait()
+		all, _ := readCapture(t, w.Body.Bytes())
+		require.Greater(t, len(all), 70)
+		time.Sleep(5 * time.Second)
+	})
+}
+
+func TestTheFramesThatACaptureHoldsAreBounded(t *testing.T) {
+	w := httptest.NewRecorder()
+	c := &capture{to: &clientWriter{w, http.NewResponseController(w)}, left: 32 << 20, flushed: time.Now().Add(time.Hour)}
+	for range 100 {
+		c.take(&stack.WatchEvent{Kind: stack.FrameReceived, Time: time.Now(), Data: make([]byte, 64<<10), Len: 64 << 10})
+		held := 0
+		for _, p := range c.held[:cap(c.held)] {
+			held += len(p.Data)
+		}
+		require.LessOrEqual(t, held, captureHoldBytes)
+	}
+	c.finish()
+	require.NoError(t, c.err)
+	require.Zero(t, c.size)
+	all, _ := readCapture(t, w.Body.Bytes())
+	require.Len(t, all, 100)
+}
+
+func TestAKeyLogThatIsLargerThanTheCaptureLeavesRoom(t *testing.T) {
+	keys := new(KeyLog)
+	for i := range 1000 {
+		fmt.Fprintf(keys, "CLIENT_RANDOM %08d %080d\n", i, i)
+	}
+	for _, n := range []int{1, 100} { // fewer frames than fit, and more
+		synctest.Test(t, func(t *testing.T) {
+			a, b := hosttest.Pair(t)
+			end := startCapture(NewHandler(b, Config{KeyLog: keys}), "seconds=5&bytes=10000&filter=udp")
+			synctest.Wait()
+			for range n {
+				sendUDP(t, a, strings.Repeat("x", 1000))
+			}
+			_, file := end()
+			require.LessOrEqual(t, len(file), 10000)
+			require.Greater(t, len(file), 8000)
+			all, log := readCapture(t, file)
+			require.NotEmpty(t, all)
+			require.Contains(t, log, "\nCLIENT_RANDOM 00000999 ", "the last ones are there")
+			require.True(t, strings.HasPrefix(log, "CLIENT_RANDOM 00000"), "lines are whole")
+			require.NotContains(t, log, "CLIENT_RANDOM 00000000 ")
+		})
+	}
+	require.Empty(t, lastLines([]byte("a\nb\n"), -5))
+	require.Equal(t, "b\n", string(lastLines([]byte("a\nb\n"), 2)))
+	require.Equal(t, "b\n", string(lastLines([]byte("a\nb\n"), 3)))
+	require.Empty(t, lastLines([]byte("a\nb\n"), 1))
+}
+
 func TestACaptureLeavesItsOwnConnectionOut(t *testing.T) {
-	a, b := hosttest.Pair(t)
+	t.Run("wire", func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		leavesItselfOut(t, a, b, hosttest.AddrB)
+	})
+	t.Run("loopback", func(t *testing.T) {
+		h := hosttest.Loopback(t)
+		leavesItselfOut(t, h, h, "127.0.0.1")
+	})
+}
+
+// leavesItselfOut captures on host b from host a.
+func leavesItselfOut(t *testing.T, a, b *usernet.Host, addr string) {
 	ln, err := b.Listen("tcp", ":80")
 	require.NoError(t, err)
 	srv := &http.Server{Handler: NewHandler(b, Config{Token: "secret"})}
@@ -365,7 +461,7 @@ func TestACaptureLeavesItsOwnConnectionOut(t *testing.T) {
 	defer srv.Close()
 	client := &http.Client{Transport: &http.Transport{DialContext: a.DialContext}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequest("POST", "http://"+hosttest.NameB+"/api/capture", strings.NewReader("seconds=60&bytes=4000"))
+	req, err := http.NewRequest("POST", "http://"+addr+"/api/capture", strings.NewReader("seconds=60&bytes=4000"))
 	require.NoError(t, err)
 	req.Header = http.Header{
 		"Content-Type": {"application/x-www-form-urlencoded"}, "X-Usernet-Inspect": {"1"}, "Authorization": {"Bearer secret"},
@@ -375,7 +471,7 @@ func TestACaptureLeavesItsOwnConnectionOut(t *testing.T) {
 	defer resp.Body.Close()
 	go func() {
 		for range 100 { // until the capture is full
-			c, err := a.Dial("udp", hosttest.AddrB+":9999")
+			c, err := a.Dial("udp", addr+":9999")
 			if err != nil {
 				return
 			}
@@ -388,7 +484,7 @@ func TestACaptureLeavesItsOwnConnectionOut(t *testing.T) {
 	all, _ := readCapture(t, file)
 	require.NotEmpty(t, all)
 	for _, p := range all {
-		s, ok := parseSegment(&stack.WatchEvent{Data: p.Data, Len: p.Len, Ethernet: true})
+		s, ok := parseSegment(&stack.WatchEvent{Data: p.Data, Len: p.Len, Ethernet: p.Link == pcap.LinkEthernet})
 		require.False(t, ok && s.local.Port() == 80 || ok && s.remote.Port() == 80, "a segment of the request's own connection")
 	}
 }
