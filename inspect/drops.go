@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ const (
 	dropSnap    = 2 << 10 // bytes that are decoded of a dropped frame
 	hexBytes    = 256     // bytes of a dropped frame in hexadecimal
 	watchBuffer = 256 << 10
+	dropEvents  = 1000                  // drops that a sample reads: more than watchBuffer holds
 	burst       = 200                   // events of a stream after which it rests
 	rest        = 50 * time.Millisecond // 200 events in 50 ms are the most that a stream has
 )
@@ -64,23 +66,36 @@ func (d *dropWatch) add(to *Drops) {
 	}
 	// Only the last frames of each reason are decoded: a flood costs no more than a copy of its frames.
 	fresh := make(map[stack.DropReason][]stack.WatchEvent)
+	n := 0
 	for e := range waiting(d.watcher) {
 		d.lost += e.Lost
-		all := append(fresh[e.Reason], e)
-		fresh[e.Reason] = all[max(len(all)-lastFrames, 0):]
-	}
-	for r, events := range fresh {
-		all := d.last[r]
-		for i := range events {
-			all = append(all, droppedFrame(&events[i]))
+		fresh[e.Reason] = append(last(fresh[e.Reason], lastFrames-1), e)
+		if n++; n >= dropEvents {
+			break
 		}
-		d.last[r] = all[max(len(all)-lastFrames, 0):]
 	}
+	keepDropped(d.last, fresh)
 	to.Lost = d.lost
 	for i := range to.Reasons {
 		r := &to.Reasons[i]
 		r.Last = append(r.Last, d.last[stack.DropReason(r.Reason)]...)
 	}
+}
+
+// keepDropped decodes drops and adds them to the last ones of each reason.
+func keepDropped(to map[stack.DropReason][]DroppedFrame, fresh map[stack.DropReason][]stack.WatchEvent) {
+	for r, events := range fresh {
+		all := to[r]
+		for i := range events {
+			all = append(all, droppedFrame(&events[i]))
+		}
+		to[r] = last(all, lastFrames)
+	}
+}
+
+// last returns the last n items of a list, or all of them if there are fewer. What it leaves out is not kept in memory.
+func last[T any](all []T, n int) []T {
+	return slices.Delete(all, 0, max(len(all)-n, 0))
 }
 
 // waiting returns an iterator over the events that a Watcher has now. It does not wait for more.

@@ -83,8 +83,13 @@ type Recording struct {
 	dropped  map[stack.DropReason][]DroppedFrame
 }
 
-// recordBuffer is the memory of the frames between two samples, in bytes.
-const recordBuffer = 8 << 20
+const (
+	// recordBuffer is the memory of the frames between two samples, in bytes.
+	recordBuffer = 8 << 20
+	// recordEvents is the number of events that a sample reads, so that a flood does not keep it from its end. It is
+	// more than recordBuffer holds: what waits when the sample begins is read.
+	recordEvents = 25_000
+)
 
 // A recordedConn is a connection that is in the recording.
 type recordedConn struct {
@@ -289,18 +294,23 @@ func (r *Recording) conns() {
 // watched writes the segments and the ends of connections since the sample before, and keeps the last dropped frames.
 func (r *Recording) watched() {
 	if r.watcher != nil {
+		n := 0
+		drops := make(map[stack.DropReason][]stack.WatchEvent)
 		for e := range waiting(r.watcher) {
 			r.lost += e.Lost
 			switch e.Kind {
 			case stack.FrameReceived, stack.FrameSent:
 				r.segment(&e)
 			case stack.PacketDropped:
-				all := append(r.dropped[e.Reason], droppedFrame(&e))
-				r.dropped[e.Reason] = all[max(len(all)-lastFrames, 0):]
+				drops[e.Reason] = append(last(drops[e.Reason], lastFrames-1), e)
 			case stack.ConnClosed:
 				r.closed(&e)
 			}
+			if n++; n >= recordEvents || r.bytes >= r.cfg.MaxBytes {
+				break
+			}
 		}
+		keepDropped(r.dropped, drops)
 	}
 	for k, w := range r.watches {
 		if w.sample != r.samples {
@@ -324,15 +334,18 @@ func (r *Recording) segment(e *stack.WatchEvent) {
 		return // a connection with a zone, or of a listener that has refused it
 	}
 	w.seg.tuple = p.tuple
-	if h := &p.header; h.Flags&wire.FlagSYN != 0 && h.HasWScale {
-		// Both ends have to send the option; the shift of an offer without an answer is of no segment that matters.
+	switch h := &p.header; {
+	case h.Flags&wire.FlagSYN != 0 && h.HasWScale:
 		w.seg.scaled = true
 		if e.Outbound {
 			w.seg.out.shift = h.WScale
 		} else {
 			w.seg.in.shift = h.WScale
 		}
-	} else if !w.seg.scaled {
+	case h.Flags&wire.FlagSYN != 0:
+		// RFC 7323 2.2: "Both sides MUST send Window Scale options in their <SYN> segments to enable window scaling".
+		w.seg.scaled, w.seg.out.shift, w.seg.in.shift = true, 0, 0
+	case !w.seg.scaled:
 		w.seg.scale(r.host)
 	}
 	r.segments++

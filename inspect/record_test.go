@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,8 @@ import (
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/internal/hosttest"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // transfer records the sender of a transfer over a wire with loss and returns the recording, the ID of the connection and
@@ -182,6 +185,74 @@ func TestARecordingLeavesOutWhatIsTooMuch(t *testing.T) {
 		require.Len(t, x.conns, 2)
 		require.Contains(t, string(x.topics["end"][0]), `"skipped_conns":3`)
 	})
+}
+
+func TestAFloodOfDropsDoesNotHoldARecording(t *testing.T) {
+	a, b := hosttest.Pair(t)
+	var out bytes.Buffer
+	rec := Record(b, &out, RecordConfig{})
+	stop := make(chan bool)
+	var flood sync.WaitGroup
+	for range 4 {
+		c, err := a.Dial("udp", hosttest.AddrB+":9999")
+		require.NoError(t, err)
+		defer c.Close()
+		flood.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					c.Write([]byte("flood"))
+				}
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	done := make(chan error)
+	go func() { done <- rec.Close() }()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		t.Error("Close hangs")
+	}
+	close(stop)
+	flood.Wait()
+	if t.Failed() {
+		<-done
+		return
+	}
+	h, err := Open(&out)
+	require.NoError(t, err)
+	for _, r := range get[Drops](t, h, "api/drops").Reasons {
+		require.LessOrEqual(t, len(r.Last), lastFrames)
+	}
+}
+
+func TestARecordingHasTheWindowsOfAPeerWithoutScaling(t *testing.T) {
+	out := tuple{netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:81")}
+	w := &recordedConn{connWatch: connWatch{tuple: out}}
+	r := &Recording{host: hosttest.Loopback(t), gz: gzip.NewWriter(io.Discard), cfg: RecordConfig{MaxSegments: 10}, watches: map[tuple]*recordedConn{out: w}}
+	add := func(outbound bool, h wire.TCP) {
+		src, dst := out.local, out.remote
+		if !outbound {
+			src, dst = dst, src
+		}
+		h.SrcPort, h.DstPort = src.Port(), dst.Port()
+		b := make([]byte, 20+h.Len())
+		ip := wire.IPv4{TTL: 64, Proto: wire.ProtoTCP, Src: src.Addr(), Dst: dst.Addr()}
+		ip.Put(b, h.Len())
+		h.Put(b[20:])
+		r.segment(&stack.WatchEvent{Data: b, Len: len(b), Outbound: outbound})
+	}
+	add(true, wire.TCP{Flags: wire.FlagSYN, HasWScale: true, WScale: 7})
+	require.Equal(t, uint8(7), w.seg.out.shift)
+	add(false, wire.TCP{Flags: wire.FlagSYN | wire.FlagACK, HasWScale: true, WScale: 5})
+	require.Equal(t, [2]uint8{7, 5}, [2]uint8{w.seg.out.shift, w.seg.in.shift})
+	add(false, wire.TCP{Flags: wire.FlagSYN | wire.FlagACK})
+	require.Equal(t, [2]uint8{}, [2]uint8{w.seg.out.shift, w.seg.in.shift})
+	require.Equal(t, 3, r.segments)
 }
 
 func TestARecordingEndsWithTheHostAndNeedsNoClose(t *testing.T) {
