@@ -274,6 +274,9 @@ func (t *test) flow(ctx context.Context, next <-chan stateMessage) error {
 			if m.err == nil && !(t.server && m.state == testEnd) {
 				m.err = fmt.Errorf("%w: %v while the test runs", ErrProtocol, m.state)
 			}
+			if m.err == nil && t.fails(&failure) {
+				return failure
+			}
 			return m.err
 		case <-ctx.Done():
 			return ctx.Err()
@@ -281,9 +284,15 @@ func (t *test) flow(ctx context.Context, next <-chan stateMessage) error {
 			if t.server {
 				return fmt.Errorf("%w: it does not end", ErrStalled)
 			}
-			return nil
+			if !t.fails(&failure) {
+				return nil
+			}
+			end, fail = nil, time.After(time.Second)
 		case <-sent:
-			return nil
+			if !t.fails(&failure) {
+				return nil
+			}
+			sent, fail = nil, time.After(time.Second)
 		case <-enough:
 			return nil
 		case err := <-t.failed:
@@ -301,6 +310,18 @@ func (t *test) flow(ctx context.Context, next <-chan stateMessage) error {
 			}
 		}
 	}
+}
+
+// fails reports whether a stream has failed. failure is the error that was received from t.failed; fails sets it if it
+// is nil.
+func (t *test) fails(failure *error) bool {
+	if *failure == nil {
+		select {
+		case *failure = <-t.failed:
+		default:
+		}
+	}
+	return *failure != nil
 }
 
 func (t *test) totalBytes() (n int64) {

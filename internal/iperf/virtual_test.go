@@ -3,6 +3,7 @@ package iperf
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math"
 	"net"
 	"net/netip"
@@ -128,6 +129,29 @@ func TestLossIsCounted(t *testing.T) {
 			require.Positive(t, a.Retransmits)
 		}
 	})
+}
+
+// A test whose stream has failed is no success, even if its end comes before the failure is looked at.
+func TestAFailedStreamFailsTheTest(t *testing.T) {
+	reset := errors.New("the stream was reset")
+	for range 20 { // a select with several ready channels takes any of them
+		synctest.Test(t, func(t *testing.T) {
+			for name, p := range map[string]Params{"server": {}, "bytes": {Bytes: 1}, "duration": {Duration: time.Nanosecond}} {
+				ctrl, peer := net.Pipe()
+				defer ctrl.Close()
+				defer peer.Close()
+				x := newTest(ctrl, name == "server", 0, new(Events))
+				x.Params = p
+				next := make(chan stateMessage, 1)
+				if name == "server" {
+					next <- stateMessage{state: testEnd}
+				}
+				x.failed <- reset
+				close(x.sent)
+				require.ErrorIs(t, x.flow(t.Context(), next), reset, name)
+			}
+		})
+	}
 }
 
 // A server tells a client that sends nothing that it has waited long enough, at each step of a test.
