@@ -2,8 +2,8 @@
 // by expvar. The packages metrics/prom and metrics/otel, which need libraries, pass the same figures to Prometheus and
 // to OpenTelemetry. README.md lists the names. Importing these packages registers nothing.
 //
-// A reading takes no lock that traffic waits for. Its cost is proportional to the number of connections, because Read
-// counts them by state.
+// A reading holds the lock of one connection or socket at a time, for a moment. Its cost is proportional to the number
+// of connections, because Read counts them by state.
 package metrics
 
 import (
