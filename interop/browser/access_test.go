@@ -78,10 +78,10 @@ func TestAxeFindsNothing(t *testing.T) {
 	imp.Loss = 0.02
 	x := newTransfer(t, imp, discard)
 	s := show(t, x.from, inspect.Config{AllowAbort: true})
-	b := newTab(t)
 	for _, width := range []int64{400, 1200} {
-		b.size(width, 900)
 		for _, scheme := range []string{"light", "dark"} {
+			b := newTab(t) // each with its own time
+			b.size(width, 900)
 			b.scheme(scheme)
 			b.open(s.url, "")
 			eval[bool](b, script+"; true")
@@ -97,9 +97,9 @@ func TestAxeFindsNothing(t *testing.T) {
 				require.Empty(t, found, what)
 				require.LessOrEqual(t, eval[int64](b, `document.scrollingElement.scrollWidth`), width, "%s scrolls to the side", what)
 			}
+			b.noErrors()
 		}
 	}
-	b.noErrors()
 }
 
 func TestTheKeyboardReachesEverything(t *testing.T) {
