@@ -172,7 +172,7 @@ export async function conn(app, parameters) {
     schedule();
   };
   if (host.host.can_capture || host.host.recorded) {
-    app.stream("segments", { id }, { segments: segment }, { optional: true, refused: (text) => sequence.refused(text) });
+    app.stream("segments", { id }, { segments: segment }, { optional: true, refused: (text) => sequence.refused(text), opened: () => sequence.clear() });
   } else {
     sequence.refused("this inspector does not watch frames");
   }

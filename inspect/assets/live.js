@@ -51,9 +51,9 @@ export class Live {
 
   // stream opens path and calls a handler with the JSON of each event: {overview: f}. It returns an object
   // with change, which replaces the parameters, and close. The state of an optional stream is not part of the
-  // status; refused is called with the reason if the server refuses the stream.
-  stream(path, parameters, handlers, { optional = false, refused } = {}) {
-    const s = new Stream(this, path, parameters, handlers, optional, refused);
+  // status; refused is called with the reason if the server refuses the stream, and opened each time that it begins.
+  stream(path, parameters, handlers, { optional = false, refused, opened } = {}) {
+    const s = new Stream(this, path, parameters, handlers, { optional, refused, opened });
     this.streams.add(s);
     s.apply();
     return s;
@@ -88,8 +88,8 @@ export class Live {
 }
 
 class Stream {
-  constructor(live, path, parameters, handlers, optional, refused) {
-    Object.assign(this, { live, path, parameters, handlers, optional, refused, source: null, state: "opening", timer: 0, wait: firstWait });
+  constructor(live, path, parameters, handlers, options) {
+    Object.assign(this, { live, path, parameters, handlers, ...options, source: null, state: "opening", timer: 0, wait: firstWait });
   }
 
   apply() {
@@ -102,8 +102,10 @@ class Stream {
     this.source = source;
     this.state = "opening";
     source.onopen = () => {
+      if (source !== this.source) return;
       this.wait = firstWait;
       this.is("live");
+      this.opened?.();
     };
     source.onerror = () => {
       if (source !== this.source) return;

@@ -22,9 +22,7 @@ const marks = [
 export class SequencePlot {
   constructor(dir, recorded) {
     this.keep = recorded ? keepRecorded : keep;
-    this.items = [];
-    this.high = { in: null, out: null };
-    this.lost = 0;
+    this.clear();
     this.axes = new Axes({ height: 320, kind: "bytes", name: "sequence number", label: "Sequence numbers over time" });
     this.axes.onresize = () => this.draw();
     this.now = el("p", { class: "note" }, "No segment has been seen yet.");
@@ -48,6 +46,13 @@ export class SequencePlot {
   refused(text) {
     this.why = text;
     this.draw();
+  }
+
+  // clear removes all segments: each stream of segments has sequence numbers that are relative to its first ones.
+  clear() {
+    this.items = [];
+    this.high = { in: null, out: null };
+    this.lost = 0;
   }
 
   // turn shows the other direction.

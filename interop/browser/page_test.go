@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -102,6 +103,31 @@ func TestTheOverviewAndTheTablesOfTheHostFill(t *testing.T) {
 	require.Contains(t, b.text(".tree"), hosttest.AddrB)
 	b.goTo("#/drops")
 	require.NotEmpty(t, b.text("main .table"))
+	b.noErrors()
+}
+
+// A stream of segments that opens anew begins with other relative sequence numbers.
+func TestTheSequenceDiagramBeginsAnewAfterAPause(t *testing.T) {
+	x := newTransfer(t, slow, discard)
+	s := show(t, x.from, inspect.Config{})
+	b := newTab(t)
+	b.open(s.url, view(x.id))
+	b.run(chromedp.Click(`input[name="seq-span"][value="20"]`))
+	acks := `[...(document.querySelector('[data-plot="sequence"] .plot path.seq-ack').getAttribute("d") ?? "").matchAll(/V([-0-9.]+)/g)].map((m) => Number(m[1]))`
+	b.await("acknowledgements", acks+".length > 50")
+	b.run(chromedp.Click("#pause"))
+	b.await("the pause", `document.getElementById("status").textContent === "paused"`)
+	for deadline := b.ctx.Done(); s.streams.Load() != 0; {
+		select {
+		case <-deadline:
+			t.Fatal("the streams do not end")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	eval[bool](b, `window.before = document.querySelector('[data-plot="sequence"] .plot path.seq-ack').getAttribute("d"), true`)
+	b.run(chromedp.Click("#pause"))
+	b.await("more acknowledgements", `document.querySelector('[data-plot="sequence"] .plot path.seq-ack').getAttribute("d") !== window.before && `+acks+".length > 20")
+	require.True(t, eval[bool](b, acks+".every((y, i, all) => i === 0 || y <= all[i - 1])"), "what is acknowledged never falls")
 	b.noErrors()
 }
 
