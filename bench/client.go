@@ -120,19 +120,18 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	if err := wait(c.t.Time / 10); err != nil {
 		return report{}, err
 	}
-	begin := time.Now()
-	before, err := c.count()
+	before, begin, err := c.count()
 	if err != nil {
 		return report{}, err
 	}
 	if err := wait(c.t.Time); err != nil {
 		return report{}, err
 	}
-	after, err := c.count()
+	after, end, err := c.count()
 	if err != nil {
 		return report{}, err
 	}
-	took, total := time.Since(begin), after
+	total := after
 	c.stop.Store(true)
 	c.mu.Lock()
 	for _, conn := range c.conns {
@@ -145,29 +144,36 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	c.mu.Unlock()
 	wg.Wait()
 	if c.t.Kind != udpBulk { // its server is no longer asked
-		if total, err = c.count(); err != nil {
+		if total, _, err = c.count(); err != nil {
 			return report{}, err
 		}
 	}
 	return report{
-		Count: float64(after - before), Time: took, Total: float64(total),
+		Count: float64(after - before), Time: end - begin, Total: float64(total),
 		Errors: c.failed, Lost: c.lost, Note: c.note,
 	}, nil
 }
 
-// count returns the number of operations or bytes so far.
-func (c *client) count() (n int64, err error) {
+// count returns the number of operations or bytes so far, and when it was read, on the clock of the side that counts.
+// So the time between two counts lacks that of a question and its answer.
+func (c *client) count() (n int64, at time.Duration, err error) {
 	switch c.t.Kind {
 	case flow:
-		return c.t.arrived.Load(), nil
+		return c.t.arrived.Load(), clock(), nil
 	case udpBulk:
 		return c.arrived()
 	}
 	for _, m := range c.counts {
 		n += m.Load()
 	}
-	return n, nil
+	return n, clock(), nil
 }
+
+// started is the zero of clock.
+var started = time.Now()
+
+// clock returns the monotonic time of this process.
+func clock() time.Duration { return time.Since(started) }
 
 func (c *client) addr() string { return net.JoinHostPort(c.t.Addr, strconv.Itoa(c.t.Port)) }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,7 @@ import (
 const udpRun = 46
 
 // startDatagramSink counts the bytes of datagrams that arrive. On a TCP connection to the same port it answers each
-// byte with the number so far.
+// byte with the number so far and the time on its clock.
 func startDatagramSink(n *network, t *task) error {
 	addr := fmt.Sprintf(":%d", t.Port)
 	pc, err := n.listenPacket(t.network("udp"), addr)
@@ -38,7 +39,8 @@ func startDatagramSink(n *network, t *task) error {
 			if _, err := io.ReadFull(c, one[:]); err != nil {
 				return
 			}
-			if _, err := c.Write(binary.BigEndian.AppendUint64(nil, uint64(arrived.Load()))); err != nil {
+			answer := binary.BigEndian.AppendUint64(nil, uint64(arrived.Load()))
+			if _, err := c.Write(binary.BigEndian.AppendUint64(answer, uint64(clock()))); err != nil {
 				return
 			}
 		}
@@ -117,14 +119,14 @@ func (c *client) blast(count *counter) error {
 	return nil
 }
 
-// arrived asks the server how many bytes of datagrams have arrived.
-func (c *client) arrived() (int64, error) {
-	var answer [8]byte
+// arrived asks the server how many bytes of datagrams have arrived, and when it has read that on its clock.
+func (c *client) arrived() (n int64, at time.Duration, err error) {
+	var answer [16]byte
 	if _, err := c.control.Write([]byte{0}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	_, err := io.ReadFull(c.control, answer[:])
-	return int64(binary.BigEndian.Uint64(answer[:])), err
+	_, err = io.ReadFull(c.control, answer[:])
+	return int64(binary.BigEndian.Uint64(answer[:])), time.Duration(binary.BigEndian.Uint64(answer[8:])), err
 }
 
 // datagramWriter returns a function that sends datagrams of a size and returns the number of bytes sent. With batch it
