@@ -43,8 +43,8 @@ type TracerouteConfig struct {
 	// Interval is the time from one packet to the next. Zero means no limit but Parallel.
 	Interval time.Duration
 	// Port is the destination port: of TCP, 80 if zero; of the first UDP datagram, 33434 if zero.
-	// Each further datagram is sent to the next port. For ICMP, Port is the sequence number of the
-	// first request.
+	// Each further datagram is sent to the next port, which after 65535 is 1. For ICMP, Port is the
+	// sequence number of the first request.
 	Port uint16
 	// Size is the number of bytes of data of a UDP datagram or an echo request, 0 to 65000. Negative
 	// means none; zero means 32 bytes. A SYN has no data.
@@ -294,7 +294,7 @@ func (t *tracer) start() {
 	if t.udp != nil {
 		t.read(func(b []byte) (traceAnswer, bool, error) {
 			_, _, from, meta, err := t.udp.ReadFrom(b)
-			a := traceAnswer{index: int(from.Port() - t.cfg.Port), reply: TraceReply{From: from.Addr(), TTL: meta.TTL, Final: true}}
+			a := traceAnswer{index: t.udpIndex(from.Port()), reply: TraceReply{From: from.Addr(), TTL: meta.TTL, Final: true}}
 			return a, t.isFrom(from.Addr()), err
 		})
 	}
@@ -493,7 +493,7 @@ func (t *tracer) send(ctx context.Context, i int) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		_, err = t.udp.WriteTo(t.data(), netip.AddrPortFrom(t.to, t.cfg.Port+uint16(i)), o)
+		_, err = t.udp.WriteTo(t.data(), netip.AddrPortFrom(t.to, t.udpPort(i)), o)
 	}
 	switch {
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded): // if the link accepts nothing, the probe times out

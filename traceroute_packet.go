@@ -33,6 +33,13 @@ func (t *tracer) echo(i int) []byte {
 	return b
 }
 
+// udpPort returns the destination port of the UDP datagram with index i. The port after 65535 is 1, because no
+// datagram can be sent to port 0.
+func (t *tracer) udpPort(i int) uint16 { return uint16((int(t.cfg.Port)-1+i)%65535 + 1) }
+
+// udpIndex returns the index of the UDP datagram to a port, which is not 0.
+func (t *tracer) udpIndex(port uint16) int { return (int(port) - int(t.cfg.Port) + 65535) % 65535 }
+
 // syn returns the SYN with index i. Each has its own source port, so that it is not a retransmission of
 // another one, and the answer names the port.
 func (t *tracer) syn(i int) []byte {
@@ -135,7 +142,7 @@ func (t *tracer) quoted(ip []byte) (index int, ok bool) {
 	x, y := binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]) // the ports, of UDP and TCP
 	switch {
 	case proto == wire.ProtoUDP && t.udp != nil:
-		return int(y - t.cfg.Port), x == t.udp.LocalAddr().Port()
+		return t.udpIndex(y), x == t.udp.LocalAddr().Port() && y != 0
 	case proto == wire.ProtoTCP && t.tcp != nil:
 		return int(x - t.id), y == t.cfg.Port && binary.BigEndian.Uint32(b[4:]) == t.seq
 	case (proto == wire.ProtoICMP || proto == wire.ProtoICMPv6) && t.cfg.Method == TraceICMP:

@@ -159,7 +159,7 @@ func TestTracerouteFindsEveryRouter(t *testing.T) {
 		require.NoError(t, err)
 		defer pc.Close()
 		for to, want := range c.ends() {
-			for _, cfg := range []TracerouteConfig{{}, {Method: TraceICMP, Port: 65530, Size: -1}, {Method: TraceTCP}, {Method: TraceTCP, Port: 81}, {Parallel: 1, Probes: 1}, {FirstTTL: 4, Port: 9}} {
+			for _, cfg := range []TracerouteConfig{{}, {Method: TraceICMP, Port: 65530, Size: -1}, {Method: TraceTCP}, {Method: TraceTCP, Port: 81}, {Parallel: 1, Probes: 1}, {FirstTTL: 4, Port: 9}, {Port: 65535}, {Port: 65530}} {
 				about := fmt.Sprintf("%s %+v", to, cfg)
 				var called []TraceHop
 				cfg.OnHop = func(h TraceHop) { called = append(called, h) }
