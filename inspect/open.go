@@ -143,6 +143,13 @@ func (rec *recorded) answer(topic string, p *params) (any, error) {
 			return nil, err
 		}
 		return c.all[len(c.all)-1], nil
+	case "sockets":
+		var s Sockets
+		if json.Unmarshal(rec.last(topic), &s) != nil || s.Sockets == nil {
+			return rec.last(topic), nil
+		}
+		s.Sockets = page(s.Sockets, p.conns.limit, p.conns.offset)
+		return &s, nil
 	case "all":
 		all := map[string]any{"conns": rec.list(&p.conns)}
 		for _, topic := range topics {

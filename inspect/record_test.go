@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -291,6 +292,28 @@ func TestACutRecordingIsShownAsFarAsItGoes(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, half.conns)
 	require.True(t, half.end().Before(whole.end()))
+}
+
+// A client that asks for pages of the sockets of a recording gets pages.
+func TestTheSocketsOfARecordingHavePages(t *testing.T) {
+	var b bytes.Buffer
+	gz := gzip.NewWriter(&b)
+	fmt.Fprintln(gz, `{"format":"usernet inspect","version":1}`)
+	fmt.Fprintln(gz, `{"topic":"overview","value":{}}`)
+	fmt.Fprintln(gz, `{"topic":"sockets","value":{"total":3,"sockets":[{"local":"a"},{"local":"b"},{"local":"c"}]}}`)
+	require.NoError(t, gz.Close())
+	h, err := Open(&b)
+	require.NoError(t, err)
+	for query, want := range map[string][]Socket{
+		"":                  {{Local: "a"}, {Local: "b"}, {Local: "c"}},
+		"?limit=2":          {{Local: "a"}, {Local: "b"}},
+		"?limit=2&offset=2": {{Local: "c"}},
+		"?offset=3":         {},
+	} {
+		s := get[Sockets](t, h, "api/sockets"+query)
+		require.Equal(t, 3, s.Total)
+		require.Equal(t, want, s.Sockets, query)
+	}
 }
 
 func TestWhatIsNoRecordingIsRefused(t *testing.T) {
