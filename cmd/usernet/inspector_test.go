@@ -152,3 +152,37 @@ func TestInspectShowsARecording(t *testing.T) {
 		require.Contains(t, text, c.want)
 	}
 }
+
+func TestTheSocketOfAnotherProgramStays(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "s")
+	ln, remove, err := listenPrivate(name)
+	require.NoError(t, err)
+	st, err := os.Stat(name)
+	require.NoError(t, err)
+	require.Equal(t, os.ModeSocket|0o600, st.Mode())
+	files, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, files, 1, "only the socket is left")
+
+	_, _, err = listenPrivate(name)
+	require.ErrorContains(t, err, "another program uses it")
+	c, err := net.Dial("unix", name)
+	require.NoError(t, err)
+	c.Close()
+
+	// Another program replaces the file while this one runs.
+	require.NoError(t, os.Remove(name))
+	other, removeOther, err := listenPrivate(name)
+	require.NoError(t, err)
+	require.NoError(t, ln.Close())
+	remove()
+	c, err = net.Dial("unix", name)
+	require.NoError(t, err)
+	c.Close()
+	require.NoError(t, other.Close())
+	removeOther()
+	files, err = os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, files)
+}
