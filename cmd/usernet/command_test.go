@@ -179,7 +179,7 @@ func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
 		{[]string{"ss", "ftp://127.0.0.1/"}, `the scheme "ftp" is neither http nor https`},
 		{[]string{"ss", "http:///x"}, "the host is missing"},
 		{[]string{"top"}, "one target is needed"},
-		{[]string{"top", "-d", "0", "x"}, "-d is not from 0.1 to 60"},
+		{[]string{"top", "-d", "0.4", "x"}, "-d is not from 0.5 to 60"},
 		{[]string{"top", "-sort", "x", "x"}, "-sort x: the keys are rate, "},
 		{[]string{"top", "-n", "-1", "x"}, "-n is negative"},
 		{[]string{"top", "-limit", "0", "x"}, "-limit is not from 1 to 1000"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -105,13 +106,18 @@ func dumpDrops(ctx context.Context, w io.Writer, d *dumpFlags) error {
 	n := 0
 	err = from.stream(ctx, url.Values{"topics": {"dropped"}}, func(topic string, data []byte) bool {
 		var p inspect.Dropped
-		if topic != "dropped" {
+		switch topic {
+		case "dropped":
+		case "end":
+			failed = errors.New("a recording has no stream of dropped packets")
+			return false
+		default:
 			return true
 		}
 		if failed = json.Unmarshal(data, &p); failed != nil {
 			return false
 		}
-		_, failed = w.Write(d.appendRemote(nil, &p))
+		_, failed = w.Write(d.remote(&p))
 		n++
 		return failed == nil && n != d.count
 	})
@@ -124,14 +130,15 @@ func dumpDrops(ctx context.Context, w io.Writer, d *dumpFlags) error {
 	return err
 }
 
-// appendRemote appends the lines that describe a packet that another program has dropped.
-func (d *dumpFlags) appendRemote(dst []byte, p *inspect.Dropped) []byte {
-	dst = appendDropped(dst, &droppedPacket{
+// remote returns the lines that describe a packet that another program has dropped.
+func (d *dumpFlags) remote(p *inspect.Dropped) []byte {
+	dst := appendDropped(nil, &droppedPacket{
 		Time: p.Time.Local(), NIC: p.NIC, Out: p.Dir == "out", What: p.Summary, Reason: p.Reason, Rule: p.Rule, Lost: p.Lost,
 	})
 	if d.fields {
 		dst = append(dst, p.Decoded...)
 	}
+	dst = []byte(printableLines(string(dst))) // the other program chooses the text
 	if b, err := hex.DecodeString(p.Hex); err == nil && d.hex {
 		dst = appendHex(dst, b)
 	}

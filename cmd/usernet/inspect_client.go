@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/usernet/usernet/inspect"
 	"github.com/usernet/usernet/internal/site"
@@ -28,6 +30,7 @@ type inspector struct {
 // its token.
 func newInspector(target string) (*inspector, error) {
 	scheme, _, isURL := strings.Cut(target, "://")
+	dialer := net.Dialer{Timeout: inspectTimeout}
 	if !isURL {
 		if st, err := os.Stat(target); err != nil {
 			return nil, err
@@ -35,12 +38,11 @@ func newInspector(target string) (*inspector, error) {
 			return nil, fmt.Errorf("%s is not a Unix socket", target)
 		}
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", target)
+			return dialer.DialContext(ctx, "unix", target)
 		}
 		return &inspector{
 			base:   &url.URL{Scheme: "http", Host: "localhost", Path: site.InspectPath},
-			client: &http.Client{Transport: &http.Transport{DialContext: dial}},
+			client: newInspectClient(dial),
 		}, nil
 	}
 	u, err := url.Parse(target)
@@ -52,7 +54,7 @@ func newInspector(target string) (*inspector, error) {
 	case u.Host == "":
 		return nil, usageError(target + ": the host is missing")
 	}
-	i := &inspector{base: u, token: u.Query().Get("token"), client: &http.Client{Transport: &http.Transport{}}}
+	i := &inspector{base: u, token: u.Query().Get("token"), client: newInspectClient(dialer.DialContext)}
 	u.RawQuery, u.Fragment = "", ""
 	if u.Path == "" || u.Path == "/" {
 		u.Path = site.InspectPath
@@ -63,8 +65,23 @@ func newInspector(target string) (*inspector, error) {
 	return i, nil
 }
 
-// maxInspectAnswer is the longest answer that an inspector accepts, in bytes.
-const maxInspectAnswer = 64 << 20
+// inspectTimeout is how long an inspector waits for a connection, and then for the beginning of each answer. A stream
+// lasts as long as both sides like.
+const inspectTimeout = 10 * time.Second
+
+func newInspectClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: dial, TLSHandshakeTimeout: inspectTimeout, ResponseHeaderTimeout: inspectTimeout,
+	}}
+}
+
+// Limits of an inspector, because the other program may not be what it seems.
+const (
+	maxInspectAnswer = 64 << 20 // bytes of an answer
+	maxInspectPage   = 8 << 20  // bytes of a page of a list, which has at most pageSize entries
+	maxInspectPages  = 1 << 30  // bytes of all pages of a list
+	maxInspectList   = 4 << 20  // entries of a list
+)
 
 // do makes a request and returns the body of a successful answer, which the caller closes.
 func (i *inspector) do(ctx context.Context, method, name string, q url.Values) (io.ReadCloser, error) {
@@ -104,7 +121,7 @@ type inspectError struct {
 	text   string
 }
 
-func (e *inspectError) Error() string { return e.text }
+func (e *inspectError) Error() string { return printable(e.text) }
 
 // isGone reports whether err says that there is no such connection.
 func isGone(err error) bool {
@@ -114,15 +131,23 @@ func isGone(err error) bool {
 
 // get gets the JSON of a request into v.
 func (i *inspector) get(ctx context.Context, name string, q url.Values, v any) error {
+	_, err := i.getSize(ctx, name, q, v, maxInspectAnswer)
+	return err
+}
+
+// getSize is get for an answer of at most limit bytes. It returns the number of bytes that it has read, too.
+func (i *inspector) getSize(ctx context.Context, name string, q url.Values, v any, limit int64) (size int64, err error) {
 	body, err := i.do(ctx, http.MethodGet, name, q)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer body.Close()
-	if err := json.NewDecoder(io.LimitReader(body, maxInspectAnswer)).Decode(v); err != nil {
-		return fmt.Errorf("%s: not the answer of package inspect: %w", i.base.JoinPath("api", name), err)
+	defer time.AfterFunc(6*inspectTimeout, func() { body.Close() }).Stop() // the answer is not a stream
+	limited := &io.LimitedReader{R: body, N: limit}
+	if err := json.NewDecoder(limited).Decode(v); err != nil {
+		return 0, fmt.Errorf("%s: not the answer of package inspect: %w", i.base.JoinPath("api", name), err)
 	}
-	return nil
+	return limit - limited.N, nil
 }
 
 // abort resets a connection.
@@ -141,36 +166,51 @@ const pageSize = 1000
 func (i *inspector) conns(ctx context.Context) ([]inspect.Conn, error) {
 	var all []inspect.Conn
 	seen := make(map[string]bool) // connections come and go between two pages
-	for offset := 0; ; offset += pageSize {
-		var page inspect.Conns
-		q := url.Values{"limit": {fmt.Sprint(pageSize)}, "offset": {fmt.Sprint(offset)}}
-		if err := i.get(ctx, "conns", q, &page); err != nil {
-			return nil, err
-		}
+	err := i.pages(ctx, "conns", func(page *listPage) (added int) {
 		for _, c := range page.Conns {
 			if !seen[c.ID] {
 				seen[c.ID] = true
 				all = append(all, c)
+				added++
 			}
 		}
-		if len(page.Conns) < pageSize {
-			return all, nil
-		}
-	}
+		return added
+	})
+	return all, err
 }
 
 // sockets returns all UDP and raw sockets.
 func (i *inspector) sockets(ctx context.Context) ([]inspect.Socket, error) {
 	var all []inspect.Socket
-	for {
-		var page inspect.Sockets
-		q := url.Values{"limit": {fmt.Sprint(pageSize)}, "offset": {fmt.Sprint(len(all))}}
-		if err := i.get(ctx, "sockets", q, &page); err != nil {
-			return nil, err
-		}
+	err := i.pages(ctx, "sockets", func(page *listPage) (added int) {
 		all = append(all, page.Sockets...)
-		if len(page.Sockets) < pageSize {
-			return all, nil
+		return len(page.Sockets)
+	})
+	return all, err
+}
+
+// A listPage is a page of api/conns or of api/sockets.
+type listPage struct {
+	Total   int
+	Conns   []inspect.Conn
+	Sockets []inspect.Socket
+}
+
+// pages calls add for each page of a list. The list ends at its total, or with a page of which add has added nothing.
+func (i *inspector) pages(ctx context.Context, name string, add func(*listPage) (added int)) error {
+	var bytes int64
+	for offset := 0; ; offset += pageSize {
+		var page listPage
+		q := url.Values{"limit": {strconv.Itoa(pageSize)}, "offset": {strconv.Itoa(offset)}}
+		n, err := i.getSize(ctx, name, q, &page, maxInspectPage)
+		if err != nil {
+			return err
+		}
+		if add(&page) == 0 || offset+pageSize >= page.Total {
+			return nil
+		}
+		if bytes += n; bytes > maxInspectPages || offset > maxInspectList || len(page.Conns)+len(page.Sockets) > pageSize {
+			return fmt.Errorf("%s: the list is too long", i.base.JoinPath("api", name))
 		}
 	}
 }

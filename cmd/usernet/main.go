@@ -110,10 +110,10 @@ func (c *command) run(ctx context.Context, t terminal, args []string) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &use):
-		fmt.Fprintf(t.err, "usernet %s: %s\nfor its usage, run: usernet %s -h\n", c.name, use, c.name)
+		fmt.Fprintf(t.err, "usernet %s: %s\nfor its usage, run: usernet %s -h\n", c.name, printableLines(use.Error()), c.name)
 		return exitUsage
 	case !errors.Is(err, errQuiet):
-		fmt.Fprintf(t.err, "usernet %s: %v\n", c.name, err)
+		fmt.Fprintf(t.err, "usernet %s: %s\n", c.name, printableLines(err.Error()))
 	}
 	return exitFailure
 }

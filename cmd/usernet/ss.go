@@ -107,13 +107,9 @@ func (f *ssFlags) run(ctx context.Context, t terminal, from *inspector, filter *
 		return err
 	}
 	entries = slices.DeleteFunc(entries, func(e *ssEntry) bool { return !f.selects(e, filter) })
+	var failed error
 	if f.kill {
-		entries = slices.DeleteFunc(entries, func(e *ssEntry) bool { return e.id == "" })
-		for _, e := range entries {
-			if err := from.abort(ctx, e.id); err != nil && !isGone(err) {
-				return err
-			}
-		}
+		entries, failed = abortAll(ctx, from, entries)
 	}
 	details := make(map[*ssEntry]*inspect.ConnDetail)
 	if (f.info || f.json) && !f.kill {
@@ -130,10 +126,26 @@ func (f *ssFlags) run(ctx context.Context, t terminal, from *inspector, filter *
 		}
 	}
 	if f.json {
-		return printSSJSON(t.out, entries, details)
+		return cmp.Or(failed, printSSJSON(t.out, entries, details))
 	}
 	f.print(t.out, entries, details)
-	return nil
+	return failed
+}
+
+// abortAll resets the connections among the entries, until an error. It returns those that it has reset; others end
+// meanwhile, or cannot be reset, as those in TIME-WAIT.
+func abortAll(ctx context.Context, from *inspector, entries []*ssEntry) (reset []*ssEntry, err error) {
+	for _, e := range entries {
+		if e.id == "" {
+			continue
+		}
+		if err := from.abort(ctx, e.id); err == nil {
+			reset = append(reset, e)
+		} else if !isGone(err) {
+			return reset, err
+		}
+	}
+	return reset, nil
 }
 
 // entries returns the sockets of the chosen protocols.
@@ -244,10 +256,10 @@ func (f *ssFlags) print(w io.Writer, entries []*ssEntry, details map[*ssEntry]*i
 		if i > 0 && f.timer {
 			b.WriteString(timerText(entries[i-1]))
 		}
-		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+		fmt.Fprintln(w, strings.TrimRight(printable(b.String()), " "))
 		if i > 0 && details[entries[i-1]] != nil && f.info {
 			if info := details[entries[i-1]].Info; info != nil {
-				fmt.Fprintf(w, "\t %s\n", infoText(info))
+				fmt.Fprintf(w, "\t %s\n", printable(infoText(info)))
 			}
 		}
 	}
@@ -373,10 +385,7 @@ func printSSJSON(w io.Writer, entries []*ssEntry, details map[*ssEntry]*inspect.
 		}
 		all = append(all, m)
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false) // an ID has ">"
-	enc.SetIndent("", "  ")
-	return enc.Encode(all)
+	return printJSON(w, all)
 }
 
 // printSummary prints the number of sockets, as ss -s does.
@@ -386,9 +395,7 @@ func (f *ssFlags) printSummary(ctx context.Context, t terminal, from *inspector)
 		return err
 	}
 	if f.json {
-		enc := json.NewEncoder(t.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(o.Totals)
+		return printJSON(t.out, o.Totals)
 	}
 	count := func(state string) int { return o.Totals.ByState[state] }
 	fmt.Fprintf(t.out, "Total: %d\n", o.Totals.Conns+o.Totals.Listeners+o.Totals.Sockets)

@@ -202,7 +202,7 @@ func TestSSFilterBearsAnything(t *testing.T) {
 
 func TestTopPrintsTables(t *testing.T) {
 	n := newInspected(t)
-	code, out, errs := runLine(t, "top", "-n", "2", "-d", "0.1", "-sort", "bytes_out", n.socket)
+	code, out, errs := runLine(t, "top", "-n", "2", "-d", "0.5", "-sort", "bytes_out", n.socket)
 	require.Equal(t, exitOK, code, errs)
 	require.Equal(t, 2, strings.Count(out, "LOCAL "), out)
 	require.Regexp(t, `up \d+s  2 connections \(2 established\), 2 listeners, 2 sockets`, out)
@@ -214,16 +214,56 @@ func TestTopPrintsTables(t *testing.T) {
 	require.Equal(t, exitOK, run(ctx, []string{"top", n.socket}, terminal{io.Discard, io.Discard}), "Ctrl-C")
 }
 
+func TestTopScrollsByScreens(t *testing.T) {
+	v := view{sort: "rate", limit: 10}
+	press := func(k topKey) int {
+		k.change()(&v)
+		return v.offset
+	}
+	require.Zero(t, press(keyDown), "before the first table")
+	v.total = 25
+	require.Equal(t, 10, press(keyDown))
+	require.Equal(t, 20, press(keyDown))
+	require.Equal(t, 20, press(keyDown), "the end")
+	require.Equal(t, 10, press(keyUp))
+	require.Zero(t, press(keyUp))
+	require.Zero(t, press(keyUp))
+	require.Equal(t, 10, press(keyDown))
+	require.Zero(t, press(keyNext), "another order begins at the top")
+	require.Equal(t, "rate_in", v.sort)
+	press(keyPrevious)
+	press(keyPrevious)
+	require.Equal(t, topKeys[len(topKeys)-1], v.sort)
+	require.Nil(t, keyQuit.change())
+}
+
+// screen goes back when the connections of its view have ended.
+func TestTopScrollsBackWhenConnectionsEnd(t *testing.T) {
+	n := newInspected(t)
+	from, err := newInspector(n.socket)
+	require.NoError(t, err)
+	f := topFlags{interval: 0.5}
+	shown := 0
+	v := view{sort: "rate", limit: 1, offset: 5}
+	change, err := f.screen(t.Context(), io.Discard, from, v, 100, nil, &shown)
+	require.NoError(t, err)
+	change(&v)
+	require.Equal(t, view{sort: "rate", limit: 1, offset: 1, total: 2}, v)
+	require.Zero(t, shown)
+}
+
 func TestTopShowsRates(t *testing.T) {
 	in, out := 1e6, 2.5e8
 	o := &inspect.Overview{Host: inspect.HostInfo{UptimeS: 90}}
 	c := &inspect.Conns{Total: 3, Conns: []inspect.Conn{{Local: "192.0.2.2:80", Remote: "evil\x1b[2J", State: "ESTABLISHED", RateIn: &in, RateOut: &out, Cwnd: 3 << 20, Retrans: 7}}}
-	table := topTable(o, c, "rate", 1000)
+	table := topTable(o, c, view{sort: "rate"}, 1000)
 	require.Contains(t, table, "up 1m30s  0 connections")
 	require.Contains(t, table, "in 8.0Mbps  out 2.00Gbps of the connections shown")
 	require.Contains(t, table, "… and 2 more")
 	require.Contains(t, table, "evil?[2J", "no codes of the terminal")
-	for line := range strings.Lines(topTable(o, c, "rate", 40)) {
+	require.Contains(t, topTable(o, c, view{sort: "rate", offset: 1}, 1000), "… and 1 more", "those above are not counted")
+	require.NotContains(t, topTable(o, c, view{sort: "rate", offset: 2}, 1000), "more")
+	for line := range strings.Lines(topTable(o, c, view{sort: "rate"}, 40)) {
 		require.LessOrEqual(t, len([]rune(line)), 41)
 	}
 	require.Equal(t, []topKey{keyNext, keyUp, keyDown, keyNext, keyPrevious, keyQuit}, parseKeys([]byte("s\x1b[A\x1b[B\x1bOC\x1b[Dxq")))

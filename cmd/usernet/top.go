@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -68,7 +69,7 @@ var topKeyNames = map[string]string{"rate_in": "rate_in_bytes_per_s", "rate_out"
 
 func (f *topFlags) define(fs *flag.FlagSet) {
 	fs.IntVar(&f.count, "n", 0, "end after `count` tables; 0: at Ctrl-C only")
-	fs.Float64Var(&f.interval, "d", 1, "`seconds` from one table to the next, 0.1 to 60")
+	fs.Float64Var(&f.interval, "d", 1, "`seconds` from one table to the next, 0.5 to 60")
 	fs.StringVar(&f.sort, "sort", topKeys[0], "`key` by which the connections are sorted, the largest first: "+strings.Join(topKeys, ", "))
 	fs.IntVar(&f.limit, "limit", 20, "`connections` in a table, if the output is not a terminal, 1 to 1000")
 }
@@ -77,8 +78,8 @@ func (f *topFlags) check() error {
 	switch {
 	case f.count < 0:
 		return usageError("-n is negative")
-	case !(f.interval >= 0.1 && f.interval <= 60):
-		return usageError("-d is not from 0.1 to 60")
+	case !(f.interval >= 0.5 && f.interval <= 60): // package inspect samples tables at most every 0.5 s
+		return usageError("-d is not from 0.5 to 60")
 	case !slices.Contains(topKeys, f.sort):
 		return usageError(fmt.Sprintf("-sort %s: the keys are %s", f.sort, strings.Join(topKeys, ", ")))
 	case f.limit < 1 || f.limit > 1000:
@@ -103,6 +104,7 @@ func (f *topFlags) query(v view) url.Values {
 type view struct {
 	sort          string
 	limit, offset int // rows
+	total         int // connections in the last table; 0 before the first one
 }
 
 func (f *topFlags) run(ctx context.Context, t terminal, from *inspector) error {
@@ -114,7 +116,7 @@ func (f *topFlags) run(ctx context.Context, t terminal, from *inspector) error {
 		if n++; n > 1 {
 			fmt.Fprintln(t.out)
 		}
-		io.WriteString(t.out, topTable(o, c, f.sort, math.MaxInt))
+		io.WriteString(t.out, topTable(o, c, view{sort: f.sort}, math.MaxInt))
 		return n != f.count
 	})
 	if ctx.Err() != nil {
@@ -128,6 +130,7 @@ func (f *topFlags) run(ctx context.Context, t terminal, from *inspector) error {
 func (f *topFlags) follow(ctx context.Context, from *inspector, v view, show func(*inspect.Overview, *inspect.Conns) bool) error {
 	var o inspect.Overview
 	var bad error
+	recording := false
 	samples := 0
 	err := from.stream(ctx, f.query(v), func(topic string, data []byte) bool {
 		switch topic {
@@ -142,18 +145,25 @@ func (f *topFlags) follow(ctx context.Context, from *inspector, v view, show fun
 			if samples++; samples > 1 && !o.Time.IsZero() {
 				return show(&o, &c)
 			}
+		case "end":
+			recording = true
+			return false
 		}
 		return bad == nil
 	})
 	if bad != nil {
 		return fmt.Errorf("not the answer of package inspect: %w", bad)
 	}
+	if recording {
+		return errors.New("a recording has no rates; usernet ss lists its connections")
+	}
 	return err
 }
 
 // topTable returns a table of at most the given number of columns. Text that the other program chooses cannot
 // control the terminal.
-func topTable(o *inspect.Overview, c *inspect.Conns, sort string, columns int) string {
+func topTable(o *inspect.Overview, c *inspect.Conns, v view, columns int) string {
+	sort := v.sort
 	var lines []string
 	line := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	var in, out float64
@@ -178,17 +188,12 @@ func topTable(o *inspect.Overview, c *inspect.Conns, sort string, columns int) s
 		line("%-24s %-24s %-11s %9s %9s %8s %8s %8s %8s %8d %8s %8s", x.Local, x.Remote, x.State, bits(rate(x.RateIn)), bits(rate(x.RateOut)),
 			size(x.BytesIn), size(x.BytesOut), rtt(x.RTTS), size(uint64(max(x.Cwnd, 0))), x.Retrans, size(uint64(max(x.RecvQ, 0))), size(uint64(max(x.SendQ, 0))))
 	}
-	if more := c.Total - len(c.Conns); more > 0 {
+	if more := c.Total - v.offset - len(c.Conns); more > 0 {
 		line("… and %d more", more)
 	}
 	var b strings.Builder
 	for _, l := range lines {
-		l = strings.Map(func(r rune) rune {
-			if r < ' ' || r >= 0x7f && r < 0xa0 {
-				return '?'
-			}
-			return r
-		}, l)
+		l = printable(l)
 		if r := []rune(l); len(r) > columns {
 			l = string(r[:columns])
 		}
@@ -320,9 +325,14 @@ func (f *topFlags) screen(ctx context.Context, out io.Writer, from *inspector, v
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
+	total, past := v.total, false // read after ended
 	go func() {
 		ended <- f.follow(ctx, from, v, func(o *inspect.Overview, c *inspect.Conns) bool {
-			table := topTable(o, c, v.sort, columns)
+			if total = c.Total; v.offset > 0 && v.offset >= total {
+				past = true // connections have ended
+				return false
+			}
+			table := topTable(o, c, v, columns)
 			io.WriteString(out, screenHome+strings.ReplaceAll(table, "\n", lineClear+"\n")+screenClear)
 			*shown++
 			return *shown != f.count
@@ -331,18 +341,28 @@ func (f *topFlags) screen(ctx context.Context, out io.Writer, from *inspector, v
 	for {
 		select {
 		case err := <-ended:
+			if past {
+				return func(v *view) { v.total, v.offset = total, max(total-1, 0)/v.limit*v.limit }, nil
+			}
 			return nil, err
 		case k, ok := <-keys:
 			if !ok {
 				keys = nil // the keyboard has ended; Ctrl-C ends the program
 				continue
 			}
-			if change = k.change(); change == nil && k != keyQuit {
+			move := k.change()
+			if move == nil && k != keyQuit {
 				continue
 			}
 			cancel()
 			<-ended // it writes no more
-			return change, nil
+			if move == nil {
+				return nil, nil
+			}
+			return func(v *view) {
+				v.total = total
+				move(v)
+			}, nil
 		}
 	}
 }
@@ -363,7 +383,11 @@ func (k topKey) change() func(*view) {
 	case keyUp:
 		return func(v *view) { v.offset = max(v.offset-v.limit, 0) }
 	case keyDown:
-		return func(v *view) { v.offset += v.limit }
+		return func(v *view) {
+			if v.offset+v.limit < v.total {
+				v.offset += v.limit
+			}
+		}
 	}
 	return nil
 }
