@@ -360,7 +360,28 @@ func (f *ncFlags) relay(ctx context.Context, t terminal, c net.Conn) error {
 	case <-idle: // the errors are those of the Close
 		return nil
 	default:
-		return unlessEnded(ctx, err)
+	}
+	if tcp, ok := c.(*usernet.TCPConn); ok && err == nil {
+		drain(ctx, tcp)
+	}
+	return unlessEnded(ctx, err)
+}
+
+// drainSeconds is how long nc waits for the acknowledgment of its data in the end.
+const drainSeconds = 10
+
+// drain closes a connection and waits until the peer has acknowledged all data: the end of the host, which follows,
+// resets its connections.
+func drain(ctx context.Context, c *usernet.TCPConn) {
+	c.SetLinger(drainSeconds)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		c.Close()
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
 	}
 }
 

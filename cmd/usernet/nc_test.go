@@ -158,6 +158,38 @@ func TestNCSendsAfterThePeerHasClosed(t *testing.T) {
 	require.NoError(t, <-server.done)
 }
 
+// nc does not end, and so reset the connection, before the peer has received all data.
+func TestNCDeliversAllDataBeforeItsEnd(t *testing.T) {
+	n := ncWire(t)
+	ln, err := n.peer.Listen("tcp", ":80")
+	require.NoError(t, err)
+	defer ln.Close()
+	client := nc(t, n.host, ncFlags{shutN: true}, "192.0.2.1", "80")
+	c, err := ln.Accept()
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.(*usernet.TCPConn).SetReadBuffer(4096))
+	require.NoError(t, c.(*usernet.TCPConn).CloseWrite())
+	data := strings.Repeat("0123456789", 10000)
+	client.write(t, data)
+	require.NoError(t, client.in.Close())
+	ended := make(chan error, 1)
+	go func() {
+		err := <-client.done
+		n.host.Close() // as the command does
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		t.Fatalf("nc has ended early: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	got, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Equal(t, len(data), len(got))
+	require.NoError(t, <-ended)
+}
+
 func TestNCGivesUpWithoutData(t *testing.T) {
 	n := ncWire(t)
 	server := nc(t, n.peer, ncFlags{listen: true, keep: true}, "80")
