@@ -226,13 +226,14 @@ func (p *Reader) packet(kind uint32, b []byte) (Packet, error) {
 		return Packet{}, fmt.Errorf("a packet of %d bytes in a block of %d", size, len(b)+12)
 	}
 	data, rest := b[20:20+size], b[min(20+int(size+3)&^3, len(b)):]
-	fcs, dir, comment := ifc.fcs, Unknown, ""
+	fcs, dir := ifc.fcs, Unknown
+	var comment []byte
 	p.options(rest, func(code uint16, v []byte) {
 		if code == optComment {
-			if comment != "" {
-				comment += "\n"
+			if len(comment) > 0 {
+				comment = append(comment, '\n')
 			}
-			comment += string(v)
+			comment = append(comment, v...)
 		}
 		if code == optFlags && len(v) == 4 {
 			flags := p.order.Uint32(v)
@@ -245,7 +246,7 @@ func (p *Reader) packet(kind uint32, b []byte) (Packet, error) {
 		}
 	})
 	pkt := ifc.packet(data, length, t, fcs)
-	pkt.Direction, pkt.Comment = dir, comment
+	pkt.Direction, pkt.Comment = dir, string(comment)
 	return pkt, nil
 }
 

@@ -84,3 +84,17 @@ func TestWiresharkShowsComments(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "1\t\n2\treason: RFC 1122 3.2.1.3 – \"A host MUST\"\n3\t\n", string(out))
 }
+
+// A block of the largest size with one-byte comments. A comment that grew by copies of itself would copy gigabytes.
+func TestManyCommentsAreReadInLinearTime(t *testing.T) {
+	const n = 40_000
+	o := orders["little"]
+	b := block(o, section(o, nil), blockInterface, uint16(1), uint16(0), uint32(0))
+	comment := []byte{optComment, 0, 1, 0, 'x', 0, 0, 0}
+	b = block(o, b, blockPacket, uint32(0), uint64(0), uint32(4), uint32(4), []byte("data"), bytes.Repeat(comment, n))
+	var all []Packet
+	allocs := testing.AllocsPerRun(1, func() { all, _ = readAll(b) })
+	require.Len(t, all, 1)
+	require.Equal(t, strings.Repeat("x\n", n-1)+"x", all[0].Comment)
+	require.Less(t, allocs, 200.0)
+}
