@@ -135,7 +135,8 @@ type Config struct {
 	// address of the host, and when links, addresses, routes, name servers or leases change. At
 	// slog.LevelDebug it also gets the protocols, links, addresses and routes that the host has at its
 	// start, and each TCP connection when it opens, fails or closes, if New finds that level enabled. If
-	// Logger is nil, nothing is logged. See also Host.Done, Host.Events and Host.Watch.
+	// Logger is nil, nothing is logged. The handler must not call Host.Close, which waits for it. See also
+	// Host.Done, Host.Events and Host.Watch.
 	Logger *slog.Logger
 	// Rand fills p with unpredictable bytes. It is the host's only source of randomness: for
 	// sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS queries.
@@ -156,6 +157,7 @@ type Host struct {
 	batches     sync.Pool                 // of *[]stack.Datagram
 	logger      *slog.Logger              // nil: no log
 	conns       *connLog                  // nil: connections are not logged
+	changes     *changeLog                // nil if logger is
 	mdns        atomic.Pointer[mdnsLinks] // nil until first needed
 
 	// The following are nil until first needed.
@@ -301,7 +303,8 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 }
 
 // Close ends the host. It resets the connections, makes every blocked call return net.ErrClosed,
-// and closes the devices. A second Close returns net.ErrClosed.
+// and closes the devices. A second Close returns net.ErrClosed. Close waits for a call of the handler of Config.Logger
+// about a change or a connection, so the handler must not call Close.
 func (h *Host) Close() error {
 	h.mdns.CompareAndSwap(nil, &mdnsLinks{h: h})
 	h.mdns.Load().close() // first: the goodbyes of mDNS need the addresses of the leases
@@ -312,7 +315,10 @@ func (h *Host) Close() error {
 	setOf(&h.dhcp6Servers).close()
 	err := h.stack.Close()
 	if h.conns != nil {
-		h.conns.turns.run() // the connections that Close has reset
+		h.conns.turns.finish() // logs the connections that Close has reset
+	}
+	if h.changes != nil {
+		h.changes.turns.finish() // logs nothing, because the host is closed
 	}
 	return err
 }

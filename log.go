@@ -31,7 +31,9 @@ func (h *Host) startLog(cfg *Config) {
 		}
 		h.logConns()
 	}
+	h.changes = l
 	h.stack.OnChange(l.turns.run)
+	l.turns.run() // the changes since last was set: the handler may be slow
 }
 
 // protocols returns the names of the protocols that a host with a configuration speaks.
@@ -66,6 +68,7 @@ type turns struct {
 	mu    sync.Mutex
 	turn  bool // a goroutine calls do
 	again bool // that goroutine must call do again
+	ended sync.Cond
 }
 
 // run calls do. If another goroutine is calling do, that goroutine calls it again, and run returns at once.
@@ -84,6 +87,20 @@ func (t *turns) run() {
 		t.mu.Lock()
 	}
 	t.turn = false
+	t.ended.Broadcast()
+}
+
+// finish calls do as run does, and waits until no goroutine calls it. do must not call finish.
+func (t *turns) finish() {
+	t.run()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended.L == nil {
+		t.ended.L = &t.mu
+	}
+	for t.turn {
+		t.ended.Wait()
+	}
 }
 
 // A changeLog logs the changes of a host's links, addresses, routes and name servers.
