@@ -13,6 +13,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -361,8 +362,12 @@ func (r *Recording) closed(e *stack.WatchEvent) {
 	if w == nil || e.Info == nil {
 		return
 	}
-	c := stack.ConnInfo{Local: e.Local, Remote: e.Remote, State: e.Info.State, Passive: e.Passive}
-	d := &ConnDetail{Time: time.Now(), Conn: connOf(&c, e.Info, true), Info: infoOf(&c, e.Info), Events: []ConnEvent{}}
+	info := *e.Info
+	if info.State != tcp.TimeWait {
+		info.State = tcp.Closed // it was the last state before CLOSED
+	}
+	c := stack.ConnInfo{Local: e.Local, Remote: e.Remote, State: info.State, Passive: e.Passive}
+	d := &ConnDetail{Time: time.Now(), Conn: connOf(&c, &info, true), Info: infoOf(&c, &info), Events: []ConnEvent{}}
 	d.Events = append(d.Events, connEvents(w.connWatch.last, d.Info, d.Time)...)
 	if e.Err != nil {
 		d.Events = append(d.Events, ConnEvent{Time: e.Time, Kind: "state", Text: e.Err.Error()})

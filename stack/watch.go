@@ -81,11 +81,13 @@ type WatchEvent struct {
 	// Duration is the time from ConnOpened to ConnClosed. It is 0 if nobody watched connections at ConnOpened.
 	Duration time.Duration
 	// Info has the totals of a connection for ConnFailed and ConnClosed: segments, bytes and retransmissions.
-	// Its State is the one in which the connection was left. Info is nil for other kinds.
+	// Its State is TIME-WAIT or the last one before CLOSED. Info is nil for other kinds.
 	Info *TCPInfo
-	// Err is why the connection has ended: syscall.ECONNRESET after a RST of the peer, ECONNABORTED if this
-	// host has reset it, ETIMEDOUT if the peer did not answer, or another error that a Read returns. It is nil
-	// after the FINs of both sides.
+	// Err is why the connection has ended, and nil after the FINs of both sides. It is syscall.ECONNRESET after a
+	// RST of the peer, and ECONNREFUSED if that RST came during the handshake, or a SYN in SYN-RECEIVED (RFC 9293
+	// 3.10.7.4). It is ECONNABORTED if this host has ended the connection without a FIN. It is ETIMEDOUT if the
+	// peer did not answer, or has not sent its FIN in time after a Close (FIN-WAIT-2). Other errors are those of
+	// a Read.
 	Err error
 }
 

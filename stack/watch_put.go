@@ -267,17 +267,19 @@ func (t *TCP) watchEnded() {
 	if ws == nil || !ws.conns {
 		return
 	}
-	e := WatchEvent{Kind: ConnClosed, Local: t.LocalAddr(), Remote: t.RemoteAddr(), Passive: t.listener != nil, Err: errnoOf(t.conn.Err())}
+	last, why := t.conn.End()
+	if last == tcp.Closed {
+		return // the Conn was never opened
+	}
+	e := WatchEvent{Kind: ConnClosed, Local: t.LocalAddr(), Remote: t.RemoteAddr(), Passive: t.listener != nil, Err: errnoOf(why)}
 	now := t.s.now()
 	if t.connected {
 		e.Duration = t.s.watch.duration(t, now)
 	} else {
 		e.Kind = ConnFailed
-		if e.Err == nil {
-			return // the Conn was never opened
-		}
 	}
 	info := t.conn.Info(now)
+	info.State = last
 	e.Info = &info
 	ws.put(t.s, &e, &watchBytes{})
 }

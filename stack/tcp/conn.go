@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"cmp"
+
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -32,9 +34,10 @@ type Conn struct {
 	synUnsent bool // Next must send a SYN or SYN,ACK
 	rstUnsent bool // Next must send a RST; then the Conn is dead
 
-	sackOK bool // SACK permitted by both sides (RFC 2018 2)
-	tsOK   bool // timestamps on every segment (RFC 7323 3.2)
-	wsOK   bool // windows are scaled (RFC 7323 2.2)
+	sackOK bool  // SACK permitted by both sides (RFC 2018 2)
+	tsOK   bool  // timestamps on every segment (RFC 7323 3.2)
+	wsOK   bool  // windows are scaled (RFC 7323 2.2)
+	last   State // the state before CLOSED; CLOSED if the Conn has not ended or was never opened
 	ecn    ecnState
 
 	defaultMSS uint16 // Config.DefaultMSS, or defaultMSS
@@ -564,6 +567,9 @@ func (c *Conn) die(e Err) {
 	} else if c.state == Established || c.state == CloseWait {
 		c.count(EstabResets)
 	}
+	if c.state != Closed {
+		c.last = c.state
+	}
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
@@ -584,6 +590,37 @@ func (c *Conn) die(e Err) {
 		c.rcv.buf.free(c.p)
 	}
 	c.events |= Dead
+}
+
+// End returns why the Conn has ended, and the state in which it was before CLOSED, which is CLOSED if the Conn was
+// never opened. After the FINs of both sides, the error is ErrNone. Otherwise it is Err, but with the cause where Err
+// tells the application something else: ErrReset for a RST after the peer's FIN, ErrTimedOut for an orphan whose peer
+// has sent no FIN, ErrRefused for a passive open that the peer has given up, and ErrAborted for an active open that
+// the application has given up. In other states than CLOSED, End returns the state and Err.
+func (c *Conn) End() (State, Err) {
+	if c.state != Closed {
+		return c.state, c.err
+	}
+	e := c.err
+	switch c.last {
+	case SynSent:
+		e = cmp.Or(e, ErrAborted)
+	case SynReceived:
+		e = cmp.Or(e, ErrRefused)
+	case FinWait2:
+		e = cmp.Or(e, ErrTimedOut)
+	case Closing:
+		e = cmp.Or(e, ErrReset) // without a RST, TIME-WAIT would have followed
+	case LastAck:
+		if !c.snd.finSent || c.snd.una != c.snd.nxt {
+			e = cmp.Or(e, ErrReset)
+		}
+	case CloseWait:
+		if e == ErrPipe {
+			e = ErrReset
+		}
+	}
+	return c.last, e
 }
 
 // SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
