@@ -31,10 +31,16 @@ type looped struct {
 // datagrams wait only during that call or while another goroutine delivers.
 const maxLooped = 4 << 20
 
-// put queues a copy of a datagram that was sent on ifc, or drops the copy if too many bytes wait.
-func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
+// put queues a copy of a datagram that was sent on ifc, or drops the copy if too many bytes wait. n is the number of
+// bytes of transport header and payload.
+func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, n int, meta *frameMeta) {
 	if q.bytes.Load() >= maxLooped {
-		(&packet{ifc: ifc, header: datagram}).drop(dropLoopQueue)
+		at := len(datagram) - n
+		p := packet{ifc: ifc, header: datagram[:at], payload: datagram[at:]}
+		if meta.checksum {
+			p.csumOffset = meta.csumOffset
+		}
+		p.drop(dropLoopQueue)
 		return
 	}
 	buf := s.bufs.get(len(datagram))

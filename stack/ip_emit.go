@@ -283,13 +283,13 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	ifc := p.ifc
 	at := s.putHeaders(p, h, sl.buf, n+len(meta.body))
 	if h.loop {
-		s.loop.put(s, ifc, sl.buf[at:transportAt+n], meta)
+		s.loop.put(s, ifc, sl.buf[at:transportAt+n], n, meta)
 	}
 	if ifc.down.Load() && !sl.direct || h.ttl == 0 && !ifc.loopback {
 		// The link is down, or the packet has a TTL of 0 and must not leave this host. A direct slot
 		// never has a TTL of 0.
 		if h.ttl != 0 {
-			ifc.dropIP(dropLinkDown, sl.buf[at:transportAt+n])
+			ifc.dropIP(dropLinkDown, sl.buf, at, n, meta)
 		}
 		s.release(&txEntry{buf: sl.buf, done: meta.done})
 		return nil
@@ -411,7 +411,7 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 	if h.loop && (h.df == dfNever || p.mayFrag) {
 		// The host itself receives the datagram whole. sendFragments clears h.loop.
 		at := s.putHeaders(p, h, sl.buf, n)
-		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
+		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], n, meta)
 	}
 	if h.ttl == 0 && !p.ifc.loopback {
 		return nil

@@ -140,7 +140,7 @@ func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, 
 	datagram := sl.buf[transportAt : transportAt+n]
 	if h.loop && h.df != dfAlways {
 		at := s.putHeaders(p, h, sl.buf, n)
-		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
+		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], n, meta)
 	}
 	if h.ttl == 0 && !p.ifc.loopback {
 		return nil

@@ -154,6 +154,9 @@ func (p *port) split(batch []nic.Frame) {
 			ifc.recv(batch[:n])
 		} else {
 			first := t.ifaces[0]
+			if ws := first.s.watch.set.Load(); ws != nil && ws.frames {
+				ws.putFrames(first, batch[:n], FrameReceived)
+			}
 			for i := range batch[:n] {
 				first.s.dropFrame(dropVLAN, first, &batch[i], false)
 			}

@@ -19,7 +19,8 @@ import (
 type WatchKind uint8
 
 const (
-	// FrameReceived is a frame that an interface has received. The stack has not checked it yet.
+	// FrameReceived is a frame that an interface has received. The stack has not checked it yet. A frame of a
+	// VLAN without an interface is one of the first interface of the device.
 	FrameReceived WatchKind = iota
 	// FrameSent is a frame that the stack gives to a device. If the device does not accept the frame, a
 	// PacketDropped follows.

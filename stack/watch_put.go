@@ -33,15 +33,25 @@ func (ifc *iface) dropTx(r wire.Reason, f *nic.Frame) {
 	ifc.s.dropFrame(r, ifc, f, true)
 }
 
-// dropIP counts an outgoing packet without a link header that the interface does not send.
-func (ifc *iface) dropIP(r wire.Reason, b []byte) {
+// dropIP counts an outgoing packet that the interface does not send. The packet has no link header yet. The other
+// parameters are those of makeFrame.
+func (ifc *iface) dropIP(r wire.Reason, buf []byte, at, n int, meta *frameMeta) {
 	ifc.stats.TxDropped.Add(1)
 	s := ifc.s
 	s.counts.drops[r].Add(1)
 	if ws := s.watch.set.Load(); ws != nil && ws.drops {
-		e := WatchEvent{Kind: PacketDropped, Reason: reasonText(r), Outbound: true, NIC: ifc.name}
-		ws.put(s, &e, &watchBytes{head: b})
+		ws.putIP(r, ifc, buf[at:transportAt+n], transportAt-at, meta)
 	}
+}
+
+// putIP reports that an outgoing packet was dropped. The packet has no link header. head is its IP header, of
+// headerLen bytes, with what follows it in memory.
+func (ws *watchSet) putIP(r wire.Reason, ifc *iface, head []byte, headerLen int, meta *frameMeta) {
+	f := nic.Frame{Head: head, Body: meta.body, GSO: meta.gso, GSOSize: uint16(meta.gsoSize)}
+	f.NeedsChecksum = meta.checksum
+	f.ChecksumStart, f.ChecksumOffset = uint16(headerLen), uint16(meta.csumOffset)
+	e := WatchEvent{Kind: PacketDropped, Reason: reasonText(r), Outbound: true, NIC: ifc.name}
+	ws.putBytes(&e, ifc, &f)
 }
 
 // dropRx counts a received packet that the interface drops, under the reason r.
@@ -101,14 +111,20 @@ func (p *packet) receivedFrame() nic.Frame {
 // putFrame reports an event with the bytes of f, which may be nil.
 func (ws *watchSet) putFrame(e *WatchEvent, ifc *iface, f *nic.Frame) {
 	e.NIC = ifc.name
-	var b watchBytes
-	if f != nil {
-		e.Ethernet = ifc.linkLen > 0
-		e.GSO, e.GSOSize = f.GSO, int(f.GSOSize)
-		b.head, b.body, b.scoped = f.Head, f.Body, ifc.loopback
-		if f.NeedsChecksum {
-			b.frame = f
-		}
+	if f == nil {
+		ws.put(ifc.s, e, &watchBytes{})
+		return
+	}
+	e.Ethernet = ifc.linkLen > 0
+	ws.putBytes(e, ifc, f)
+}
+
+// putBytes reports an event with the bytes of f, which begins with a link header if e.Ethernet is set.
+func (ws *watchSet) putBytes(e *WatchEvent, ifc *iface, f *nic.Frame) {
+	e.GSO, e.GSOSize = f.GSO, int(f.GSOSize)
+	b := watchBytes{head: f.Head, body: f.Body, scoped: ifc.loopback}
+	if f.NeedsChecksum {
+		b.frame = f
 	}
 	ws.put(ifc.s, e, &b)
 }
@@ -117,7 +133,7 @@ func (ws *watchSet) putFrame(e *WatchEvent, ifc *iface, f *nic.Frame) {
 func (ws *watchSet) putPacket(p *packet, r wire.Reason) {
 	e := WatchEvent{Kind: PacketDropped, Reason: reasonText(r), NIC: p.ifc.name}
 	var from, to uint16
-	if (p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP) && len(p.payload) >= 4 {
+	if (p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP) && len(p.payload) >= 4 && !laterFragment(p.header) {
 		from, to = binary.BigEndian.Uint16(p.payload), binary.BigEndian.Uint16(p.payload[2:])
 	}
 	e.Local, e.Remote = netip.AddrPortFrom(cloneAddr(p.dst), to), netip.AddrPortFrom(cloneAddr(p.src), from)
@@ -133,8 +149,17 @@ func (ws *watchSet) putPacket(p *packet, r wire.Reason) {
 		return
 	}
 	joined := append(append(append(s.bufs.get(n)[:0], p.header...), p.payload...), p.tail...)
-	ws.put(s, &e, &watchBytes{head: joined})
+	f := p.receivedFrame()
+	f.Head, f.Body = joined, nil
+	f.ChecksumStart = uint16(len(p.header)) // the bytes have no link header
+	ws.putBytes(&e, p.ifc, &f)
 	s.bufs.put(joined)
+}
+
+// laterFragment reports whether an IPv4 header is that of a fragment without the beginning of the datagram.
+func laterFragment(header []byte) bool {
+	const offset = 0x1fff // mask of the fragment offset (RFC 791 3.1)
+	return len(header) >= wire.IPv4Len && wire.Version(header) == 4 && binary.BigEndian.Uint16(header[6:])&offset != 0
 }
 
 // cloneAddr returns a, which has no zone. Storing a itself would make the compiler move packets to the heap, because
@@ -159,7 +184,7 @@ func (ws *watchSet) put(s *Stack, e *WatchEvent, b *watchBytes) {
 
 // put appends a copy of e, with a copy of the bytes b, or counts the event as lost.
 func (w *Watcher) put(e *WatchEvent, b *watchBytes) {
-	if !w.wants(e.Kind) || w.filter != nil && len(b.head) > 0 && !w.filter.Match(b.head, e.Ethernet) {
+	if !w.wants(e.Kind) || w.filter != nil && len(b.head) > 0 && !w.match(e, b) {
 		return
 	}
 	keep := len(b.head) + len(b.body)
@@ -190,6 +215,18 @@ func (w *Watcher) put(e *WatchEvent, b *watchBytes) {
 	}
 	w.queue = append(w.queue, own)
 	w.signal()
+}
+
+// match reports whether the filter selects the bytes.
+func (w *Watcher) match(e *WatchEvent, b *watchBytes) bool {
+	if !b.scoped || len(b.head) < wire.IPv6Len || wire.Version(b.head) != 6 {
+		return w.filter.Match(b.head, e.Ethernet)
+	}
+	c := append(w.s.bufs.get(len(b.head))[:0], b.head...)
+	takeScope(c[8:40])
+	ok := w.filter.Match(c, e.Ethernet)
+	w.s.bufs.put(c)
+	return ok
 }
 
 // A watchBytes has the bytes of an event: those of head, followed by those of body.
