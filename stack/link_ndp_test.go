@@ -164,7 +164,7 @@ func TestASolicitationIsAnswered(t *testing.T) {
 		h = wire.NeighborSol{Target: addr(llA), Source: macC, HasSource: true}
 		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: wire.SolicitedNode(addr(llA)).String(), body: h.Append(nil)})
 		n := neighbor6(s, "2001:db8::2")
-		require.Equal(t, "stale", n.State)
+		require.Equal(t, NeighborStale, n.State)
 		require.Equal(t, macC, n.MAC)
 		require.True(t, n.Router)
 	})
