@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -373,6 +374,25 @@ func TestAFullCaptureEndsAtOnce(t *testing.T) {
 	})
 }
 
+// A lockedRecorder is a ResponseRecorder whose body can be read while the handler writes.
+type lockedRecorder struct {
+	*httptest.ResponseRecorder
+	mu sync.Mutex
+}
+
+func (w *lockedRecorder) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ResponseRecorder.Write(p)
+}
+
+// written returns a copy of the body so far.
+func (w *lockedRecorder) written() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return bytes.Clone(w.Body.Bytes())
+}
+
 func TestACaptureWritesASteadyFlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := hosttest.Pair(t)
@@ -380,7 +400,7 @@ func TestACaptureWritesASteadyFlow(t *testing.T) {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r.Header.Set("X-Usernet-Inspect", "1")
 		r.RemoteAddr = "127.0.0.1:1"
-		w := httptest.NewRecorder()
+		w := &lockedRecorder{ResponseRecorder: httptest.NewRecorder()}
 		go Handler(b).ServeHTTP(w, r)
 		synctest.Wait()
 		for range 100 {
@@ -388,7 +408,7 @@ func TestACaptureWritesASteadyFlow(t *testing.T) {
 			time.Sleep(10 * time.Millisecond) // less than captureQuiet
 		}
 		synctest.Wait()
-		all, _ := readCapture(t, w.Body.Bytes())
+		all, _ := readCapture(t, w.written())
 		require.Greater(t, len(all), 70)
 		time.Sleep(5 * time.Second)
 	})
