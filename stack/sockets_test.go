@@ -235,6 +235,7 @@ func TestEventsAgreeOnBothEndsOfALossyLink(t *testing.T) {
 		})
 		c, d := connect(t, a, b)
 		exchange(t, c, d, 4<<20)
+		time.Sleep(time.Second) // the last acknowledgement may be under way
 		info, there := c.Info(), d.Info()
 		c.Close()
 		d.Close()
