@@ -44,7 +44,12 @@ func wireGuard(t *task, bind conn.Bind, endpoint string) (*network, error) {
 		return nil, err
 	}
 	wg := device.NewDevice(dev, bind, &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})
-	n.close = wg.Close
+	n.close = func() {
+		// Down waits for the receivers of the peers. wireguard-go's netstack panics if a packet arrives after Close
+		// has closed its device.
+		wg.Down()
+		wg.Close()
+	}
 	ownKey, _ := wgKey(own)
 	_, peerKey := wgKey(peer)
 	err = wg.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\npublic_key=%s\nendpoint=%s\nallowed_ip=%s/32\n",
