@@ -294,7 +294,7 @@ func TestDroppedPacketsAreStreamed(t *testing.T) {
 			d = nextOf[Dropped](s, "dropped")
 		}
 		require.Contains(t, d.Decoded, "9999")
-		// A flood is bounded, and its loss is told.
+		// A flood is bounded, and the number of lost events is sent.
 		for range 5000 {
 			sendUDP(t, a, "flood")
 		}

@@ -243,7 +243,7 @@ func (f *ssFlags) print(w io.Writer, entries []*ssEntry, details map[*ssEntry]*i
 	}
 	first := 0
 	if !(f.tcp && f.udp) {
-		first = 1 // all sockets have the same protocol, or it is told by the state
+		first = 1 // the column Netid is left out: all sockets have one protocol, or the state shows it
 	}
 	for i, row := range rows {
 		if i == 0 && f.noHeader {
