@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"strings"
+	"time"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/stack"
@@ -83,6 +84,14 @@ func iface(get func(ifc *stack.InterfaceInfo) int) func(*reading, func(string, f
 	}
 }
 
+// unixSeconds returns a time in seconds since 1970, or 0 for the zero time.
+func unixSeconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}
+
 // table has all metrics. It is complete when the package is initialized and is never modified.
 var table = append([]row{
 	{Metric{"host", "up", "", Gauge, "", "1 until the host is closed"}, one(func(s *reading) int {
@@ -162,23 +171,15 @@ var table = append([]row{
 	}},
 	{Metric{"dhcp", "lease_expiry_timestamp", "seconds", Gauge, "interface", "Unix time at which the DHCPv4 lease ends, or 0 if it does not end"}, func(s *reading, put func(string, float64)) {
 		for _, d := range s.host.DHCP() {
-			switch {
-			case d.Lease == nil:
-			case d.Lease.Expires.IsZero():
-				put(d.NIC, 0)
-			default:
-				put(d.NIC, float64(d.Lease.Expires.UnixNano())/1e9)
+			if d.Lease != nil {
+				put(d.NIC, unixSeconds(d.Lease.Expires))
 			}
 		}
 	}},
 	{Metric{"dhcp6", "lease_expiry_timestamp", "seconds", Gauge, "interface", "Unix time at which the DHCPv6 lease ends, or 0 if it does not end"}, func(s *reading, put func(string, float64)) {
 		for _, d := range s.host.DHCP6() {
-			switch {
-			case d.Lease == nil:
-			case d.Lease.Expires.IsZero():
-				put(d.NIC, 0)
-			default:
-				put(d.NIC, float64(d.Lease.Expires.UnixNano())/1e9)
+			if d.Lease != nil {
+				put(d.NIC, unixSeconds(d.Lease.Expires))
 			}
 		}
 	}},
