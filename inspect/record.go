@@ -304,7 +304,7 @@ func (r *Recording) watched() {
 				r.segment(&e)
 			case stack.PacketDropped:
 				drops[e.Reason] = append(last(drops[e.Reason], lastFrames-1), e)
-			case stack.ConnClosed:
+			case stack.ConnClosed, stack.ConnFailed:
 				r.closed(&e)
 			}
 			if n++; n >= recordEvents || r.bytes >= r.cfg.MaxBytes {
@@ -356,14 +356,25 @@ func (r *Recording) segment(e *stack.WatchEvent) {
 	r.line(recordLine{"segments", id, b})
 }
 
-// closed writes the totals of a connection at its end, which are later than those of its last sample.
+// closed writes the totals of a connection at its end, which are later than those of its last sample. A connection that
+// has begun and ended between two samples has no other state in the recording.
 func (r *Recording) closed(e *stack.WatchEvent) {
-	w := r.watches[tuple{e.Local, e.Remote}]
-	if w == nil || e.Info == nil {
+	if e.Info == nil {
 		return
 	}
+	k := tuple{e.Local, e.Remote}
+	w := r.watches[k]
+	if w == nil {
+		if len(r.watches) >= r.cfg.MaxConns {
+			return
+		}
+		w = &recordedConn{connWatch: connWatch{tuple: k}} // of no sample, so watched writes its end
+		r.watches[k] = w
+	}
 	info := *e.Info
-	if info.State != tcp.TimeWait {
+	if info.State == tcp.TimeWait {
+		w.sample = r.samples // the next sample finds it
+	} else {
 		info.State = tcp.Closed // it was the last state before CLOSED
 	}
 	c := stack.ConnInfo{Local: e.Local, Remote: e.Remote, State: info.State, Passive: e.Passive}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -356,4 +357,46 @@ func FuzzOpen(f *testing.F) {
 			require.Equal(t, 200, ask(h, "GET", path).StatusCode)
 		}
 	})
+}
+
+// On a wire without latency, a connection begins and ends between two samples.
+func TestARecordingHasConnectionsBetweenItsSamples(t *testing.T) {
+	var out bytes.Buffer
+	var served, refused string
+	synctest.Test(t, func(t *testing.T) {
+		a, b := hosttest.Pair(t)
+		rec := Record(a, &out, RecordConfig{})
+		time.Sleep(35 * time.Millisecond)
+		dialed, accepted := connect(t, a, b, 1)
+		served = idOf(dialed[0])
+		accepted[0].Write([]byte("hello"))
+		accepted[0].Close()
+		all, err := io.ReadAll(dialed[0])
+		require.NoError(t, err)
+		require.Equal(t, "hello", string(all))
+		dialed[0].Close()
+		_, err = a.Dial("tcp4", hosttest.AddrB+":9")
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		time.Sleep(35 * time.Millisecond)
+		require.NoError(t, rec.Close())
+	})
+	h, err := Open(&out)
+	require.NoError(t, err)
+	all := get[Conns](t, h, "api/conns")
+	require.Equal(t, 2, all.Total)
+	for _, c := range all.Conns {
+		require.Equal(t, "CLOSED", c.State)
+		s := open(t, h, "api/stream?topics=conn&id="+url.QueryEscape(c.ID))
+		d := nextOf[ConnDetail](s, "conn")
+		if c.ID == served {
+			require.Equal(t, uint64(5), c.BytesIn)
+			require.Empty(t, d.Events)
+		} else {
+			refused = c.Remote
+			require.Equal(t, "connection refused", d.Events[0].Text)
+		}
+		require.True(t, nextOf[ConnDetail](s, "conn").Ended)
+		nextOf[struct{}](s, "end")
+	}
+	require.Equal(t, hosttest.AddrB+":9", refused)
 }
