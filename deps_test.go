@@ -63,7 +63,7 @@ var floors = map[string][]string{
 	"dropin/internal/gen": {},
 	// The guide. Its programs are listed below.
 	"docs/guide":              {},
-	"docs/guide/internal/lab": {"", "nic", "stack/wire", "internal/filter"},
+	"docs/guide/internal/lab": {"", "inspect", "nic", "stack/wire", "internal/filter"},
 }
 
 // guideProgram matches the programs of the guide, which may import what a program of a user may, and what they share.

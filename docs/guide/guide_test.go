@@ -27,6 +27,8 @@ var update = flag.Bool("update", false, "write the blocks of code and output int
 //	<!-- code main.go talk -->            the region "talk" of main.go, or of a file of the guide
 //	<!-- output -->                       what the chapter's program prints
 //	<!-- output of the commands -->       what the block of commands above prints
+//	<!-- root -->                         commands that need root
+//	<!-- inspector -->                    commands of which the last one serves a page until Ctrl-C
 type block struct {
 	page     string // path of the page
 	language string
@@ -138,7 +140,7 @@ var build = sync.OnceValue(func() (err error) {
 	if programs, err = os.MkdirTemp("", "guide"); err != nil {
 		return err
 	}
-	out, err := exec.Command("go", "build", "-o", programs+"/", "./...").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", programs+"/", "./...", "../../cmd/usernet").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, out)
 	}
@@ -153,10 +155,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// gorun makes "go run ./docs/guide/NAME" run the program that build has built, which is quicker.
+// gorun makes "go run ./docs/guide/NAME" and "go run ./cmd/usernet" run the program that build has built, which is
+// quicker.
 const gorun = `
 go() {
-	if [[ $1 == run && $2 == ./docs/guide/* ]]; then
+	if [[ $1 == run && ( $2 == ./docs/guide/* || $2 == ./cmd/usernet ) ]]; then
 		local program=${2##*/}
 		shift 2
 		"$PROGRAMS/$program" "$@"
@@ -208,7 +211,8 @@ var (
 )
 
 // The blocks marked "sh" are run, in the order of the page, without root. Those marked "sh root" need root and a network
-// of their own; see TestCommandsForRoot.
+// of their own; see TestCommandsForRoot. The commands of those marked "sh inspector" end with Ctrl-C; see
+// TestCommandsThatOpenTheInspector.
 func TestCommandsOfThePages(t *testing.T) {
 	needsGo(t)
 	for _, tool := range tools {
@@ -230,7 +234,7 @@ func TestCommandsOfThePages(t *testing.T) {
 				case b.source == "output of the commands":
 					expect(t, b, printed)
 				case b.language == "sh":
-					require.Equal(t, "root", b.source, "%s: commands with an unknown comment", page)
+					require.Contains(t, []string{"root", "inspector"}, b.source, "%s: commands with an unknown comment", page)
 				case b.language == "text":
 					require.Contains(t, []string{"output", "drawing"}, b.source, "%s: a block without a source:\n%s", page, b.text)
 				default:

@@ -40,7 +40,7 @@ func run() {
 	cfg := lab.Config(lab.Show(lab.Capture(left), "udp port 67 or udp port 68"), 1) // no addresses
 	cfg.Auto = true
 	cfg.DHCP = true
-	host := lab.Must(usernet.New(cfg))
+	host := lab.New(cfg)
 	defer host.Close()
 	//guide:end
 

@@ -69,7 +69,7 @@ func small(dev nic.Device, seed uint64, addr string) *usernet.Host {
 	params.RecvBuffer, params.RecvBufferMax = 16<<10, 16<<10
 	cfg := lab.Config(dev, seed, addr)
 	cfg.TCP.Params = &params
-	return lab.Must(usernet.New(cfg))
+	return lab.New(cfg)
 }
 
 //guide:end

@@ -103,7 +103,7 @@ func host(dev nic.Device, seed uint64, control tcp.Congestion, addr string) *use
 	params.Congestion = control
 	cfg := lab.Config(dev, seed, addr)
 	cfg.TCP.Params = &params
-	return lab.Must(usernet.New(cfg))
+	return lab.New(cfg)
 }
 
 //guide:end

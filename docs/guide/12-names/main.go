@@ -25,12 +25,12 @@ func run() {
 	cfg := lab.Config(lab.Show(lab.Capture(link), "udp and not host ff02::fb and not host 224.0.0.251"), 1, "192.0.2.1/24")
 	cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:53")}
 	cfg.MDNS = &usernet.MDNSConfig{}
-	client := lab.Must(usernet.New(cfg))
+	client := lab.New(cfg)
 	defer client.Close()
 
 	cfg = lab.Config(right, 2, "192.0.2.2/24")
 	cfg.MDNS = &usernet.MDNSConfig{HostName: "clock"}
-	server := lab.Must(usernet.New(cfg))
+	server := lab.New(cfg)
 	defer server.Close()
 	//guide:end
 	names := lab.Must(server.ListenPacket("udp", ":53"))

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/docs/guide/internal/lab"
+	"github.com/usernet/usernet/inspect"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -83,3 +86,43 @@ func TestFetchOverABadLink(t *testing.T) {
 }
 
 //guide:end
+
+// recordHost records a host until the end of the test, for the inspector.
+//
+//guide:begin record
+func recordHost(t *testing.T, host *usernet.Host, file string) {
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recording := inspect.Record(host, f, inspect.RecordConfig{})
+	t.Cleanup(func() {
+		if err := errors.Join(recording.Close(), f.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+//guide:end
+
+func TestARecordedTestOpensInTheInspector(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "fetch.usernet")
+	synctest.Test(t, func(t *testing.T) {
+		client, server := network(t, nic.Impairment{Latency: time.Millisecond}, 1)
+		recordHost(t, client, file)
+		if err := serve(server, ":80", "hello"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fetch(t.Context(), client.DialContext, "192.0.2.2:80"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := inspect.Open(f); err != nil {
+		t.Fatal(err)
+	}
+}

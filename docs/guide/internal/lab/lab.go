@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/inspect"
 	"github.com/usernet/usernet/internal/filter"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
@@ -32,7 +33,10 @@ import (
 func Run(f func()) {
 	runtime.GOMAXPROCS(1)
 	test := testing.InternalTest{Name: "guide", F: func(t *testing.T) {
-		synctest.Test(t, func(*testing.T) { f() })
+		synctest.Test(t, func(*testing.T) {
+			f()
+			endRecording()
+		})
 		if !t.Failed() {
 			os.Exit(0) // before package testing prints PASS
 		}
@@ -69,7 +73,14 @@ func Slow(dev nic.Device, imp nic.Impairment, seed uint64) *nic.Impaired {
 
 // Host makes a host with addresses such as "192.0.2.1/24" on dev. The seed determines its random numbers.
 func Host(dev nic.Device, seed uint64, addrs ...string) *usernet.Host {
-	return Must(usernet.New(Config(dev, seed, addrs...)))
+	return New(Config(dev, seed, addrs...))
+}
+
+// New makes a host. With the flag -record, Run records one of the hosts that New and Host make.
+func New(cfg usernet.Config) *usernet.Host {
+	h := Must(usernet.New(cfg))
+	record(h)
+	return h
 }
 
 // Config returns the configuration of such a host. It first waits for some microseconds, so that no timers of two hosts
@@ -93,6 +104,34 @@ func Random(seed uint64) func(p []byte) {
 		mu.Lock()
 		defer mu.Unlock()
 		src.Read(p)
+	}
+}
+
+var (
+	recordFile = flag.String("record", "", "record the first 100 seconds of a host of the program in this `file`, for usernet inspect")
+	recordHost = flag.Int("host", 1, "the `number` of the host that -record records: 1 is the first that the program makes")
+
+	recording *inspect.Recording
+	hosts     int // that the program has made, if one is to be recorded
+)
+
+// record records a host if it is the one that the flags name, with 100 samples each second.
+func record(h *usernet.Host) {
+	if *recordFile == "" {
+		return
+	}
+	if hosts++; hosts == *recordHost {
+		recording = inspect.Record(h, Must(os.Create(*recordFile)), inspect.RecordConfig{MaxSamples: 10_000})
+	}
+}
+
+// endRecording completes the file of record.
+func endRecording() {
+	switch {
+	case recording != nil:
+		Check(recording.Close())
+	case *recordFile != "":
+		log.Fatalf("-host %d: the program makes %d hosts", *recordHost, hosts)
 	}
 }
 
