@@ -378,6 +378,7 @@ func (d *impairQueue) arm() {
 
 // fire is the timer's function.
 func (d *impairQueue) fire() {
+	growStack(false)
 	d.mu.Lock()
 	d.armed = false
 	d.mu.Unlock()

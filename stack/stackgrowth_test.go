@@ -7,6 +7,8 @@ package stack
 import (
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -38,4 +40,47 @@ func TestIPv6NeedsNoMoreStackThanIPv4(t *testing.T) {
 	t.Logf("%d and %d bytes", v4, v6)
 	require.Greater(t, v4, 1000)
 	require.LessOrEqual(t, v6, v4, "bytes of stack from WriteTo to the receiver's handler")
+}
+
+// A stackWatcher counts how often the stack of a goroutine that passes frames to a host grew meanwhile.
+type stackWatcher struct {
+	nic.Device
+	passed, grown int
+}
+
+// Attach attaches recv. A stack that grows moves, and the address of a variable on it changes.
+func (d *stackWatcher) Attach(recv func([]nic.Frame)) {
+	d.Device.Attach(func(batch []nic.Frame) {
+		var here byte
+		before := uintptr(unsafe.Pointer(&here))
+		recv(batch)
+		d.passed++
+		if uintptr(unsafe.Pointer(&here)) != before {
+			d.grown++
+		}
+	})
+}
+
+// On an impaired link, a timer delivers the frames, each time on a new goroutine. It grows its stack at once,
+// and not deep within the code of the host (see nic's growStack).
+func TestAFrameFromATimerFindsTheStackGrown(t *testing.T) {
+	for i, family := range []string{"IPv4", "IPv6"} {
+		synctest.Test(t, func(t *testing.T) {
+			x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+			imp := nic.Impairment{Latency: time.Millisecond, Rate: 100e6}
+			near := &stackWatcher{Device: nic.Impair(x, nic.ImpairConfig{Out: imp, In: imp, Seed: 1})}
+			far := &stackWatcher{Device: y}
+			a, b := newHost(t, near, "192.0.2.1/24", with(both[0][i:])), newHost(t, far, "192.0.2.2/24", with(both[1][i:]))
+			c, d := connect(t, a, b)
+			exchange(t, c, d, 1<<20)
+			c.Close()
+			d.Close()
+			synctest.Wait()
+			require.Greater(t, near.passed, 100)
+			require.Greater(t, far.passed, 500)
+			t.Logf("%s: the stack grew in %d of %d and %d of %d deliveries", family, near.grown, near.passed, far.grown, far.passed)
+			require.LessOrEqual(t, near.grown, near.passed/20)
+			require.LessOrEqual(t, far.grown, far.passed/20)
+		})
+	}
 }
