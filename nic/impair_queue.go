@@ -40,7 +40,7 @@ type impairQueue struct {
 	lastEarly int64     // when the last frame that was reordered without a ReorderGap is due
 	slot      int64     // the direction's slot, from 1 to 14; 0 without a seed
 	seq       uint64    // number of the next packet
-	queue     packetHeap
+	queue     packetQueue
 	queued    int // bytes in queue
 	timer     *time.Timer
 	armed     bool  // timer is set
@@ -51,13 +51,6 @@ type impairQueue struct {
 
 	batch   []Frame   // used only by the drainer
 	packets []*packet // used only by the drainer
-}
-
-// A packet is a copy of a frame in transit.
-type packet struct {
-	due int64
-	seq uint64 // orders packets that are due at the same time
-	buf []byte
 }
 
 func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *impairQueue {
@@ -217,7 +210,7 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 			d.lastEarly = p.due
 		}
 	}
-	d.push(p)
+	d.push(p, reorder)
 	if duplicate {
 		d.stats.Duplicated++
 		twin := d.packet(len(p.buf))
@@ -225,7 +218,7 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 		if twin.due = p.due; p.due > now && d.slot != 0 {
 			twin.due += slotDuplicate
 		}
-		d.push(twin)
+		d.push(twin, reorder)
 	}
 	return true
 }
@@ -280,12 +273,12 @@ func (d *impairQueue) setFull(full int) {
 	d.mu.Unlock()
 }
 
-func (d *impairQueue) push(p *packet) {
+func (d *impairQueue) push(p *packet, reordered bool) {
 	p.seq = d.seq
 	d.seq++
 	d.queued += len(p.buf)
 	d.stats.UnderWay++
-	d.queue.push(p)
+	d.queue.push(p, reordered)
 }
 
 // unit returns a random number in [0,1).
@@ -319,7 +312,11 @@ func (d *impairQueue) drain() {
 		return
 	}
 	d.draining = true
-	for d.collect() {
+	var now int64
+	for {
+		if now = d.now(); !d.collect(now) {
+			break
+		}
 		d.mu.Unlock()
 		n := d.deliver(d.batch)
 		d.recycle()
@@ -329,18 +326,17 @@ func (d *impairQueue) drain() {
 		d.stats.UnderWay -= len(d.batch)
 	}
 	d.draining = false
-	d.arm()
+	d.arm(now)
 	d.mu.Unlock()
 }
 
 // collect moves frames that are due into the batch, and reports whether the batch has any.
-func (d *impairQueue) collect() bool {
+func (d *impairQueue) collect(now int64) bool {
 	d.batch, d.packets = d.batch[:0], d.packets[:0]
-	if d.closed || len(d.queue) == 0 {
+	if d.closed {
 		return false
 	}
-	now := d.now()
-	for len(d.queue) > 0 && d.queue[0].due <= now && len(d.batch) < drainBatch {
+	for d.queue.len() > 0 && d.queue.due() <= now && len(d.batch) < drainBatch {
 		p := d.queue.pop()
 		d.queued -= len(p.buf)
 		d.packets = append(d.packets, p)
@@ -359,16 +355,16 @@ func (d *impairQueue) recycle() {
 }
 
 // arm sets the timer for the next frame, unless it is already set to that time or earlier.
-func (d *impairQueue) arm() {
-	if d.closed || len(d.queue) == 0 {
+func (d *impairQueue) arm(now int64) {
+	if d.closed || d.queue.len() == 0 {
 		return
 	}
-	due := d.queue[0].due
+	due := d.queue.due()
 	if d.armed && d.armedAt <= due {
 		return
 	}
 	d.armed, d.armedAt = true, due
-	wait := time.Duration(due - d.now())
+	wait := time.Duration(due - now)
 	if d.timer == nil {
 		d.timer = time.AfterFunc(wait, d.fire)
 		return
@@ -393,55 +389,13 @@ func (d *impairQueue) close() {
 	if d.timer != nil {
 		d.timer.Stop()
 	}
-	d.stats.Discarded += uint64(len(d.queue))
-	d.stats.UnderWay -= len(d.queue)
-	d.queue, d.queued = nil, 0
+	d.stats.Discarded += uint64(d.queue.len())
+	d.stats.UnderWay -= d.queue.len()
+	d.queue, d.queued = packetQueue{}, 0
 }
 
 func (d *impairQueue) snapshot() ImpairStats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.stats
-}
-
-// packetHeap is a heap whose index 0 has the packet that is due next.
-type packetHeap []*packet
-
-func (h packetHeap) less(i, j int) bool {
-	return h[i].due < h[j].due || h[i].due == h[j].due && h[i].seq < h[j].seq
-}
-
-func (h *packetHeap) push(p *packet) {
-	*h = append(*h, p)
-	q := *h
-	for i := len(q) - 1; i > 0; {
-		parent := (i - 1) / 2
-		if !q.less(i, parent) {
-			return
-		}
-		q[i], q[parent] = q[parent], q[i]
-		i = parent
-	}
-}
-
-func (h *packetHeap) pop() *packet {
-	q := *h
-	top, last := q[0], len(q)-1
-	q[0], q[last] = q[last], nil
-	q = q[:last]
-	*h = q
-	for i := 0; ; {
-		child := 2*i + 1
-		if child >= last {
-			return top
-		}
-		if child+1 < last && q.less(child+1, child) {
-			child++
-		}
-		if !q.less(child, i) {
-			return top
-		}
-		q[i], q[child] = q[child], q[i]
-		i = child
-	}
 }
