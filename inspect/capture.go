@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/nic/pcap"
 	"github.com/usernet/usernet/stack"
 )
@@ -110,7 +112,7 @@ func (l *live) capture(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-pcapng")
 	w.Header().Set("Content-Disposition", `attachment; filename="usernet-`+time.Now().Format("20060102-150405")+`.pcapng"`)
 	w.WriteHeader(http.StatusOK)
-	c := &capture{left: f.bytes, snap: f.snap, keys: l.cfg.KeyLog}
+	c := &capture{left: f.bytes, snap: f.snap, keys: l.cfg.KeyLog, nics: captureInterfaces(l.host)}
 	c.own = l.ownConn(r)
 	c.to = &clientWriter{w: w, rc: http.NewResponseController(w)}
 	defer c.to.rc.SetWriteDeadline(time.Time{}) // the connection may serve more requests
@@ -179,8 +181,9 @@ type capture struct {
 	left  int64 // bytes that may still be written
 	snap  int
 	keys  *KeyLog
-	own   tuple // the connection of the request itself, if it is one of the host: its frames are left out
-	whole bool  // the frames are kept until the end, because the secrets of TLS have to be before them in the file
+	nics  []pcap.Interface // of the host when the capture begins; the writer adds later ones
+	own   tuple            // the connection of the request itself, if it is one of the host: its frames are left out
+	whole bool             // the frames are kept until the end, because the secrets of TLS have to be before them in the file
 
 	out     *pcap.Writer
 	held    []pcap.Packet // frames that may still be found to be dropped, or all of them if whole is set
@@ -276,7 +279,7 @@ func (c *capture) add(e *stack.WatchEvent) {
 		comment += fmt.Sprintf("%d frames before this one are missing: they came too fast", c.lost)
 		c.lost = 0
 	}
-	p := pcap.Packet{Time: e.Time, Data: e.Data, Len: e.Len, Link: pcap.LinkRaw, Direction: pcap.Inbound, Comment: comment}
+	p := pcap.Packet{Time: e.Time, Data: e.Data, Len: e.Len, Link: pcap.LinkRaw, Direction: pcap.Inbound, Interface: e.NIC, Comment: comment}
 	if e.Ethernet {
 		p.Link = pcap.LinkEthernet
 	}
@@ -319,10 +322,33 @@ func (c *capture) write(n int) {
 // keyBlock is fewer bytes than a block of secrets has, if there are several.
 const keyBlock = 32 << 10
 
-// begin writes the beginning of the file, once.
+// captureInterfaces describes the interfaces of a host.
+func captureInterfaces(h *usernet.Host) (all []pcap.Interface) {
+	for _, info := range h.Interfaces() {
+		link := pcap.LinkEthernet
+		if info.Medium == nic.IP || info.Loopback {
+			link = pcap.LinkRaw
+		}
+		all = append(all, pcap.Interface{Name: info.Name, MAC: info.MAC, Link: link})
+	}
+	return all
+}
+
+// begin writes the beginning of the file, with the interfaces, once.
 func (c *capture) begin() {
-	if c.out == nil && c.err == nil {
-		c.out, c.err = pcap.NewWriter(c, pcap.Interface{Name: "usernet", Link: pcap.LinkEthernet, SnapLen: c.snap})
+	if c.out != nil || c.err != nil {
+		return
+	}
+	first, more := pcap.Interface{Name: "usernet", Link: pcap.LinkEthernet}, c.nics
+	if len(more) > 0 {
+		first, more = more[0], more[1:]
+	}
+	first.SnapLen = c.snap
+	c.out, c.err = pcap.NewWriter(c, first)
+	for _, ifc := range more {
+		if c.err == nil {
+			c.err = c.out.AddInterface(ifc)
+		}
 	}
 }
 

@@ -8,10 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +25,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/nic/pcap"
 	"github.com/usernet/usernet/stack"
 )
@@ -230,6 +234,61 @@ func TestWiresharkDecryptsACapture(t *testing.T) {
 	out, err := exec.Command(tshark, "-r", name, "-n", "-Y", "http.request", "-T", "fields", "-e", "http.request.uri").Output()
 	require.NoError(t, err)
 	require.Equal(t, "/the-request\n", string(out))
+}
+
+// TestWiresharkKnowsTheInterfacesOfACapture captures on a host with two links, one of which has no Ethernet header.
+// tshark must find the name of the interface of each packet.
+func TestWiresharkKnowsTheInterfacesOfACapture(t *testing.T) {
+	tshark, err := exec.LookPath("tshark")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("tshark is not installed")
+		}
+		t.Skip("tshark is not installed")
+	}
+	var file []byte
+	synctest.Test(t, func(t *testing.T) {
+		lan, farLAN := nic.Pipe(nic.PipeConfig{})
+		wan, farWAN := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+		h := hosttest.New(t, usernet.Config{NICs: []stack.NIC{
+			{Name: "lan", Device: lan, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}},
+			{Name: "wan", Device: wan, Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}},
+		}})
+		near := hosttest.New(t, usernet.Config{NIC: farLAN, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")}})
+		far := hosttest.New(t, usernet.Config{NIC: farWAN, Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24")}})
+		end := startCapture(NewHandler(h, Config{}), "seconds=5&filter=udp")
+		synctest.Wait()
+		for i, x := range []struct {
+			from *usernet.Host
+			to   string
+		}{{near, "192.0.2.1"}, {far, "198.51.100.1"}, {h, "127.0.0.1"}} {
+			c, err := x.from.Dial("udp", x.to+":"+strconv.Itoa(9001+i))
+			require.NoError(t, err)
+			_, err = c.Write([]byte("hello"))
+			require.NoError(t, err)
+			c.Close()
+		}
+		var status int
+		status, file = end()
+		require.Equal(t, 200, status)
+	})
+	all, _ := readCapture(t, file)
+	links := map[string]pcap.LinkType{}
+	for _, p := range all {
+		links[p.Interface] = p.Link
+	}
+	require.Equal(t, map[string]pcap.LinkType{"lan": pcap.LinkEthernet, "wan": pcap.LinkRaw, "lo": pcap.LinkRaw}, links)
+	name := filepath.Join(t.TempDir(), "capture.pcapng")
+	require.NoError(t, os.WriteFile(name, file, 0o600))
+	out, err := exec.Command(tshark, "-r", name, "-n", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.encap_type", "-e", "udp.dstport").Output()
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"lan\t1\t9001", "wan\t7\t9002", "lo\t7\t9003"}, unique(strings.Split(strings.TrimSpace(string(out)), "\n")))
+}
+
+// unique returns the different lines.
+func unique(lines []string) []string {
+	slices.Sort(lines)
+	return slices.Compact(lines)
 }
 
 func TestAKeyLogKeepsTheLastLines(t *testing.T) {

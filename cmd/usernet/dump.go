@@ -257,7 +257,7 @@ func (d *dumper) writePacket(pkt pcap.Packet) (err error) {
 		return nil
 	}
 	if d.pcap == nil {
-		if d.pcap, err = pcap.NewWriter(d.file, pcap.Interface{Link: pkt.Link}); err != nil {
+		if d.pcap, err = pcap.NewWriter(d.file, pcap.Interface{Name: pkt.Interface, Link: pkt.Link}); err != nil {
 			return err
 		}
 	}

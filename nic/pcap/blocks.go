@@ -161,6 +161,8 @@ func (p *Reader) addInterface(b []byte) error {
 	}
 	p.options(b[8:], func(code uint16, v []byte) {
 		switch {
+		case code == optIfName:
+			ifc.name = cutText(string(v[:min(len(v), maxName+1)]), maxName)
 		case code == optIfTSResol && len(v) == 1:
 			ifc.resol = v[0]
 		case code == optIfTSOff && len(v) == 8:

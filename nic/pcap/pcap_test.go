@@ -2,6 +2,7 @@ package pcap
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -202,8 +203,10 @@ func written(t testing.TB) ([]byte, []Packet) {
 			Data: bytes.Repeat([]byte{byte(i)}, 14+i), Len: 14 + i,
 			Time: time.Unix(1_700_000_000+int64(i), int64(i)*1_001_001).UTC(),
 			Link: []LinkType{LinkEthernet, LinkRaw}[i%2], Direction: Direction(i % 3),
+			Interface: []string{"", "test1", "test0"}[i%3],
 		}
 		require.NoError(t, w.Write(p))
+		p.Interface = cmp.Or(p.Interface, "test0")
 		if len(p.Data) > 64 {
 			t.Fatal("no packet is cut")
 		}
@@ -211,7 +214,7 @@ func written(t testing.TB) ([]byte, []Packet) {
 	}
 	long := Packet{Data: make([]byte, 100), Len: 100, Time: time.Unix(1_700_001_000, 0).UTC(), Link: LinkEthernet}
 	require.NoError(t, w.Write(long))
-	long.Data = long.Data[:64]
+	long.Data, long.Interface = long.Data[:64], "test0"
 	return buf.Bytes(), append(want, long)
 }
 
@@ -354,7 +357,7 @@ func TestWiresharkConvertsWhatWeReadAndWrite(t *testing.T) {
 		for i, p := range want {
 			p.Time = p.Time.Truncate(unit)
 			if format != "pcapng" {
-				p.Direction = Unknown
+				p.Direction, p.Interface = Unknown, ""
 			}
 			require.Equal(t, p, got[i], "%s: packet %d", format, i)
 			sec, rest, _ := strings.Cut(lines[i], ".")

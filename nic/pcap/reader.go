@@ -61,6 +61,9 @@ type Packet struct {
 	Time      time.Time // when the packet was captured; zero if the capture does not say
 	Link      LinkType
 	Direction Direction
+	// Interface is the name of the interface on which the packet was captured, at most 256 bytes. It is empty if the
+	// capture does not say. Only pcapng has names.
+	Interface string
 	// Comment is text about the packet, such as the reason for which it was dropped. Only pcapng has comments. A
 	// Reader joins several comments of a packet by newlines.
 	Comment string
@@ -72,6 +75,7 @@ const (
 	maxPacket     = 256 << 10 // bytes of a packet
 	maxBlock      = maxPacket + 64<<10
 	maxInterfaces = 4096    // of a section
+	maxName       = 256     // bytes of the name of an interface; a longer name is cut
 	maxKeyLog     = 4 << 20 // bytes of all key logs
 )
 
@@ -89,6 +93,7 @@ type Reader struct {
 
 // An iface is an interface on which packets were captured.
 type iface struct {
+	name   string
 	link   LinkType
 	snap   int   // maximum number of captured bytes; 0 means no limit
 	fcs    int   // bytes of the Ethernet check sequence at the end of each packet
@@ -249,7 +254,7 @@ func (ifc *iface) packet(b []byte, length uint32, t time.Time, fcs int) Packet {
 		n -= fcs
 		b = b[:n]
 	}
-	return Packet{Data: b[:len(b):len(b)], Len: n, Time: t, Link: ifc.link}
+	return Packet{Data: b[:len(b):len(b)], Len: n, Time: t, Link: ifc.link, Interface: ifc.name}
 }
 
 var errBlock = errors.New("a block is shorter than its fields")

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 	"unicode/utf8"
 )
@@ -131,28 +132,46 @@ type Writer struct {
 	w     io.Writer
 	name  string
 	snap  int
-	links []LinkType // of the interfaces that have been written
+	ifcs  []writtenInterface // in the order of the file
 	block []byte
 }
 
-// NewWriter writes the beginning of a capture and describes the interface ifc. For packets with another link type than
-// that of ifc, Write adds another interface, which has the name and the SnapLen of ifc.
+// A writtenInterface identifies an interface that has been written.
+type writtenInterface struct {
+	name string
+	link LinkType
+}
+
+// NewWriter writes the beginning of a capture and describes the interface ifc. For packets of another interface or with
+// another link type, Write adds an interface with the name of the packet's interface and the SnapLen of ifc. Packets
+// whose Interface is empty are of the interface ifc.
 func NewWriter(w io.Writer, ifc Interface) (*Writer, error) {
-	p := &Writer{w: w, name: ifc.Name, snap: max(ifc.SnapLen, 0), links: []LinkType{ifc.Link}}
+	p := &Writer{w: w, name: ifc.Name, snap: max(ifc.SnapLen, 0), ifcs: []writtenInterface{{ifc.Name, ifc.Link}}}
 	ifc.SnapLen = p.snap
 	return p, p.write(appendInterface(appendSection(nil), ifc))
 }
 
+// AddInterface describes another interface, so that the capture has it even without packets, and has its MAC. Its
+// SnapLen is that of the first interface, whatever ifc says.
+func (p *Writer) AddInterface(ifc Interface) error {
+	ifc.SnapLen = p.snap
+	p.ifcs = append(p.ifcs, writtenInterface{ifc.Name, ifc.Link})
+	p.block = appendInterface(p.block[:0], ifc)
+	return p.write(p.block)
+}
+
 // Write writes a packet, or as many of its bytes as SnapLen allows.
 func (p *Writer) Write(pkt Packet) error {
-	index := 0
-	for index < len(p.links) && p.links[index] != pkt.Link {
-		index++
+	of := writtenInterface{pkt.Interface, pkt.Link}
+	if of.name == "" {
+		of.name = p.name
 	}
 	b := p.block[:0]
-	if index == len(p.links) {
-		b = appendInterface(b, Interface{Name: p.name, Link: pkt.Link, SnapLen: p.snap})
-		p.links = append(p.links, pkt.Link)
+	index := slices.Index(p.ifcs, of)
+	if index < 0 {
+		index = len(p.ifcs)
+		b = appendInterface(b, Interface{Name: of.name, Link: of.link, SnapLen: p.snap})
+		p.ifcs = append(p.ifcs, of)
 	}
 	b = beginPacket(b, index, pkt.Time, max(pkt.Len, len(pkt.Data)))
 	data := len(b)
