@@ -92,6 +92,7 @@ type netsim struct {
 
 	freeBack Time // when the queue of the way back is empty again
 	sent     int  // packets that arrived at the queue
+	lost     int  // packets lost at random
 	dropped  int  // packets that found the queue full
 
 	data []byte
@@ -202,7 +203,8 @@ func (s *netsim) send(i int, fromSender bool) {
 		}
 		s.sent++
 		if s.loses() {
-			continue // the segment is lost
+			s.lost++
+			continue
 		}
 		wait := max(s.free-s.now, 0)
 		if float64(wait)*s.link.rate/8/float64(Second) > float64(s.link.queue) {
