@@ -117,7 +117,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 			return nil
 		}
 	}
-	if err := wait(c.t.Time / 10); err != nil {
+	if err := wait(c.t.warmUp()); err != nil {
 		return report{}, err
 	}
 	before, begin, err := c.count()

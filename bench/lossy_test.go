@@ -64,8 +64,11 @@ func TestLossCurvesAreMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := lossCurves()
-	if len(list) != 3 || len(list[0].points) != 3 || list[2].points[0].Latency != 50*time.Millisecond {
+	if len(list) != 3 || len(list[0].points) != 3 || list[2].points[0].Latency != 50*time.Millisecond || list[2].points[0].N != lossyFlows {
 		t.Fatalf("%d curves", len(list))
+	}
+	if w := (&task{Loss: 0.01, Time: 6 * time.Second}).warmUp(); w != 6*time.Second {
+		t.Errorf("a warm-up of %v", w) // 60 round trips of 100 ms
 	}
 	c := list[0]
 	c.Labels, c.points = c.Labels[2:], c.points[2:]

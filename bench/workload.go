@@ -238,7 +238,7 @@ type task struct {
 	// with its port, and Port is the proxy's own.
 	Addr string
 	Port int
-	// Time is how long a client runs, after a warm-up of a tenth of Time.
+	// Time is how long a client measures, after a warm-up.
 	Time time.Duration
 	// Profile, if not empty, is the file for a CPU profile.
 	Profile string
