@@ -114,8 +114,16 @@ var mdnsDropText = [numMDNSDrops]stack.DropReason{
 	mdnsDropOutbox:    "mDNS send queue full",
 }
 
-// drop counts a dropped message.
-func (ls *mdnsLinks) drop(reason int) { ls.drops[reason].Add(1) }
+// drop counts a dropped message, and returns the reason in words.
+func (ls *mdnsLinks) drop(reason int) stack.DropReason {
+	ls.drops[reason].Add(1)
+	return mdnsDropText[reason]
+}
+
+// dropOut counts a message of the node that is not sent, and tells the Watchers of the host.
+func (l *mdnsLink) dropOut(reason int, m *mdns.Message) {
+	l.all.h.stack.ReportDrop(l.all.drop(reason), l.index, m.To)
+}
 
 // addDrops adds the counts of dropped messages to drops, the counts of the stack. ls may be nil.
 func (ls *mdnsLinks) addDrops(drops map[stack.DropReason]uint64) {
@@ -191,7 +199,7 @@ func (ls *mdnsLinks) add(l *mdnsLink) error {
 				}
 				return err
 			}
-			c.SetHandler(ls.receive)
+			c.SetDroppingHandler(ls.receive)
 			c.SetMulticastLoopback(false)
 			ls.conns[i] = c
 		}
@@ -289,35 +297,45 @@ func (ls *mdnsLinks) look() {
 	}
 }
 
-// receive queues a message for the link on which it has arrived. It is the handler of the sockets, so it neither blocks
-// nor sends.
-func (ls *mdnsLinks) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+// receive queues a message for the link on which it has arrived, or drops it and returns why. It is the handler of the
+// sockets, so it neither blocks nor sends.
+func (ls *mdnsLinks) receive(b []byte, from netip.AddrPort, meta stack.Meta) stack.DropReason {
 	links := ls.list()
 	i := slices.IndexFunc(links, func(l *mdnsLink) bool { return l.index == meta.NIC })
 	switch {
 	case i < 0:
-		ls.drop(mdnsDropInterface)
+		return ls.drop(mdnsDropInterface)
 	case len(b) > mdnsMaxSize:
-		ls.drop(mdnsDropMalformed)
-	default:
-		links[i].receive(b, from, meta)
+		return ls.drop(mdnsDropMalformed)
 	}
+	return links[i].receive(b, from, meta)
 }
 
-func (l *mdnsLink) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+// receive queues a message for the node, or drops it and returns why. It checks the message, which do hands to the node,
+// because only here the Watchers of the host can have its packet.
+func (l *mdnsLink) receive(b []byte, from netip.AddrPort, meta stack.Meta) stack.DropReason {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.ended:
+		return ""
 	case !meta.Dst.IsMulticast() && !l.onLink(from.Addr()):
 		// RFC 6762 11: a message that was not sent to the group must come from the link.
-		l.all.drop(mdnsDropOffLink)
+		return l.all.drop(mdnsDropOffLink)
 	case len(l.inbox) >= maxMDNSInbox:
-		l.all.drop(mdnsDropInbox)
-	default:
-		l.inbox = append(l.inbox, mdnsPacket{slices.Clone(b), from})
-		l.timer.Reset(0)
+		return l.all.drop(mdnsDropInbox)
 	}
+	switch mdns.Check(b, from) {
+	case mdns.ErrMalformed:
+		return l.all.drop(mdnsDropMalformed)
+	case mdns.ErrCode:
+		return l.all.drop(mdnsDropCode)
+	case mdns.ErrPort:
+		return l.all.drop(mdnsDropPort)
+	}
+	l.inbox = append(l.inbox, mdnsPacket{slices.Clone(b), from})
+	l.timer.Reset(0)
+	return ""
 }
 
 // do handles the received messages, calls f if it is not nil, does what is due, and sends the messages of the node.
@@ -332,14 +350,7 @@ func (l *mdnsLink) do(f func(now time.Time)) {
 	inbox := l.inbox
 	l.inbox = nil
 	for _, p := range inbox {
-		switch l.node.Receive(now, p.data, p.from) {
-		case mdns.ErrMalformed:
-			l.all.drop(mdnsDropMalformed)
-		case mdns.ErrCode:
-			l.all.drop(mdnsDropCode)
-		case mdns.ErrPort:
-			l.all.drop(mdnsDropPort)
-		}
+		l.node.Receive(now, p.data, p.from) // without error: receive has checked the message
 	}
 	if f != nil {
 		f(now)
@@ -375,9 +386,9 @@ func (l *mdnsLink) queue() {
 		// to any address.
 		switch {
 		case m.To.IsValid() && !l.onLink(m.To.Addr()):
-			l.all.drop(mdnsDropOffLink)
+			l.dropOut(mdnsDropOffLink, &m)
 		case len(l.outbox) >= maxMDNSOutbox && !l.ended:
-			l.all.drop(mdnsDropOutbox)
+			l.dropOut(mdnsDropOutbox, &m)
 		default:
 			l.outbox = append(l.outbox, m)
 		}
@@ -407,7 +418,7 @@ func (l *mdnsLink) drain(most int) {
 			wait = mdnsSendTime
 		} else {
 			wait = mdnsStuckTime
-			l.all.drop(mdnsDropOutbox)
+			l.dropOut(mdnsDropOutbox, &m)
 		}
 		l.mu.Lock()
 	}

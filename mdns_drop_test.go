@@ -1,6 +1,8 @@
 package usernet
 
 import (
+	"bytes"
+	"context"
 	"maps"
 	"net"
 	"net/netip"
@@ -52,6 +54,25 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 			synctest.Wait()
 			time.Sleep(time.Second)
 		}
+		w, err := h.Watch(stack.WatchConfig{Drops: true, Buffer: 8 << 20})
+		require.NoError(t, err)
+		defer w.Close()
+		// watched returns the drops of mDNS that the watcher has got since the last call, by their reasons.
+		watched := func() map[stack.DropReason][]stack.WatchEvent {
+			all := map[stack.DropReason][]stack.WatchEvent{}
+			for {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				e, err := w.Next(ctx)
+				cancel()
+				if err != nil {
+					return all
+				}
+				require.Zero(t, e.Lost)
+				if strings.Contains(string(e.Reason), "mDNS") {
+					all[e.Reason] = append(all[e.Reason], e)
+				}
+			}
+		}
 		const group = "224.0.0.251"
 		query := []byte("\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05alice\x05local\x00\x00\x01\x00\x01")
 		response := []byte("\x00\x00\x84\x00\x00\x00\x00\x00\x00\x00\x00\x00")
@@ -66,6 +87,22 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 			"malformed mDNS message": 2, "mDNS message with an opcode or a response code": 1, "mDNS response from another port": 1,
 			"mDNS message from off the link": 1, "mDNS message on an interface without mDNS": 1,
 		}, drops())
+		seen := watched()
+		for reason, n := range drops() {
+			require.Len(t, seen[reason], int(n), reason)
+			for _, e := range seen[reason] {
+				require.NotEmpty(t, e.Data, reason)
+				require.False(t, e.Outbound)
+				require.Equal(t, uint16(5353), e.Local.Port())
+			}
+		}
+		port := seen["mDNS response from another port"][0]
+		require.Equal(t, netip.MustParseAddrPort(addrB+":4000"), port.Remote)
+		require.Equal(t, netip.MustParseAddrPort(group+":5353"), port.Local)
+		require.Equal(t, "lan", port.NIC)
+		require.True(t, port.Ethernet)
+		require.True(t, bytes.Contains(port.Data, response), "the frame, which may have padding")
+		require.Equal(t, "wan", seen["mDNS message on an interface without mDNS"][0].NIC)
 
 		// A device that blocks fills the outbox. The first answer makes the host resolve the querier's address.
 		send(other, addrB+":4000", group, query, 1)
@@ -76,6 +113,12 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 		}
 		<-blocking
 		require.Equal(t, uint64(6*200-1-maxMDNSOutbox), drops()["mDNS send queue full"])
+		full := watched()["mDNS send queue full"]
+		require.Len(t, full, 6*200-1-maxMDNSOutbox)
+		require.True(t, full[0].Outbound)
+		require.Equal(t, "lan", full[0].NIC)
+		require.Equal(t, netip.MustParseAddrPort(addrB+":4000"), full[0].Remote)
+		require.Empty(t, full[0].Data)
 
 		// Without the timer no goroutine takes messages from the inbox, so a flood fills it.
 		l := h.mdns.Load().list()[0]
@@ -85,5 +128,6 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 		l.mu.Unlock()
 		send(other, addrB+":5353", group, response, 2*maxMDNSInbox)
 		require.Equal(t, uint64(maxMDNSInbox), drops()["mDNS receive queue full"])
+		require.Len(t, watched()["mDNS receive queue full"], maxMDNSInbox)
 	})
 }

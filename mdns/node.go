@@ -141,20 +141,36 @@ func (n *Node) Tick(now time.Time) {
 // Receive handles a message from another machine on the link. The caller must not pass messages from other links
 // or its own messages. The error is the reason why the Node ignored the message: ErrMalformed, ErrCode or ErrPort.
 func (n *Node) Receive(now time.Time, data []byte, from netip.AddrPort) error {
-	m, err := parse(data)
+	m, err := accept(data, from)
 	switch {
 	case err != nil:
 		return err
-	case m.flags&opcodeAndRCode != 0:
-		return ErrCode
 	case m.flags&flagResponse == 0:
 		n.receiveQuery(now, m, from)
-	case from.Port() != Port:
-		return ErrPort
 	default:
 		n.receiveResponse(now, m)
 	}
 	return nil
+}
+
+// Check returns the error with which Receive of a Node would ignore a message, and nil for other messages.
+func Check(data []byte, from netip.AddrPort) error {
+	_, err := accept(data, from)
+	return err
+}
+
+// accept parses a message, and refuses those that a Node ignores.
+func accept(data []byte, from netip.AddrPort) (*message, error) {
+	m, err := parse(data)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.flags&opcodeAndRCode != 0:
+		return nil, ErrCode
+	case m.flags&flagResponse != 0 && from.Port() != Port:
+		return nil, ErrPort
+	}
+	return m, nil
 }
 
 func (n *Node) receiveResponse(now time.Time, m *message) {

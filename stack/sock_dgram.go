@@ -109,7 +109,7 @@ type dgram struct {
 	noSource bool     // see SetBroadcastWithoutSource
 	enlisted []*iface // the interfaces whose transmit queues will call txReady
 	rd, wd   deadline
-	handler  func(b []byte, from netip.AddrPort, meta Meta) // called for received datagrams; nil: they are queued
+	handler  func(b []byte, from netip.AddrPort, meta Meta) DropReason // called for received datagrams; nil: they are queued
 
 	// received counts the datagrams that were passed to the queue or the handler. sent counts the UDP
 	// datagrams that were sent. Neither count is in the stack's counters yet; see UDP.fold.
@@ -194,9 +194,9 @@ func (g *dgram) usable(d *deadline) error {
 }
 
 // enqueue appends a datagram with a copy of header and payload to the queue, or passes a copy of payload
-// to the handler. It reports false if the queue is full or the socket is closed. header is the IP header
-// for a raw socket, and otherwise empty.
-func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) bool {
+// to the handler. ok is false if the queue is full or the socket is closed. why is the reason for which the handler has
+// dropped the datagram, if it has. header is the IP header for a raw socket, and otherwise empty.
+func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) (ok bool, why DropReason) {
 	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
 	buf = append(buf, payload...)
 	g.mu.Lock()
@@ -206,31 +206,30 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta)
 		d = g.queue.push(cap(buf))
 	}
 	if d == nil {
-		handled := g.handle(buf[len(header):], from, meta)
-		if !handled {
+		ok, why = g.handle(buf[len(header):], from, meta)
+		if !ok {
 			g.dropped++
 		}
 		g.s.bufs.put(buf)
-		return handled
+		return ok, why
 	}
 	d.buf, d.head, d.from, d.meta = buf, len(header), from, *meta
 	g.received++
 	g.readable.Signal()
-	return true
+	return true, ""
 }
 
-// handle calls the handler with a datagram. It reports false if the socket has no handler or is closed.
-// g.mu is held, but not while the handler runs.
-func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
+// handle calls the handler with a datagram, and returns why the handler has dropped it. ok is false if the socket has no
+// handler or is closed. g.mu is held, but not while the handler runs.
+func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) (ok bool, why DropReason) {
 	f := g.handler
 	if f == nil || g.closed {
-		return false
+		return false, ""
 	}
 	g.received++
 	g.mu.Unlock()
 	defer g.mu.Lock()
-	f(b, from, *meta)
-	return true
+	return true, f(b, from, *meta)
 }
 
 // SetHandler makes the socket pass each datagram that it receives from now on to f, instead of queueing
@@ -238,6 +237,15 @@ func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
 // goroutines that receive from the links call f, possibly several of them at the same time. f must not
 // block, must not send, and must not keep b. f must not be nil.
 func (g *dgram) SetHandler(f func(b []byte, from netip.AddrPort, meta Meta)) {
+	g.SetDroppingHandler(func(b []byte, from netip.AddrPort, meta Meta) DropReason {
+		f(b, from, meta)
+		return ""
+	})
+}
+
+// SetDroppingHandler is SetHandler for an f that drops some of the datagrams, and then returns why. The stack tells its
+// Watchers of them, with the bytes of the packet. It does not count them in Stats.Drops.
+func (g *dgram) SetDroppingHandler(f func(b []byte, from netip.AddrPort, meta Meta) DropReason) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.handler, g.sealed = f, true

@@ -386,7 +386,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 			}
 		}
 		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
-		if r.enqueue(header, p.payload, netip.AddrPortFrom(s.zoned(p.src, p.zone()), 0), &meta) {
+		if ok, _ := r.enqueue(header, p.payload, netip.AddrPortFrom(s.zoned(p.src, p.zone()), 0), &meta); ok {
 			s.counts.rawReceived.Add(1)
 		} else {
 			p.drop(dropRawQueue)

@@ -536,8 +536,10 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) 
 	}
 	for {
 		piece := payload[:min(size, len(payload))]
-		if !u.enqueue(nil, piece, from, meta) {
+		if ok, why := u.enqueue(nil, piece, from, meta); !ok {
 			p.drop(dropUDPQueue)
+		} else if why != "" {
+			p.report(why)
 		}
 		if payload = payload[len(piece):]; len(payload) == 0 {
 			return

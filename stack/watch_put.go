@@ -62,11 +62,32 @@ func (p *packet) dropRx(r wire.Reason) {
 
 // drop counts a received packet that the host drops, under the reason r.
 func (p *packet) drop(r wire.Reason) {
-	s := p.ifc.s
-	s.counts.drops[r].Add(1)
-	if ws := s.watch.set.Load(); ws != nil && ws.drops {
-		ws.putPacket(p, r)
+	p.ifc.s.counts.drops[r].Add(1)
+	p.report(reasonText(r))
+}
+
+// report tells the Watchers of a received packet that was dropped.
+func (p *packet) report(why DropReason) {
+	if ws := p.ifc.s.watch.set.Load(); ws != nil && ws.drops {
+		ws.putPacket(p, why)
 	}
+}
+
+// ReportDrop tells the Watchers of a message that a user of the stack wanted to send, and has dropped for the reason why
+// before it was a packet. nic is the index of the interface, or 0. remote is where the message was to go; it may be
+// invalid. Stats.Drops does not count the message.
+func (s *Stack) ReportDrop(why DropReason, nic int, remote netip.AddrPort) {
+	ws := s.watch.set.Load()
+	if ws == nil || !ws.drops {
+		return
+	}
+	e := WatchEvent{Kind: PacketDropped, Reason: why, Outbound: true, Remote: remote}
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.index == nic {
+			e.NIC = ifc.name
+		}
+	}
+	ws.put(s, &e, &watchBytes{})
 }
 
 // dropError counts an ICMP error that the host does not believe.
@@ -130,8 +151,8 @@ func (ws *watchSet) putBytes(e *WatchEvent, ifc *iface, f *nic.Frame) {
 }
 
 // putPacket reports that a received packet was dropped.
-func (ws *watchSet) putPacket(p *packet, r wire.Reason) {
-	e := WatchEvent{Kind: PacketDropped, Reason: reasonText(r), NIC: p.ifc.name}
+func (ws *watchSet) putPacket(p *packet, why DropReason) {
+	e := WatchEvent{Kind: PacketDropped, Reason: why, NIC: p.ifc.name}
 	var from, to uint16
 	if (p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP) && len(p.payload) >= 4 && !laterFragment(p.header) {
 		from, to = binary.BigEndian.Uint16(p.payload), binary.BigEndian.Uint16(p.payload[2:])
