@@ -89,6 +89,8 @@ func checkFeature(t *testing.T, f *feature) {
 		require.NotEmpty(t, f.remark, "%s: no reason", f.id)
 	}
 	require.False(t, f.claimed != "" && f.state == "N", "%s: others list it in their own description", f.id)
+	require.False(t, f.claimed != "" && f.state == "P" && !strings.HasPrefix(f.remark, "Waived: "),
+		"%s: others list it in their own description, and the rest is not waived", f.id)
 }
 
 // readFeatures reads the list.
@@ -263,7 +265,7 @@ func featureSums(features []*feature) string {
 			open = append(open, f.id)
 		}
 	}
-	fmt.Fprintf(&b, "\nOther systems claim %d of these features in their own description. usernet has %d of them; in part: %s; left out on purpose: %s.\n",
+	fmt.Fprintf(&b, "\nOther systems claim %d of these features in their own description. usernet has %d of them; in part, and the rest is waived: %s; left out on purpose: %s.\n",
 		claimed, full, orNone(open), orNone(out))
 	return b.String()
 }
