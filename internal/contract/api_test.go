@@ -35,8 +35,8 @@ func otherFunctions() map[string]string {
 		pure   = "a function of its arguments alone"
 		unix   = "Unix sockets are out of scope"
 		file   = "there is no descriptor"
-		ours   = "an interface is no net.Interface: Host.Interfaces tells of a stack.InterfaceInfo; package dropin has net's form"
-		noFail = "Host.InterfaceAddrs, which cannot fail; package dropin has net's form"
+		ours   = "Host.Interfaces returns stack.InterfaceInfo, and not net.Interface; package dropin has net's form"
+		noFail = "Host.InterfaceAddrs cannot fail, so it returns no error; package dropin has net's form"
 	)
 	return map[string]string{
 		"CIDRMask": pure, "IPv4": pure, "IPv4Mask": pure, "JoinHostPort": pure, "ParseCIDR": pure, "ParseIP": pure, "ParseMAC": pure,
@@ -48,8 +48,8 @@ func otherFunctions() map[string]string {
 }
 
 func TestAHostHasTheFunctionsOfNet(t *testing.T) {
-	// plain returns a signature without its receiver, with net's types in place of usernet's.
-	plain := func(s string) string {
+	// normalized returns a signature without its receiver, and with net's types in place of usernet's.
+	normalized := func(s string) string {
 		s = strings.ReplaceAll(s, "usernet.", "net.")
 		return strings.Replace(strings.Replace(s, "func(*net.Host, ", "func(", 1), "func(*net.Host)", "func()", 1)
 	}
@@ -57,14 +57,14 @@ func TestAHostHasTheFunctionsOfNet(t *testing.T) {
 	for name, theirs := range hostFunctions() {
 		ours, ok := host.MethodByName(name)
 		require.True(t, ok, "Host.%s is missing", name)
-		require.Equal(t, reflect.TypeOf(theirs).String(), plain(ours.Type.String()), name)
+		require.Equal(t, reflect.TypeOf(theirs).String(), normalized(ours.Type.String()), name)
 	}
 	resolver := reflect.TypeFor[*net.Resolver]()
 	for _, name := range []string{"LookupNetIP"} { // a method of net.Resolver that is not a function of net
 		theirs, _ := resolver.MethodByName(name)
 		ours, ok := host.MethodByName(name)
 		require.True(t, ok, "Host.%s is missing", name)
-		require.Equal(t, strings.Replace(theirs.Type.String(), "*net.Resolver, ", "", 1), plain(ours.Type.String()), name)
+		require.Equal(t, strings.Replace(theirs.Type.String(), "*net.Resolver, ", "", 1), normalized(ours.Type.String()), name)
 	}
 
 	// When a release of Go adds a function to net, this test fails, and a developer has to decide about it.
@@ -97,8 +97,9 @@ func methodsOf(t reflect.Type) map[string]bool {
 	return names
 }
 
-func TestWhatOursHasBeyondNetIsKnown(t *testing.T) {
-	// The connections have additional methods, for what a program would do with the descriptor.
+func TestListenersAndDialersHaveNoMethodsBeyondNet(t *testing.T) {
+	// The list has no connections. They have additional methods on purpose, because a program cannot set
+	// socket options through a descriptor.
 	for _, c := range []struct {
 		theirs, ours any
 	}{

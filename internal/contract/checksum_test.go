@@ -15,8 +15,8 @@ import (
 // setChecksum sets the socket option IPV6_CHECKSUM and returns the errno. On a kernel socket it uses x/net.
 func setChecksum(pc net.PacketConn, on bool, offset int) syscall.Errno {
 	var err error
-	if own, ok := pc.(interface{ SetChecksum(bool, int) error }); ok {
-		err = own.SetChecksum(on, offset)
+	if ours, ok := pc.(interface{ SetChecksum(bool, int) error }); ok {
+		err = ours.SetChecksum(on, offset)
 	} else {
 		err = ipv6.NewPacketConn(pc).SetChecksum(on, offset)
 	}
@@ -27,7 +27,8 @@ func setChecksum(pc net.PacketConn, on bool, offset int) syscall.Errno {
 	return errno
 }
 
-// rawChecksums sends packets with and without checksums, and observes which ones arrive.
+// rawChecksums sends packets with and without checksums, and observes which ones arrive. In the packets, ??
+// stands where the sender has to put the checksum.
 func rawChecksums(t *testing.T, w *world.World) []any {
 	open := func() net.PacketConn {
 		pc, err := w.ListenPacket("ip6:253", w.Server6)
@@ -69,7 +70,8 @@ func rawChecksums(t *testing.T, w *world.World) []any {
 		if err != nil {
 			return append(seen, err)
 		}
-		// The checksum depends on the addresses, so it is not observed. It is not zero.
+		// The checksum depends on the addresses, so it is not observed. It is not zero. The length tells which
+		// packet it is, and so the offset of the checksum.
 		got := b[:n]
 		at := 4
 		switch {
@@ -89,6 +91,7 @@ func rawChecksums(t *testing.T, w *world.World) []any {
 // checksumOptions observes the errors of IPV6_CHECKSUM, and of packets that are too short for the checksum
 // that a protocol has by default.
 func checksumOptions(t *testing.T, w *world.World) (seen []any) {
+	// 135 is the Mobility Header. The kernel sets its checksum by default.
 	for _, network := range []string{"ip6:253", "ip6:ipv6-icmp", "ip6:135", "ip6:255", "ip4:253"} {
 		address := w.Server6
 		if network == "ip4:253" {

@@ -291,7 +291,7 @@ func all(r io.Reader) []any {
 	return []any{b, err}
 }
 
-// reset makes the peer of s reset the connection, and waits until s has noticed.
+// reset closes s with a reset, and waits until the peer of s has noticed.
 func reset(t *testing.T, s world.TCPConn) {
 	t.Helper()
 	require.NoError(t, s.SetLinger(0))

@@ -29,7 +29,7 @@ func copyBehaviours() []behaviour {
 			n, err := c.ReadFrom(strings.NewReader(""))
 			return []any{n, err}
 		}, "<nil>"},
-		{"ReadFrom of a reader that gives its end with the data", func(t *testing.T, w *world.World) []any {
+		{"ReadFrom of a reader that returns EOF together with the data", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			n, err := c.ReadFrom(iotest.DataErrReader(strings.NewReader("the end")))
 			return append([]any{n, err}, read(s, 100)...)
@@ -39,7 +39,7 @@ func copyBehaviours() []behaviour {
 			n, err := c.ReadFrom(io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("it broke"))))
 			return append(read(s, 100), n, err)
 		}, "it broke"},
-		{"ReadFrom of a reader that fails as a pipe does", func(t *testing.T, w *world.World) []any {
+		{"ReadFrom of a reader that fails with io.ErrUnexpectedEOF", func(t *testing.T, w *world.World) []any {
 			c, _ := w.Pair(t)
 			n, err := c.ReadFrom(iotest.ErrReader(io.ErrUnexpectedEOF))
 			return []any{n, err}
@@ -86,7 +86,7 @@ func copyBehaviours() []behaviour {
 			n, err := io.CopyN(c, b, 100)
 			return append(read(s, 100), n, err)
 		}, "EOF"},
-		{"ReadFrom of a connection on one that is a broken pipe", func(t *testing.T, w *world.World) []any {
+		{"ReadFrom from a connection, after CloseWrite", func(t *testing.T, w *world.World) []any {
 			a, b := w.Pair(t)
 			c, _ := w.Pair(t)
 			require.NoError(t, writeAll(a, "through"))
@@ -148,7 +148,7 @@ func copyBehaviours() []behaviour {
 			n, err := c.WriteTo(failingWriter{})
 			return []any{n, err}
 		}, "no space"},
-		{"WriteTo a writer that takes less than it says", func(t *testing.T, w *world.World) []any {
+		{"WriteTo a writer that writes only half and reports no error", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "some data"))
 			n, err := c.WriteTo(shortWriter{})

@@ -167,7 +167,7 @@ func dialAddrBehaviours() []behaviour {
 			_, err := w.Dial(context.Background(), world.DialOptions{Local: ln.Addr()}, "tcp", world.FreePort(t, w))
 			return []any{err}
 		}, "bind: address already in use"},
-		{"dial with a context that is cancelled and late", func(t *testing.T, w *world.World) []any {
+		{"dial with a context that is cancelled and past its deadline", func(t *testing.T, w *world.World) []any {
 			ctx, cancel := context.WithDeadline(context.Background(), time.Unix(1, 0))
 			cancel()
 			_, err := w.Dial(ctx, none, "tcp", w.Server+":80")
@@ -216,7 +216,7 @@ func dialAddrBehaviours() []behaviour {
 			o.Local = &net.TCPAddr{IP: net.IPv4bcast}
 			return append(seen, dialed(w.Dial(context.Background(), o, "tcp", w.Listener(t).Addr().String()))...)
 		}, "tcp HOST:P"},
-		{"dial from a group to nobody", func(t *testing.T, w *world.World) []any {
+		{"dial from a group to a closed port", func(t *testing.T, w *world.World) []any {
 			o := world.DialOptions{Local: &net.TCPAddr{IP: net.IPv4(224, 0, 0, 1)}}
 			return dialed(w.Dial(context.Background(), o, "tcp", world.FreePort(t, w)))
 		}, "connect: connection refused"},
@@ -290,7 +290,7 @@ func typedDialBehaviours() []behaviour {
 		{"DialTCP from an address that is not ours", func(t *testing.T, w *world.World) []any {
 			return tcp(w.DialTCP("tcp", &net.TCPAddr{IP: net.IP{203, 0, 113, 77}, Port: 7}, &net.TCPAddr{IP: v4(w), Port: 80}))
 		}, "bind: cannot assign requested address"},
-		{"DialTCP to nothing of the host itself", func(t *testing.T, w *world.World) []any {
+		{"DialTCP without an IP address, to a closed port", func(t *testing.T, w *world.World) []any {
 			return tcp(w.DialTCP("tcp4", nil, &net.TCPAddr{Port: 1}))
 		}, "connect: connection refused"},
 		{"DialUDP to nowhere", func(t *testing.T, w *world.World) []any { return udp(w.DialUDP("udp", nil, nil)) }, "missing address"},
@@ -310,7 +310,7 @@ func typedDialBehaviours() []behaviour {
 			c, _ := w.UdpPair(t)
 			return udp(w.DialUDP("udp", c.LocalAddr().(*net.UDPAddr), &net.UDPAddr{IP: v4(w), Port: 9}))
 		}, "bind: address already in use"},
-		{"DialUDP of the host itself", func(t *testing.T, w *world.World) []any {
+		{"DialUDP without an IP address", func(t *testing.T, w *world.World) []any {
 			return udp(w.DialUDP("udp4", nil, &net.UDPAddr{Port: 9}))
 		}, ":9"},
 		{"DialIP to nowhere", func(t *testing.T, w *world.World) []any { return ip(w.DialIP("ip4:icmp", nil, nil)) }, "missing address"},

@@ -14,11 +14,12 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// privileged returns a behaviour that runs run, and skips the test without root, which the kernel requires.
+// privileged returns a behaviour that runs run, and skips the test without root, which the kernel requires. The server
+// has an address that no other process uses, because a raw socket receives the packets of all processes.
 func privileged(run func(t *testing.T, w *world.World) []any) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		if os.Geteuid() != 0 {
-			t.Skip("needs root, for IP sockets of the kernel's")
+			t.Skip("needs root, to open IP sockets of the kernel")
 		}
 		own := *w
 		own.Server = w.Alone
@@ -40,9 +41,9 @@ func ipBehaviours() []behaviour {
 		{"bind IP to an address that is not ours", binding(world.Experimental, "203.0.113.77"), "bind: cannot assign requested address"},
 		{"dial on protocol 0", dialing("ip4:0", "HOST", world.DialOptions{}), "socket: protocol not supported"},
 		{"dial on a protocol that is too large", dialing("ip4:300", "HOST", world.DialOptions{}), "socket: invalid argument"},
-		{"bind IP to the first protocol that no header has room for", binding("ip4:256", "HOST"), "ip HOST"},
-		{"bind IP to the last protocol of Linux's", binding("ip4:262", "HOST"), "ip HOST"},
-		{"bind IP to the next", binding("ip4:263", "HOST"), "socket: invalid argument"},
+		{"bind IP to protocol 256, which does not fit in the IP header", binding("ip4:256", "HOST"), "ip HOST"},
+		{"bind IP to protocol 262, the last that Linux has", binding("ip4:262", "HOST"), "ip HOST"},
+		{"bind IP to protocol 263", binding("ip4:263", "HOST"), "socket: invalid argument"},
 		{"an IP socket of a protocol that is too large sends, and hears nothing", func(t *testing.T, w *world.World) []any {
 			pc, err := w.ListenPacket("ip4:257", w.Server)
 			require.NoError(t, err)

@@ -19,7 +19,7 @@ func optionBehaviours() []behaviour {
 	on := func(f func(c world.TCPConn) []any) func(*testing.T, *world.World) []any {
 		return func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
-			// The settings do not harm the connection.
+			// The connection carries data before f changes its settings.
 			return append([]any{writeErr(s), readErr(c)}, f(c)...)
 		}
 	}
@@ -29,6 +29,7 @@ func optionBehaviours() []behaviour {
 			return []any{c.SetLinger(-1), c.SetLinger(0), c.SetLinger(3), c.SetLinger(math.MaxInt32), c.SetLinger(math.MinInt32)}
 		}), "<nil>"},
 		{"SetKeepAlive", on(func(c world.TCPConn) []any { return []any{c.SetKeepAlive(false), c.SetKeepAlive(true)} }), "<nil>"},
+		// Linux accepts times up to 32767 s, and up to 127 probes.
 		{"SetKeepAlivePeriod", on(func(c world.TCPConn) []any {
 			return []any{
 				c.SetKeepAlivePeriod(0), c.SetKeepAlivePeriod(-1), c.SetKeepAlivePeriod(1), c.SetKeepAlivePeriod(time.Minute),
@@ -46,7 +47,7 @@ func optionBehaviours() []behaviour {
 				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 32767 * time.Second, Interval: 32767 * time.Second, Count: 127}),
 			}
 		}), "<nil>"},
-		{"SetKeepAliveConfig with what is too much", on(func(c world.TCPConn) []any {
+		{"SetKeepAliveConfig with values that are too large", on(func(c world.TCPConn) []any {
 			return []any{
 				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 24 * time.Hour}),
 				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Interval: 24 * time.Hour}),
@@ -119,11 +120,11 @@ func deadlineBehaviours() []behaviour {
 			seen := []any{readErr(c), c.SetReadDeadline(future), writeErr(s)}
 			return append(seen, readErr(c))
 		}, "<nil>"},
-		{"the read deadline is none of writes", func(t *testing.T, w *world.World) []any {
+		{"the read deadline does not apply to writes", func(t *testing.T, w *world.World) []any {
 			c, _ := w.Pair(t)
 			return []any{c.SetReadDeadline(past), writeErr(c), readErr(c)}
 		}, "i/o timeout"},
-		{"the write deadline is none of reads", func(t *testing.T, w *world.World) []any {
+		{"the write deadline does not apply to reads", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			return []any{c.SetWriteDeadline(past), writeErr(s), readErr(c), writeErr(c)}
 		}, "i/o timeout"},

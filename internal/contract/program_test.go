@@ -61,7 +61,7 @@ func programBehaviours() []behaviour {
 			_, err := client1(w).Get("http://" + world.FreePort(t, w))
 			return []any{errors.Unwrap(err)}
 		}, "connect: connection refused"},
-		{"an http.Client whose time is over", func(t *testing.T, w *world.World) []any {
+		{"an http.Client whose timeout passes", func(t *testing.T, w *world.World) []any {
 			ln := w.Listener(t)
 			client := client1(w)
 			client.Timeout = 300 * time.Millisecond
@@ -203,7 +203,7 @@ func programBehaviours() []behaviour {
 			require.NoError(t, s.SetLinger(0))
 			return []any{s.Close(), <-got, writeErr(c), readErr(s)}
 		}, "use of closed network connection"},
-		{"a descriptor of a connection, a listener and a socket", func(t *testing.T, w *world.World) []any {
+		{"the methods that return a descriptor", func(t *testing.T, w *world.World) []any {
 			c, _ := w.Pair(t)
 			u := w.Packets(t)
 			var has []bool
@@ -214,6 +214,7 @@ func programBehaviours() []behaviour {
 				_, file := v.(interface{ File() (*os.File, error) })
 				has = append(has, raw, file)
 			}
+			// Whether a method is missing, and whether one is there.
 			return []any{slices.Contains(has, false), slices.Contains(has, true)}
 		}, "true"},
 	}

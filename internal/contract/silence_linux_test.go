@@ -119,7 +119,7 @@ func lacksFilters(t *testing.T) string {
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) { err = attachDrop(int(fd)) }))
 	if err != nil && os.Geteuid() != 0 {
-		return "needs root, to attach a filter to a TCP socket of the kernel's (SO_ATTACH_FILTER): " + err.Error()
+		return "needs root, to attach a filter to a kernel TCP socket (SO_ATTACH_FILTER): " + err.Error()
 	}
 	require.NoError(t, err)
 	return ""
@@ -131,7 +131,7 @@ func attachDrop(fd int) error {
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop)
 }
 
-func TestSilenceIsTheKernels(t *testing.T) {
+func TestSilentPeersAreReportedAsByTheKernel(t *testing.T) {
 	lacking := lacksFilters(t)
 	for _, b := range silentBehaviours() {
 		t.Run(b.name, func(t *testing.T) {

@@ -49,7 +49,8 @@ func binding6(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any { return bound(w.ListenPacket(network, expand(w, address))) }
 }
 
-// sharing returns a behaviour that listens twice on one port. It observes the second Listen.
+// sharing returns a behaviour that listens twice on one port, with TCP and with UDP. It observes the second Listen of
+// each. first and second are a network of TCP and an address; PORT in second stands for the port of the first Listen.
 func sharing(first, second [2]string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(first[0], expand(w, first[1]))
@@ -70,7 +71,7 @@ func sharing(first, second [2]string) func(*testing.T, *world.World) []any {
 }
 
 // reaching6 returns a behaviour that dials to a listener and sends in both directions. It observes
-// all addresses.
+// all addresses. listen and dial are a network and an address; PORT in dial stands for the listener's port.
 func reaching6(listen [2]string, dial [2]string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(listen[0], expand(w, listen[1]))
@@ -153,9 +154,9 @@ func pinging(t *testing.T, w *world.World) []any {
 		if b[0] != 129 {
 			continue // over a loopback, the socket also receives the request and messages of other programs
 		}
-		sum := b[2] != 0 || b[3] != 0
+		hasChecksum := b[2] != 0 || b[3] != 0
 		b[2], b[3] = 0, 0
-		return append(seen, sum, b[:n])
+		return append(seen, hasChecksum, b[:n])
 	}
 }
 
@@ -204,12 +205,12 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 			}
 			return net.ParseIP(expand(w, s))
 		}
-		var tl *net.TCPAddr
-		var ul *net.UDPAddr
-		var il *net.IPAddr
+		var fromTCP *net.TCPAddr
+		var fromUDP *net.UDPAddr
+		var fromIP *net.IPAddr
 		if laddr != "" {
 			l := net.ParseIP(strings.NewReplacer("HOST", w.Client, "SIX", w.Client6).Replace(laddr))
-			tl, ul, il = &net.TCPAddr{IP: l}, &net.UDPAddr{IP: l}, &net.IPAddr{IP: l}
+			fromTCP, fromUDP, fromIP = &net.TCPAddr{IP: l}, &net.UDPAddr{IP: l}, &net.IPAddr{IP: l}
 		}
 		seen := func(c net.Conn, err error) []any {
 			if err != nil {
@@ -222,12 +223,12 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 		if raddr != "HOST" {
 			// DialIP to an IPv4 address is left out. The kernel lets an IPv6 raw socket send to it, in an
 			// IPv6 packet with mapped addresses, which RFC 4942 2.2 recommends dropping.
-			i, err := w.DialIP("ip"+suffix+":253", il, &net.IPAddr{IP: ip(raddr)})
+			i, err := w.DialIP("ip"+suffix+":253", fromIP, &net.IPAddr{IP: ip(raddr)})
 			all = seen(i, err)
 		}
-		c, err := w.DialTCP("tcp"+suffix, tl, &net.TCPAddr{IP: ip(raddr), Port: 9})
+		c, err := w.DialTCP("tcp"+suffix, fromTCP, &net.TCPAddr{IP: ip(raddr), Port: 9})
 		all = append(all, seen(c, err)...)
-		u, err := w.DialUDP("udp"+suffix, ul, &net.UDPAddr{IP: ip(raddr), Port: 9})
+		u, err := w.DialUDP("udp"+suffix, fromUDP, &net.UDPAddr{IP: ip(raddr), Port: 9})
 		return append(all, seen(u, err)...)
 	}
 }
@@ -236,16 +237,17 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 // a kernel without IPv6 end differently.
 func sixBehaviours() []behaviour {
 	tcp, tcp4, tcp6 := "tcp", "tcp4", "tcp6"
-	any, any4, any6 := [2]string{tcp, ":0"}, [2]string{tcp4, ":0"}, [2]string{tcp6, ":0"}
+	// A dual wildcard serves both families.
+	dual, wild4, wild6 := [2]string{tcp, ":0"}, [2]string{tcp4, ":0"}, [2]string{tcp6, ":0"}
 	bs := []behaviour{
 		// The examples of dual-stack behaviour from Go's own tests: which family a wildcard serves, and
 		// which Listen fails.
-		{"a wildcard is reached over IPv4", reaching6(any, [2]string{tcp, "HOST:PORT"}), ""},
-		{"a wildcard is reached over IPv6", reaching6(any, [2]string{tcp, "[SIX]:PORT"}), ""},
-		{"a wildcard is reached by tcp6", reaching6(any, [2]string{tcp6, "[SIX]:PORT"}), ""},
-		{"a wildcard of tcp6 refuses IPv4", reaching6(any6, [2]string{tcp, "HOST:PORT"}), ""},
-		{"a wildcard of tcp6 is reached over IPv6", reaching6(any6, [2]string{tcp, "[SIX]:PORT"}), ""},
-		{"a wildcard of tcp4 refuses IPv6", reaching6(any4, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"a wildcard is reached over IPv4", reaching6(dual, [2]string{tcp, "HOST:PORT"}), ""},
+		{"a wildcard is reached over IPv6", reaching6(dual, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"a wildcard is reached by tcp6", reaching6(dual, [2]string{tcp6, "[SIX]:PORT"}), ""},
+		{"a wildcard of tcp6 refuses IPv4", reaching6(wild6, [2]string{tcp, "HOST:PORT"}), ""},
+		{"a wildcard of tcp6 is reached over IPv6", reaching6(wild6, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"a wildcard of tcp4 refuses IPv6", reaching6(wild4, [2]string{tcp, "[SIX]:PORT"}), ""},
 		{"an address of IPv6 is reached", reaching6([2]string{tcp, "[SIX]:0"}, [2]string{tcp, "[SIX]:PORT"}), ""},
 		{"an address of IPv6 refuses IPv4", reaching6([2]string{tcp, "[SIX]:0"}, [2]string{tcp, "HOST:PORT"}), ""},
 		{"an IPv4-mapped address is reached by itself", reaching6([2]string{tcp, "[::ffff:HOST]:0"}, [2]string{tcp, "[::ffff:HOST]:PORT"}), ""},
@@ -255,16 +257,16 @@ func sixBehaviours() []behaviour {
 		{"datagrams of IPv6 to udp6", exchanging([2]string{"udp6", ":0"}, [2]string{"udp6", "[SIX]:PORT"}), ""},
 		{"datagrams to an address of IPv6", exchanging([2]string{"udp", "[SIX]:0"}, [2]string{"udp", "[SIX]:PORT"}), ""},
 
-		{"a port shared by the wildcards of both families", sharing(any4, [2]string{tcp6, "[::]:PORT"}), ""},
-		{"a port shared the other way round", sharing(any6, [2]string{tcp4, ":PORT"}), ""},
-		{"a dual wildcard beside that of IPv4", sharing(any4, [2]string{tcp, ":PORT"}), ""},
-		{"a dual wildcard beside that of IPv6", sharing(any6, [2]string{tcp, ":PORT"}), ""},
-		{"a wildcard of IPv4 beside a dual one", sharing(any, [2]string{tcp4, ":PORT"}), ""},
-		{"a wildcard of IPv6 beside a dual one", sharing(any, [2]string{tcp6, ":PORT"}), ""},
-		{"an address of IPv4 beside a dual wildcard", sharing(any, [2]string{tcp, "HOST:PORT"}), ""},
-		{"an address of IPv6 beside a dual wildcard", sharing(any, [2]string{tcp, "[SIX]:PORT"}), ""},
-		{"an address of IPv4 beside the wildcard of IPv6", sharing(any6, [2]string{tcp, "HOST:PORT"}), ""},
-		{"an address of IPv6 beside the wildcard of IPv4", sharing(any4, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"a port shared by the wildcards of both families", sharing(wild4, [2]string{tcp6, "[::]:PORT"}), ""},
+		{"a port shared the other way round", sharing(wild6, [2]string{tcp4, ":PORT"}), ""},
+		{"a dual wildcard beside that of IPv4", sharing(wild4, [2]string{tcp, ":PORT"}), ""},
+		{"a dual wildcard beside that of IPv6", sharing(wild6, [2]string{tcp, ":PORT"}), ""},
+		{"a wildcard of IPv4 beside a dual one", sharing(dual, [2]string{tcp4, ":PORT"}), ""},
+		{"a wildcard of IPv6 beside a dual one", sharing(dual, [2]string{tcp6, ":PORT"}), ""},
+		{"an address of IPv4 beside a dual wildcard", sharing(dual, [2]string{tcp, "HOST:PORT"}), ""},
+		{"an address of IPv6 beside a dual wildcard", sharing(dual, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"an address of IPv4 beside the wildcard of IPv6", sharing(wild6, [2]string{tcp, "HOST:PORT"}), ""},
+		{"an address of IPv6 beside the wildcard of IPv4", sharing(wild4, [2]string{tcp, "[SIX]:PORT"}), ""},
 		{"addresses of both families", sharing([2]string{tcp, "HOST:0"}, [2]string{tcp, "[SIX]:PORT"}), ""},
 
 		{"an IPv6 socket for an IPv4 address, connected", typed("", "SIX", "HOST"), ""},

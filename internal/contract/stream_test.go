@@ -224,7 +224,7 @@ func shutdownBehaviours() []behaviour {
 			seen = append(seen, read(c, 100)...)
 			return append(seen, readErr(c), readErr(c), c.CloseWrite(), readErr(s), writeErr(s), s.CloseWrite())
 		}, "transport endpoint is not connected"},
-		{"data for a side that is shut both ways before it has come to the end", func(t *testing.T, w *world.World) []any {
+		{"reads and writes after both sides have closed for writing", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			seen := []any{s.CloseWrite(), c.CloseRead(), c.CloseWrite()}
 			world.Settle()
@@ -325,7 +325,7 @@ func shutdownBehaviours() []behaviour {
 		{"the error of a reset is of reads or writes, whichever is first", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			reset(t, s)
-			got := concurrentErrors(func() error { return readErr(c) }, func() error { return readErr(c) })
+			got := errorsInGoroutines(func() error { return readErr(c) }, func() error { return readErr(c) })
 			return append(got, writeErr(c))
 		}, "broken pipe"},
 		{"past deadlines come before a reset", func(t *testing.T, w *world.World) []any {
@@ -352,9 +352,9 @@ func shutdownBehaviours() []behaviour {
 	}
 }
 
-// concurrentErrors calls the functions one after the other, each in a new goroutine, and returns the errors.
+// errorsInGoroutines calls the functions one after the other, each in a new goroutine, and returns the errors.
 // They must be the same as if one goroutine made all calls.
-func concurrentErrors(fs ...func() error) []any {
+func errorsInGoroutines(fs ...func() error) []any {
 	var seen []any
 	for _, f := range fs {
 		seen = append(seen, <-after(f))

@@ -96,7 +96,7 @@ func udpBehaviours() []behaviour {
 		}, "sendto: invalid argument"},
 		{"a datagram that is too large", func(t *testing.T, w *world.World) []any {
 			c := dial(t, w, true)
-			_, most := c.Write(make([]byte, 65507))
+			_, most := c.Write(make([]byte, 65507)) // 65535 without the IP and UDP headers
 			_, err := c.Write(make([]byte, 65508))
 			return []any{most, err}
 		}, "write: message too long"},
@@ -115,17 +115,18 @@ func datagramBehaviours() []behaviour {
 			c, s := w.UdpPair(t)
 			return slices.Concat(write(c, "one"), write(c, "two"), read(s, 100), read(s, 100))
 		}, "<nil>"},
-		{"Read cuts a datagram short without a word", func(t *testing.T, w *world.World) []any {
+		{"Read cuts a datagram short without an error", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			return slices.Concat(write(c, "too long"), write(c, "next"), read(s, 3), read(s, 100))
 		}, "<nil>"},
-		{"ReadFrom cuts a datagram short without a word", func(t *testing.T, w *world.World) []any {
+		{"ReadFrom cuts a datagram short without an error", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			require.NoError(t, writeAll(c, "too long"))
 			b := make([]byte, 3)
 			n, from, err := s.ReadFrom(b)
 			return received(b, n, from, err)
 		}, "<nil>"},
+		// The flag is MSG_TRUNC, 32.
 		{"ReadMsgUDP says that a datagram was cut short", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			require.NoError(t, writeAll(c, "too long"))
@@ -168,7 +169,7 @@ func datagramBehaviours() []behaviour {
 			c, s := w.UdpPair(t)
 			return slices.Concat(write(c, ""), write(c, "x"), read(s, 100), read(s, 100))
 		}, "<nil>"},
-		{"an empty datagram to somebody", func(t *testing.T, w *world.World) []any {
+		{"an empty datagram by WriteTo", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			n, err := s.WriteTo(nil, c.LocalAddr())
 			seen := []any{n, err}
@@ -413,7 +414,7 @@ func udpErrorBehaviours() []behaviour {
 			_, _, msg := c.WriteMsgUDP([]byte("x"), nil, &net.UDPAddr{IP: ip, Port: 65536 + 9})
 			return []any{large, negative, msg}
 		}, "sendmsg: invalid argument"},
-		{"WriteMsgUDP with out-of-band data that is none", func(t *testing.T, w *world.World) []any {
+		{"WriteMsgUDP with malformed out-of-band data", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			to := c.LocalAddr().(*net.UDPAddr)
 			n, oobn, err := s.WriteMsgUDP([]byte("x"), make([]byte, 5), to)
