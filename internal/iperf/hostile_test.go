@@ -17,10 +17,10 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// A raw is a client that says what a test wants.
+// A raw is the control connection of an iperf3 client whose messages the test writes by hand.
 type raw struct {
 	net.Conn
-	more []net.Conn
+	streams []net.Conn
 }
 
 func dialRaw(t *testing.T, h *usernet.Host) *raw {
@@ -32,20 +32,20 @@ func dialRaw(t *testing.T, h *usernet.Host) *raw {
 
 func (c *raw) close() {
 	c.Close()
-	for _, s := range c.more {
+	for _, s := range c.streams {
 		s.Close()
 	}
 }
 
-// message returns JSON with its length.
+// message returns JSON after its length, as the control connection carries it.
 func message(json string) string {
 	return string(binary.BigEndian.AppendUint32(nil, uint32(len(json)))) + json
 }
 
 var testCookie = strings.Repeat("a", 36) + "\x00"
 
-// say does a step of a client.
-func (c *raw) say(t *testing.T, h *usernet.Host, step string, udp bool) {
+// say sends what a client sends in a step of a test. It sends nothing in the steps "" and "nothing".
+func (c *raw) say(t *testing.T, h *usernet.Host, step string) {
 	t.Helper()
 	var err error
 	switch step {
@@ -58,7 +58,7 @@ func (c *raw) say(t *testing.T, h *usernet.Host, step string, udp bool) {
 		var s net.Conn
 		s, err = h.Dial("tcp", "192.0.2.2:5201")
 		require.NoError(t, err)
-		c.more = append(c.more, s)
+		c.streams = append(c.streams, s)
 		_, err = io.WriteString(s, testCookie)
 	case "results":
 		_, err = c.Write([]byte{byte(testEnd)})
@@ -70,6 +70,7 @@ func (c *raw) say(t *testing.T, h *usernet.Host, step string, udp bool) {
 func TestAServerBearsHostileClients(t *testing.T) {
 	addr, ends := startServer(t, "127.0.0.1")
 	const params = `{"tcp":true,"time":1,"parallel":1,"len":1000}`
+	// said is all that a client sends on the control connection; want is in the server's error.
 	for _, c := range []struct{ said, want string }{
 		{testCookie + "\xff\xff\xff\xff{}", "a message of 4294967295 bytes, at most 65536 are allowed"},
 		{testCookie + "\x00\x00\x00\x00", "a message of 0 bytes"},
@@ -89,7 +90,7 @@ func TestAServerBearsHostileClients(t *testing.T) {
 		{testCookie + message(`{"udp":true,"time":1,"parallel":1,"len":15}`), "datagrams of 15 bytes, not 16 to 65507"},
 		{testCookie + message(`{"tcp":true,"time":1,"parallel":1,"reverse":1,"bidirectional":1}`), "either reverse or bidirectional"},
 		{testCookie + message(params) + "\x63", "state 99 before the test runs"},
-		{testCookie + message(params) + "\x0c", ErrTerminated.Error()},
+		{testCookie + message(params) + "\x0c", ErrTerminated.Error()}, // CLIENT_TERMINATE
 		{testCookie + message(params), ErrClosed.Error()},
 		{testCookie + message(`{"udp":true,"time":1,"parallel":1,"len":1000}`), ErrClosed.Error()},
 	} {
@@ -142,6 +143,7 @@ func startTest(t *testing.T, addr string) (ctrl, stream net.Conn) {
 
 func TestAServerBearsClientsThatFailInATest(t *testing.T) {
 	addr, ends := startServer(t, "127.0.0.1")
+	// "\x04" is TEST_END, after which the client sends its results.
 	for name, c := range map[string]struct {
 		act  func(ctrl, stream net.Conn)
 		want string
@@ -171,6 +173,8 @@ func TestAServerBearsClientsThatFailInATest(t *testing.T) {
 
 // A server that does not follow the protocol is a clear error at the client.
 func TestAClientBearsHostileServers(t *testing.T) {
+	// said is all that a server sends. Its first byte is a state: "\x09" is PARAM_EXCHANGE, "\x0b" SERVER_TERMINATE,
+	// "\xfe" SERVER_ERROR and "\xff" ACCESS_DENIED.
 	for name, c := range map[string]struct {
 		said string
 		want string
@@ -180,7 +184,7 @@ func TestAClientBearsHostileServers(t *testing.T) {
 		"an unknown state":     {"\x63", "state 99 instead of PARAM_EXCHANGE"},
 		"a state too early":    {"\x02", "TEST_RUNNING instead of PARAM_EXCHANGE"},
 		"an error":             {"\xfe\x00\x00\x00\x06\x00\x00\x00\x16", "the number of streams is out of range (code 6, errno 22)"},
-		"an error of unknown":  {"\xfe\x00\x00\x03\xe7\x00\x00\x00\x00", "an error of iperf3 (code 999, errno 0)"},
+		"an unknown error":     {"\xfe\x00\x00\x03\xe7\x00\x00\x00\x00", "an error of iperf3 (code 999, errno 0)"},
 		"half of an error":     {"\xfe\x00\x00", ErrClosed.Error()},
 		"the end":              {"\x0b", ErrTerminated.Error()},
 		"an end before a test": {"\x09\x0b", ErrTerminated.Error()},
@@ -214,7 +218,7 @@ func TestAnAnnouncedLengthAllocatesNothing(t *testing.T) {
 		require.ErrorIs(t, readMessage(bytes.NewReader(head), maxResults, &m), ErrClosed)
 	}
 	runtime.ReadMemStats(&after)
-	require.Less(t, (after.TotalAlloc-before.TotalAlloc)/runs, uint64(16<<10))
+	require.Less(t, (after.TotalAlloc-before.TotalAlloc)/runs, uint64(16<<10)) // of the 1 MiB that head announces
 }
 
 // Connections that send no cookie do not keep others out, and end when the server does.
@@ -272,7 +276,7 @@ func FuzzMessages(f *testing.F) {
 		}
 		var rm resultsMessage
 		if readMessage(bytes.NewReader(b[1:]), maxResults, &rm) == nil {
-			if peer, err := rm.results([]*stream{{id: 1}, {id: 3}}); err == nil {
+			if peer, err := rm.results([]*stream{{id: 1}, {id: 3}}); err == nil { // iperf3 gives no stream the ID 2
 				require.Len(t, peer, 2)
 				for _, p := range peer {
 					require.True(t, p.bytes >= 0 && p.bytes <= maxCount && p.lost >= 0 && p.packets >= 0 && p.retransmits >= -1)

@@ -48,7 +48,7 @@ func newClient(addr string, p Params) (*Client, chan outcome) {
 
 // Both ends report the same bytes and datagrams, whatever the direction.
 func TestBothEndsAgree(t *testing.T) {
-	for host, all := range map[string]bool{"127.0.0.1": true, "::1": false} {
+	for host, all := range map[string]bool{"127.0.0.1": true, "::1": false} { // over IPv6, two of the cases suffice
 		addr, serverEnds := startServer(t, host)
 		for name, p := range map[string]Params{
 			"tcp":          {Bytes: 3_000_001},
@@ -80,6 +80,7 @@ func TestBothEndsAgree(t *testing.T) {
 				require.Equal(t, []int64{a.Sent, a.Received, a.Packets, a.Lost}, []int64{b.Sent, b.Received, b.Packets, b.Lost}, name)
 				require.Equal(t, addrOf(a.Local), addrOf(b.Remote), name)
 			}
+			// The first total is of the direction in which the client sends, or with Reverse receives.
 			for i, total := range ours.report.Totals() {
 				require.Equal(t, total.Sender, i == 0 != p.Reverse, name)
 				require.Positive(t, total.Received, name)
@@ -87,7 +88,7 @@ func TestBothEndsAgree(t *testing.T) {
 					require.Equal(t, p.Bytes, total.Sent, name)
 					require.Equal(t, p.Bytes, total.Received, name)
 				}
-				if p.Bytes > 0 && p.UDP && !p.Reverse {
+				if p.Bytes > 0 && p.UDP && !p.Reverse { // the last block counts as a whole one
 					require.Equal(t, (p.Bytes+int64(ours.report.Block)-1)/int64(ours.report.Block), total.Packets, name)
 				}
 			}
@@ -119,6 +120,7 @@ func TestASecondClientIsToldThatTheServerIsBusy(t *testing.T) {
 	require.NoError(t, (<-ends).err)
 }
 
+// The one test is a UDP test, which the server refuses, because it has no ListenPacket.
 func TestOneOffEndsAfterOneTest(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -171,7 +171,7 @@ func TestAServerDoesNotWaitForASilentClient(t *testing.T) {
 			c := dialRaw(t, a)
 			began := time.Now()
 			for _, said := range steps[:i+1] {
-				c.say(t, a, said, false)
+				c.say(t, a, said)
 			}
 			_, err := c.Read(make([]byte, 100))
 			for err == nil {
@@ -196,14 +196,15 @@ func TestAnEndedContextEndsAClientAtOnce(t *testing.T) {
 		defer b.Close()
 		ln, err := b.Listen("tcp", ":5201")
 		require.NoError(t, err)
-		for said := range 4 {
+		// The server has sent no state, one or two, when the context ends. The last test is one of UDP.
+		for n := range 4 {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			c := &Client{Dial: a.DialContext, Addr: "192.0.2.2:5201", Params: Params{UDP: said == 3}}
+			c := &Client{Dial: a.DialContext, Addr: "192.0.2.2:5201", Params: Params{UDP: n == 3}}
 			go func() { done <- c.Run(ctx) }()
 			conn, err := ln.Accept()
 			require.NoError(t, err)
-			conn.Write([]byte{byte(paramExchange), byte(createStreams)}[:min(said, 2)])
+			conn.Write([]byte{byte(paramExchange), byte(createStreams)}[:min(n, 2)])
 			synctest.Wait()
 			began := time.Now()
 			cancel()
@@ -214,7 +215,7 @@ func TestAnEndedContextEndsAClientAtOnce(t *testing.T) {
 	})
 }
 
-// A slow reference for what datagram counts.
+// The test counts the lost datagrams and the jitter again, in a slow and obvious way.
 func TestDatagramsAreCountedAsInTheReference(t *testing.T) {
 	order := []int64{1, 2, 3, 7, 5, 8, 8, 20, 19, 18, 21}
 	s := &stream{udp: true, wide: true}
@@ -223,7 +224,7 @@ func TestDatagramsAreCountedAsInTheReference(t *testing.T) {
 	seen := make(map[int64]bool)
 	for i, n := range order {
 		sent := base.Add(time.Duration(n) * time.Millisecond)
-		at := base.Add(time.Duration(i*i+40) * time.Millisecond)
+		at := base.Add(time.Duration(i*i+40) * time.Millisecond) // the transit time changes, so there is jitter
 		b := make([]byte, 100)
 		putHeader(b, true, n, sent)
 		require.True(t, s.datagram(b, at, 0))
@@ -257,6 +258,6 @@ func TestDatagramsAreCountedAsInTheReference(t *testing.T) {
 func TestDueAfterIsExact(t *testing.T) {
 	require.Equal(t, time.Millisecond, dueAfter(1250, 10e6))
 	require.Equal(t, 1000*time.Second, dueAfter(1250e6, 10e6))
-	require.Equal(t, 2*maxDuration, dueAfter(maxCount, 1))
+	require.Equal(t, 2*maxDuration, dueAfter(maxCount, 1)) // the result is limited
 	require.Zero(t, dueAfter(0, 1))
 }

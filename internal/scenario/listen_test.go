@@ -157,7 +157,7 @@ func TestADialIsCancelledByItsContext(t *testing.T) {
 	})
 }
 
-func TestADialHasNoTimeAtAll(t *testing.T) {
+func TestADialPastItsDeadlineTimesOut(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		ln := w.ListenTCP(t)
 		options := []world.DialOptions{

@@ -62,6 +62,7 @@ func TestAClosedPacketConnWakesItsReader(t *testing.T) {
 	})
 }
 
+// Each method that reads receives what each method that writes has sent.
 func TestEachFormOfReadAndWriteGoesWithEachOther(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		server := w.ListenUDP(t, w.Server).(world.UDPConn)
@@ -110,7 +111,7 @@ func TestEachFormOfReadAndWriteGoesWithEachOther(t *testing.T) {
 	})
 }
 
-func TestADatagramOfNothingIsOne(t *testing.T) {
+func TestAnEmptyDatagramIsDelivered(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		pc := w.ListenUDP(t, w.Server)
 		c := w.To(t, pc.LocalAddr())
@@ -137,7 +138,7 @@ func TestADatagramOfNothingIsOne(t *testing.T) {
 	})
 }
 
-func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
+func TestTheRestOfALongDatagramIsDiscarded(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		pc := w.ListenUDP(t, w.Server).(world.UDPConn)
 		c := w.To(t, pc.LocalAddr())
@@ -195,7 +196,7 @@ func TestASocketNamesItsAddress(t *testing.T) {
 		c, err := w.Dial(context.Background(), world.DialOptions{}, "udp", net.JoinHostPort(w.Server, "9"))
 		require.NoError(t, err)
 		defer c.Close()
-		require.Equal(t, w.Client, c.LocalAddr().(*net.UDPAddr).IP.String(), "a dialed one has the address that the route gives")
+		require.Equal(t, w.Client, c.LocalAddr().(*net.UDPAddr).IP.String(), "a dialed socket has the source address of its route")
 		require.Equal(t, w.Server+":9", c.RemoteAddr().String())
 	})
 }
@@ -216,6 +217,7 @@ func TestAConnectedSocketHearsOnlyItsPeer(t *testing.T) {
 	})
 }
 
+// The error of a closed port is reported once.
 func TestANobodyAnswersOnce(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		gone := w.ListenUDP(t, w.Server)
@@ -242,7 +244,7 @@ func TestANobodyAnswersOnce(t *testing.T) {
 	})
 }
 
-func TestAServerOfDatagramsServesMany(t *testing.T) {
+func TestAUDPServerServesManyClients(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		pc := w.ListenUDP(t, w.Server)
 		go func() {
@@ -276,20 +278,20 @@ func TestAServerOfDatagramsServesMany(t *testing.T) {
 	})
 }
 
-func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
+func TestManyGoroutinesUseOneSocket(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		const writers, each = 4, 50
 		pc := w.ListenUDP(t, w.Server).(world.UDPConn)
 		pc.SetReadBuffer(1 << 20)
 		client := w.ListenUDP(t, w.Client).(world.UDPConn)
 		client.SetWriteBuffer(1 << 20)
-		// Resolve the MAC address first, because only some packets are queued during the resolution.
+		// Resolve the MAC address first, because only a few packets are queued during the resolution.
 		_, err := client.WriteTo([]byte("first"), pc.LocalAddr())
 		require.NoError(t, err)
 		_, _, err = pc.ReadFrom(make([]byte, 10))
 		require.NoError(t, err)
 		got := make(chan string, writers*each)
-		var readers, all sync.WaitGroup
+		var readers, senders sync.WaitGroup
 		for range 3 {
 			readers.Go(func() {
 				b := make([]byte, 100)
@@ -303,7 +305,7 @@ func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
 			})
 		}
 		for i := range writers {
-			all.Go(func() {
+			senders.Go(func() {
 				for j := range each {
 					if _, err := client.WriteTo(fmt.Appendf(nil, "%d/%d", i, j), pc.LocalAddr()); err != nil {
 						t.Error(err)
@@ -311,7 +313,7 @@ func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
 				}
 			})
 		}
-		all.Wait()
+		senders.Wait()
 		seen := map[string]int{}
 		for range writers * each {
 			select {

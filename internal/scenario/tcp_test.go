@@ -42,7 +42,7 @@ func TestAConnectionAndItsListener(t *testing.T) {
 	})
 }
 
-func TestServersAreSeveralAndTheirClientsMany(t *testing.T) {
+func TestSeveralServersServeManyClients(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		var clients sync.WaitGroup
 		for range 3 {
@@ -92,7 +92,7 @@ func TestHalfAConnectionGoesOn(t *testing.T) {
 	})
 }
 
-func TestAReaderIsClosedUnderItself(t *testing.T) {
+func TestCloseReadWakesABlockedRead(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		client, _ := w.Pair(t)
 		failed := make(chan error, 1)
@@ -134,7 +134,7 @@ func TestAClosedConnectionWakesItsCallers(t *testing.T) {
 	})
 }
 
-func TestNothingIsReadIntoNothing(t *testing.T) {
+func TestEmptyReadsAndWritesDoNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		client, server := w.Pair(t)
 		for _, p := range [][]byte{nil, {}} {
@@ -293,8 +293,8 @@ func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
 
 func TestARefusedPortIsNeverConnectedToItself(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
-		// A dial to an ephemeral port may choose the same port as its own. The connection would then open
-		// with itself (a simultaneous open), which is not what this test is for.
+		// The port is ephemeral, so a dial may choose it as its own port too. The connection would then open with
+		// itself (a simultaneous open). The dial must be refused instead.
 		free := world.FreePort(t, w)
 		for range 300 {
 			c, err := w.Dial(context.Background(), world.DialOptions{Timeout: time.Second}, "tcp", free)
@@ -343,7 +343,7 @@ func TestAnAbortedRequestDoesNotStopAccept(t *testing.T) {
 	})
 }
 
-func TestManyAcceptAtOnce(t *testing.T) {
+func TestManyGoroutinesAcceptAtOnce(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		const n = 50
 		ln := w.ListenTCP(t)

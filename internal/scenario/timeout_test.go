@@ -180,7 +180,7 @@ func TestWritesTimeOutAndGoOn(t *testing.T) {
 		}()
 		got, err := io.ReadAll(server)
 		require.NoError(t, err)
-		require.Len(t, got, sent+3, "what Write counted was sent, and no more")
+		require.Len(t, got, sent+3, "exactly the bytes that Write counted were sent")
 		require.Equal(t, "end", string(got[sent:]))
 	})
 }
@@ -251,7 +251,7 @@ func TestADeadlineEndsAStream(t *testing.T) {
 	})
 }
 
-func TestDeadlinesAreSetFromEverywhere(t *testing.T) {
+func TestManyGoroutinesSetDeadlines(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		client, server := w.Pair(t)
 		pc := w.ListenUDP(t, w.Server)

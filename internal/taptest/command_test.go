@@ -166,11 +166,11 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	require.Equal(t, "serving on http://192.0.2.2/ (Ctrl-C ends)", line)
 	errs := p.interrupt()
-	const typing = "tap7 has no address and is down, so no packets pass; run: "
-	require.Contains(t, errs, typing+"sudo sh -c 'ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up'\n")
+	const advice = "tap7 has no address and is down, so no packets pass; run: "
+	require.Contains(t, errs, advice+"sudo sh -c 'ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up'\n")
 	ns.shell(t, "ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up")
 	_, errs, err = ns.try(t, append(nobody, exe, "ping", "-tap", "tap7", "-c", "5", "-W", "30", "192.0.2.1")...)
-	require.NoError(t, err, "what is typed is enough: %s", errs)
+	require.NoError(t, err, "the advised commands are enough: %s", errs)
 
 	// If the user may not open the device, serve uses a wire in memory, and prints two lines of advice.
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "other0")...)

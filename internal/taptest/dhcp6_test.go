@@ -262,6 +262,7 @@ func TestADHCPv6RelayAgentServesAnotherLink(t *testing.T) {
 	show := captureOf(t, capture.Name())
 	require.Empty(t, show("-Y", "dhcpv6 && (_ws.malformed || _ws.expert.severity >= warning)"))
 	types := show("-Y", "dhcpv6", "-T", "fields", "-e", "dhcpv6.msgtype")
+	// 12 is Relay-forward, 13 is Relay-reply, and 8 is Release.
 	require.Contains(t, types, "12,")
 	require.Contains(t, types, "13,")
 	require.Contains(t, types, "12,8", "the agent relayed a Release")

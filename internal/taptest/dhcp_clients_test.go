@@ -22,15 +22,15 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A dhcpClient is a DHCP client that configures the TAP of a namespace.
+// A dhcpClient is a DHCP client that configures the TAP of a namespace. release makes it return its address.
 type dhcpClient struct {
 	tools   []string
 	start   func(t *testing.T, ns *namespace, dir string) *exec.Cmd
 	release func(t *testing.T, ns *namespace, dir string, cmd *exec.Cmd)
 }
 
-// clientScript writes a script that a client runs when its lease changes. The arguments are shell expressions
-// of the script's variables.
+// clientScript writes a script that a client runs when its lease changes. reason, ip, mask and router are the shell
+// expressions by which the script gets these values from the client.
 func clientScript(t *testing.T, dir, reason, ip, mask, router string) string {
 	path := filepath.Join(dir, "script")
 	text := fmt.Sprintf(`#!/bin/sh
@@ -120,12 +120,12 @@ func serveTAP(t *testing.T, wrap func(nic.Device) nic.Device) (*namespace, *user
 	t.Cleanup(func() { h.Close() })
 	log := new(dhcpLog)
 	cfg := usernet.DHCPServerConfig{OnEvent: log.add}
-	s, n := &cfg.Server, &cfg.Server.Link
+	s, link := &cfg.Server, &cfg.Server.Link
 	s.Probe, s.Authoritative, s.RapidCommit = true, true, true
 	self := netip.MustParseAddr("192.0.2.1")
-	n.Pools = []dhcp.Range4{{First: netip.MustParseAddr("192.0.2.100"), Last: netip.MustParseAddr("192.0.2.150")}}
-	n.Lease, n.Routers, n.DNS, n.Search, n.MTU = 20*time.Second, []netip.Addr{self}, []netip.Addr{self}, []string{"dhcp.test"}, 1400
-	n.Routes = []dhcp.Route4{{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.9")}}
+	link.Pools = []dhcp.Range4{{First: netip.MustParseAddr("192.0.2.100"), Last: netip.MustParseAddr("192.0.2.150")}}
+	link.Lease, link.Routers, link.DNS, link.Search, link.MTU = 20*time.Second, []netip.Addr{self}, []netip.Addr{self}, []string{"dhcp.test"}, 1400
+	link.Routes = []dhcp.Route4{{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.9")}}
 	d, err := h.ServeDHCP("", cfg)
 	require.NoError(t, err)
 	return ns, h, d, log

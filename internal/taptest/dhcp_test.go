@@ -63,6 +63,7 @@ func dhcpServers() map[string]dhcpServer {
 		"kea": {
 			tool: "kea-dhcp4",
 			start: func(t *testing.T, ns *namespace, dir string, lease int) {
+				// The data of the classless option is 0.0.0.0/0 via 192.0.2.1 and 198.51.100.0/24 via 192.0.2.9 (RFC 3442).
 				conf := write(t, dir, "kea.conf", fmt.Sprintf(`{"Dhcp4": {
 					"interfaces-config": {"interfaces": [%q], "dhcp-socket-type": "raw"},
 					"lease-database": {"type": "memfile", "persist": false},

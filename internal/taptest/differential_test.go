@@ -44,7 +44,7 @@ type diffCell struct {
 	burst float64        // mean number of consecutive lost frames; 0: losses are independent
 	back  float64        // bits per second of the way back; 0: diffRate
 	cc    tcp.Congestion // congestion control of all senders
-	seeds int            // number of seeds
+	seeds int            // number of runs, each with its own seed
 	while time.Duration  // duration of the measurement, from the first received byte
 }
 

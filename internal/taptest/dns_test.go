@@ -106,7 +106,7 @@ func TestRecordsOfRealServers(t *testing.T) {
 			ctx := t.Context()
 			addrs, err := r.LookupHost(ctx, "alias3.dns.test")
 			require.NoError(t, err)
-			require.Equal(t, []string{"192.0.2.80", "2001:db8::80"}, addrs, "a chain of aliases; what can be reached comes first")
+			require.Equal(t, []string{"192.0.2.80", "2001:db8::80"}, addrs, "a chain of aliases; the address that can be reached comes first")
 			cname, err := r.LookupCNAME(ctx, "alias3.dns.test")
 			require.NoError(t, err)
 			require.Equal(t, "host.dns.test.", cname)
@@ -139,6 +139,7 @@ type counter struct {
 	dials map[string]int // number of dials by network
 }
 
+// count makes the resolver of cfg dial through c. *h has to be the host of cfg when the resolver dials.
 func (c *counter) count(cfg *usernet.Config, h **usernet.Host) {
 	c.dials = make(map[string]int)
 	cfg.Resolver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -196,7 +197,7 @@ func TestLargeAnswersOfRealServersComeByTCP(t *testing.T) {
 	}
 }
 
-func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
+func TestBadServersArePassedOverAsByNet(t *testing.T) {
 	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
@@ -219,7 +220,7 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 		servers []string
 		options string
 		qs      []question
-		ok      bool
+		ok      bool // host.dns.test is found
 	}{
 		{"silent", []string{silentAddr}, "timeout:1 attempts:2", []question{host}, false},
 		{"silent, and the caller has a limit", []string{silentAddr}, "timeout:5", []question{soon, given}, false},
@@ -334,24 +335,25 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 				require.EqualError(t, err, "lookup nowhere.dns.test. on "+addr+":53: no such host")
 				return c.since()
 			}
-			asked, kept := map[string]int{"udp": 2}, map[string]int{}
+			// The numbers of queries of a first and of a second lookup.
+			shortFirst, cached := map[string]int{"udp": 2}, map[string]int{}
 			// The resolver queries a name that does not exist twice: in mixed case, and then in the
 			// caller's case.
-			refused := map[string]int{"udp": 4}
-			again := kept
+			nowhereFirst := map[string]int{"udp": 4}
+			nowhereAgain := cached
 			if addr == dnsmasqAddr {
 				// RFC 2308 5: negative answers "without SOA records SHOULD NOT be cached".
-				again = refused
+				nowhereAgain = nowhereFirst
 			}
 			// dnsmasq returns no SOA for a missing AAAA, either.
-			shortAgain := kept
+			shortAgain := cached
 			if addr == dnsmasqAddr {
 				shortAgain = map[string]int{"udp": 1}
 			}
-			twice := func(lookup func() map[string]int, asked, again map[string]int) {
+			twice := func(lookup func() map[string]int, first, again map[string]int) {
 				for {
 					began := time.Now()
-					require.Equal(t, asked, lookup())
+					require.Equal(t, first, lookup())
 					got := lookup()
 					if time.Since(began) < time.Second { // otherwise the machine is too busy: try again
 						require.Equal(t, again, got)
@@ -360,11 +362,11 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 					time.Sleep(2100 * time.Millisecond)
 				}
 			}
-			twice(nowhere, refused, again)
-			twice(short, asked, shortAgain)
+			twice(nowhere, nowhereFirst, nowhereAgain)
+			twice(short, shortFirst, shortAgain)
 			time.Sleep(2100 * time.Millisecond) // the answers of both lookups have a TTL of 2 s
-			require.Equal(t, refused, nowhere())
-			require.Equal(t, asked, short())
+			require.Equal(t, nowhereFirst, nowhere())
+			require.Equal(t, shortFirst, short())
 		})
 	}
 }

@@ -75,7 +75,7 @@ func TestDNSOverTLSAndHTTPS(t *testing.T) {
 		require.Len(t, txts, bigTXT)
 		_, err = h.LookupHost("nowhere.dns.test.")
 		require.EqualError(t, err, "lookup nowhere.dns.test. on "+unboundAddr+":53: no such host")
-		if !lossy {
+		if !lossy { // from here on, the link loses packets
 			ns.drop(t)
 			lossy = true
 		}

@@ -23,14 +23,16 @@ const (
 	spooferAddr = "192.0.2.57"
 )
 
-// Both servers have the zone dns.test, and give the same answers. dnsmasq forwards queries for the zones
+// dnsmasq and unbound have the zone dns.test, and give the same answers. dnsmasq forwards queries for the zones
 // other.test and broken.test to unbound. unbound cannot load broken.test, and refuses refused.test.
 // dnsmasq refuses names that it does not know.
+
 const (
 	manyAddrs = 100 // number of addresses of many.dns.test, which make an answer of at least 1600 bytes
 	bigTXT    = 20  // number of records of big.dns.test, of 200 bytes each
 )
 
+// unboundZone returns the zone file of dns.test.
 func unboundZone() string {
 	var b strings.Builder
 	b.WriteString(`$ORIGIN dns.test.

@@ -40,6 +40,7 @@ func TestLargeDatagramsCrossATAP(t *testing.T) {
 			require.NoError(t, err)
 			defer ours.Close()
 			b := make([]byte, 70000)
+			// 1452 bytes fill a packet of IPv6, and 1472 one of IPv4. The last two are the maxima of IPv4 and IPv6.
 			for _, n := range []int{1452, 1453, 1456, 1472, 1473, 3000, 8000, 65507, 65527} {
 				data := bytes.Repeat([]byte("0123456789abcdef"), n/16+1)[:n]
 				for _, x := range []struct{ from, to net.PacketConn }{{ours, theirs}, {theirs, ours}} {
@@ -73,8 +74,8 @@ type station struct {
 	addr netip.Addr
 
 	mu     sync.Mutex
-	said   []string
-	pong   chan uint16
+	said   []string    // answers since the last call of answers, as text, without echoes
+	pong   chan uint16 // identifiers of the echo replies
 	echoed chan uint16 // destination ports of the UDP echoes, if from markerPort up
 }
 
@@ -251,6 +252,7 @@ func rawFrag(next wire.Proto, id uint32, off uint16, more bool, b []byte) sixPac
 	return sixPacket{next: wire.ProtoFragment, b: append(fh, b...)}
 }
 
+// extension returns an options header of 8 bytes, which begins with the options b.
 func extension(next wire.Proto, b ...byte) []byte {
 	h := make([]byte, 8)
 	h[0] = byte(next)
@@ -276,10 +278,11 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 		return b
 	}
 	padN := []byte{1, 4}
+	// In the cases, 17 is UDP, and 99 is an unknown protocol. ICMPv6 type 4 is Parameter Problem, and rest is its pointer.
 	for i, c := range []struct {
 		name string
 		what func(d []byte) []sixPacket // makes the packets from a datagram of 200 bytes
-		says string                     // parts of the kernel's answers; "" for none
+		says string                     // a part of each of the kernel's answers, separated by |; "": no answer
 	}{
 		{"two in order", func(d []byte) []sixPacket { return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)} }, "UDP echo"},
 		{"the last first", func(d []byte) []sixPacket { return []sixPacket{frag(17, 1, d, 104, 208), frag(17, 1, d, 0, 104)} }, "UDP echo"},
@@ -289,7 +292,7 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 		{"a duplicate", func(d []byte) []sixPacket {
 			return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)}
 		}, "UDP echo"},
-		{"a part of what has come", func(d []byte) []sixPacket {
+		{"a fragment that lies within received ones", func(d []byte) []sixPacket {
 			return []sixPacket{frag(17, 1, d, 0, 48), frag(17, 1, d, 48, 104), frag(17, 1, d, 40, 96), frag(17, 1, d, 104, 208)}
 		}, "UDP echo"},
 		{"not a multiple of 8", func(d []byte) []sixPacket { return []sixPacket{rawFrag(17, 1, 0, true, d[:12])} }, "type 4 code 0 rest 4 "},
@@ -299,10 +302,10 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 			f.to = "ff02::1"
 			return []sixPacket{f}
 		}, ""},
-		{"options that are not whole", func(d []byte) []sixPacket {
+		{"truncated options", func(d []byte) []sixPacket {
 			return []sixPacket{rawFrag(wire.ProtoDstOpts, 1, 0, true, append([]byte{17, 1, 1, 12, 0, 0, 0, 0}, d[:0]...))}
 		}, "type 4 code 3 rest 0 "},
-		{"TCP header that is not whole", func(d []byte) []sixPacket { return []sixPacket{rawFrag(wire.ProtoTCP, 1, 0, true, d[:16])} }, "type 4 code 3 rest 0 "},
+		{"a truncated TCP header", func(d []byte) []sixPacket { return []sixPacket{rawFrag(wire.ProtoTCP, 1, 0, true, d[:16])} }, "type 4 code 3 rest 0 "},
 		{"atomic, beside one of the same identification", func(d []byte) []sixPacket {
 			return []sixPacket{frag(17, 1, d, 0, 104), rawFrag(17, 1, 0, false, d), frag(17, 1, d, 104, 208)}
 		}, "UDP echo|UDP echo"},
@@ -313,23 +316,23 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 			return []sixPacket{frag(17, 1, d, 104, 208), frag(99, 1, d, 0, 104)}
 		}, "type 4 code 1 "},
 		{"an unknown protocol in an atomic one", func(d []byte) []sixPacket { return []sixPacket{rawFrag(99, 1, 0, false, d)} }, "type 4 code 1 rest 40 "},
-		{"options in the part", func(d []byte) []sixPacket {
+		{"options in the fragmentable part", func(d []byte) []sixPacket {
 			part := append(extension(17, padN...), d...)
 			return []sixPacket{frag(wire.ProtoDstOpts, 1, part, 0, 104), frag(wire.ProtoDstOpts, 1, part, 104, 216)}
 		}, "UDP echo"},
-		{"options before the part", func(d []byte) []sixPacket {
+		{"options before the Fragment header", func(d []byte) []sixPacket {
 			one, two := frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)
 			one.next, one.b = wire.ProtoDstOpts, append(extension(wire.ProtoFragment, padN...), one.b...)
 			return []sixPacket{one, two}
 		}, "UDP echo"},
-		{"an option of which to tell, in the part", func(d []byte) []sixPacket {
+		{"an unknown option that asks for an error", func(d []byte) []sixPacket {
 			part := append(extension(17, 0x80, 4), d...)
 			return []sixPacket{frag(wire.ProtoDstOpts, 1, part, 0, 104), frag(wire.ProtoDstOpts, 1, part, 104, 216)}
 		}, "type 4 code 2 rest 42 "},
-		{"two ends", func(d []byte) []sixPacket {
+		{"two last fragments", func(d []byte) []sixPacket {
 			return []sixPacket{frag(17, 1, d, 104, 208), rawFrag(17, 1, 208, false, d[:8]), frag(17, 1, d, 0, 104)}
 		}, ""},
-		{"beyond the end", func(d []byte) []sixPacket {
+		{"a fragment beyond the last one", func(d []byte) []sixPacket {
 			return []sixPacket{frag(17, 1, d, 104, 208), rawFrag(17, 1, 208, true, d[:8]), frag(17, 1, d, 0, 104)}
 		}, ""},
 		{"an empty one", func(d []byte) []sixPacket {

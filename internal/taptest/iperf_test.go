@@ -81,10 +81,11 @@ func parseIperf3(t *testing.T, out string) (r iperf3End) {
 	return r
 }
 
-// losses decides which datagrams are lost: one in twenty of those with the data of a test.
+// losses counts datagrams with the data of a test, and decides which of them are lost: one in twenty.
 type losses struct{ in, out atomic.Int64 }
 
-func (l *losses) of(count *atomic.Int64, n int) bool { return n >= 500 && count.Add(1)%20 == 10 }
+// drop reports whether a datagram of n bytes is lost. count is in or out.
+func (l *losses) drop(count *atomic.Int64, n int) bool { return n >= 500 && count.Add(1)%20 == 10 }
 
 // A lossyPacketConn is a socket that loses datagrams of both directions.
 type lossyPacketConn struct {
@@ -95,20 +96,20 @@ type lossyPacketConn struct {
 func (l *lossyPacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := l.PacketConn.ReadFrom(b)
-		if err != nil || !l.of(&l.in, n) {
+		if err != nil || !l.drop(&l.in, n) {
 			return n, from, err
 		}
 	}
 }
 
 func (l *lossyPacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
-	if l.of(&l.out, len(b)) {
+	if l.drop(&l.out, len(b)) {
 		return len(b), nil
 	}
 	return l.PacketConn.WriteTo(b, to)
 }
 
-// A lossyConn is the same as a connection.
+// A lossyConn is like a lossyPacketConn, but connected.
 type lossyConn struct {
 	net.Conn
 	losses
@@ -117,21 +118,21 @@ type lossyConn struct {
 func (l *lossyConn) Read(b []byte) (int, error) {
 	for {
 		n, err := l.Conn.Read(b)
-		if err != nil || !l.of(&l.in, n) {
+		if err != nil || !l.drop(&l.in, n) {
 			return n, err
 		}
 	}
 }
 
 func (l *lossyConn) Write(b []byte) (int, error) {
-	if l.of(&l.out, len(b)) {
+	if l.drop(&l.out, len(b)) {
 		return len(b), nil
 	}
 	return l.Conn.Write(b)
 }
 
-// requireLoss requires that the losses of lossyPacketConn and lossyConn were counted. A busy machine loses more. What
-// is lost after the last datagram that was received is not counted: if the receiver is late, this may be much.
+// requireLoss requires that the losses of lossyPacketConn and lossyConn were counted: one datagram in twenty, and more on
+// a busy machine. Datagrams that are lost after the last received one are not counted, so the bound is a little lower.
 func requireLoss(t *testing.T, received, lost int64, about ...any) {
 	t.Helper()
 	require.GreaterOrEqual(t, lost, (received+lost)/20-4, about...)
@@ -186,13 +187,13 @@ func TestIperf3MeasuresUsernet(t *testing.T) {
 			about := e.flag + " " + options
 			require.Len(t, theirs.End.Streams, len(ours.Streams), about)
 			for i, s := range ours.Streams {
-				o := theirs.End.Streams[i]
+				their := theirs.End.Streams[i]
 				if ours.UDP {
-					require.Equal(t, !s.Sender, o.UDP.Sender, about)
-					require.Equal(t, []int64{s.Packets, s.Lost}, []int64{o.UDP.Packets, o.UDP.Lost}, about)
+					require.Equal(t, !s.Sender, their.UDP.Sender, about)
+					require.Equal(t, []int64{s.Packets, s.Lost}, []int64{their.UDP.Packets, their.UDP.Lost}, about)
 				} else {
-					require.Equal(t, !s.Sender, o.Sender.Sender, about)
-					require.Equal(t, []int64{s.Sent, s.Received}, []int64{o.Sender.Bytes, o.Receiver.Bytes}, about)
+					require.Equal(t, !s.Sender, their.Sender.Sender, about)
+					require.Equal(t, []int64{s.Sent, s.Received}, []int64{their.Sender.Bytes, their.Receiver.Bytes}, about)
 				}
 			}
 			for _, total := range ours.Totals() {
@@ -258,20 +259,20 @@ func compareWithServer(t *testing.T, ours *iperf.Report, theirs *iperf3End, flag
 	about := []any{"%s %+v", flag, ours.Params}
 	require.Len(t, theirs.End.Streams, len(ours.Streams), about...)
 	for i, s := range ours.Streams {
-		o := theirs.End.Streams[i]
+		their := theirs.End.Streams[i]
 		switch {
 		case ours.UDP && s.Sender:
-			require.Equal(t, s.Lost, o.UDP.Lost, about...)
+			require.Equal(t, s.Lost, their.UDP.Lost, about...)
 			requireLoss(t, s.Received/int64(ours.Block), s.Lost, about...)
 		case ours.UDP:
-			require.Equal(t, s.Sent, o.UDP.Bytes, about...)
+			require.Equal(t, s.Sent, their.UDP.Bytes, about...)
 			requireLoss(t, s.Received/int64(ours.Block), s.Lost, about...)
 		case s.Sender:
-			require.Equal(t, s.Received, o.Receiver.Bytes, about...)
-			require.GreaterOrEqual(t, s.Retransmits, int64(0), "the stack knows")
+			require.Equal(t, s.Received, their.Receiver.Bytes, about...)
+			require.GreaterOrEqual(t, s.Retransmits, int64(0), "the stack counts retransmissions; -1 would mean unknown")
 			require.Positive(t, s.MaxCwnd)
 		default:
-			require.Equal(t, s.Sent, o.Sender.Bytes, about...)
+			require.Equal(t, s.Sent, their.Sender.Bytes, about...)
 			require.LessOrEqual(t, s.Received, s.Sent, about...)
 		}
 	}

@@ -122,7 +122,7 @@ func TestMulticastDNSWithAvahi(t *testing.T) {
 		t.Run(map[bool]string{false: "no loss", true: "loss"}[loss], func(t *testing.T) {
 			t.Parallel()
 			ns, tap := newTAP(t, false)
-			goodbyes := 1 // how often a service is withdrawn at most, until its goodbye arrives
+			goodbyes := 1 // how often a service may be withdrawn until one of its goodbyes arrives
 			if loss {
 				ns.drop(t)
 				goodbyes = 5
@@ -219,7 +219,7 @@ func weFindAvahi(t *testing.T, a *avahi, h *usernet.Host, goodbyes int) {
 		h.Browse(ctx, "_ipp._tcp", func(e mdns.Event) { events <- e })
 	}()
 	defer func() { cancel(); <-ended }()
-	// next waits for an event.
+	// next waits for up to d for an event of a service that was added or, if added is false, removed.
 	next := func(added bool, d time.Duration) (e mdns.Event, ok bool) {
 		for timer := time.After(d); ; {
 			select {
@@ -260,9 +260,9 @@ func weFindAvahi(t *testing.T, a *avahi, h *usernet.Host, goodbyes int) {
 	}
 }
 
-// The host asks for the name of avahi's host, finds it taken, and takes another one. If avahi is so slow that it
-// defends its name only after the host's announcement, both verify the name again. The one with the lesser address
-// then takes another name (RFC 6762 sections 8.2 and 9). This is avahi.
+// aConflictWithAvahi makes the host ask for the name of avahi's host. The host finds the name taken, and takes another
+// one. If avahi is so slow that it defends its name only after the host's announcement, both verify the name again. The
+// one with the lesser address, avahi, then takes another name (RFC 6762 sections 8.2 and 9).
 func aConflictWithAvahi(t *testing.T, a *avahi, h *usernet.Host) {
 	t.Helper()
 	require.NoError(t, h.StopMDNS(""))

@@ -210,6 +210,8 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 		require.NoError(t, ourUDP.LeaveGroup(nil, ours))
 		require.NoError(t, theirSocket.LeaveGroup(ifi, &net.IPAddr{IP: theirs.AsSlice()}))
 	}
+	// same compares the messages of both hosts, which must end in want: an IGMPv3 report (22) with one group record, whose
+	// type is 01 IS_IN, 02 IS_EX, 03 TO_IN or 04 TO_EX (RFC 3376 4.2.12), or an IGMPv2 report (16) or leave (17).
 	same := func(what, want string) (text string) {
 		t.Helper()
 		o, k := rec.both(t, 1)
@@ -218,6 +220,7 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 		require.True(t, strings.HasSuffix(o[0], want), "%s: %s does not end in %s", what, o[0], want)
 		return o[0]
 	}
+	// bothGroups sends a query for the group of each host. GROUP in message stands for the group.
 	bothGroups := func(message string) {
 		query(t, querier, ifi, ours.String(), strings.Replace(message, "GROUP", "ef010204", 1))
 		query(t, querier, ifi, theirs.String(), strings.Replace(message, "GROUP", "ef010205", 1))
@@ -280,10 +283,10 @@ func kernelSocket(t *testing.T, ns *namespace, e end) *groupSocket {
 		return err
 	}))
 	t.Cleanup(func() { c.Close() })
-	one := func(f func(*net.Interface, net.Addr) error) func(*net.Interface, netip.Addr) error {
+	byGroup := func(f func(*net.Interface, net.Addr) error) func(*net.Interface, netip.Addr) error {
 		return func(ifi *net.Interface, group netip.Addr) error { return f(ifi, &net.IPAddr{IP: group.AsSlice()}) }
 	}
-	two := func(f func(*net.Interface, net.Addr, net.Addr) error) change {
+	bySource := func(f func(*net.Interface, net.Addr, net.Addr) error) change {
 		return func(ifi *net.Interface, group, source netip.Addr) error {
 			return f(ifi, &net.IPAddr{IP: group.AsSlice()}, &net.IPAddr{IP: source.AsSlice()})
 		}
@@ -299,9 +302,9 @@ func kernelSocket(t *testing.T, ns *namespace, e end) *groupSocket {
 	if e.v6() {
 		p = ipv6.NewPacketConn(c)
 	}
-	s.join, s.leave = one(p.JoinGroup), one(p.LeaveGroup)
-	s.joinSource, s.leaveSource = two(p.JoinSourceSpecificGroup), two(p.LeaveSourceSpecificGroup)
-	s.block, s.unblock = two(p.ExcludeSourceSpecificGroup), two(p.IncludeSourceSpecificGroup)
+	s.join, s.leave = byGroup(p.JoinGroup), byGroup(p.LeaveGroup)
+	s.joinSource, s.leaveSource = bySource(p.JoinSourceSpecificGroup), bySource(p.LeaveSourceSpecificGroup)
+	s.block, s.unblock = bySource(p.ExcludeSourceSpecificGroup), bySource(p.IncludeSourceSpecificGroup)
 	s.listen = func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (c net.PacketConn, err error) {
 		require.NoError(t, ns.inside(func() error {
 			var u *net.UDPConn
@@ -361,7 +364,7 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 				what   string
 				method func(s *groupSocket) change
 				src    netip.Addr
-				want   string // record type and sources
+				want   string // the group record; type 03 is TO_IN, 04 TO_EX, 05 ALLOW, and 06 BLOCK
 			}{
 				{"join a source", func(s *groupSocket) change { return s.joinSource }, one, "05000001" + group + hex1},
 				{"join another", func(s *groupSocket) change { return s.joinSource }, two, "05000001" + group + hex2},
@@ -551,7 +554,7 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 			require.Equal(t, ifi.Index, cm.IfIndex)
 			k, o := net.ParseIP(kernelAddr).To4(), net.ParseIP(ourAddr).To4()
 			mirrored := bytes.ReplaceAll(toKernel, k, o)
-			binary.NativeEndian.PutUint32(mirrored[16:], 2)
+			binary.NativeEndian.PutUint32(mirrored[16:], 2) // the interface index in IP_PKTINFO
 			require.Equal(t, mirrored, toUs, "to %s; expected is the kernel's, mirrored", c.oursTo)
 		}
 	})

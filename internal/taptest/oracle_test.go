@@ -75,8 +75,8 @@ type lookuper interface {
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// printed formats records as JSON. It keeps the order of one or two records, and sorts more than two. In
-// unordered, the server chooses the order, so that function always sorts.
+// printed formats records as JSON. It keeps the order of one or two records, and sorts more than two. unordered always
+// sorts, for records whose order the server chooses.
 func printed[T any](records []T, err error) (string, error) {
 	texts := textsOf(records)
 	if len(texts) > 2 {
@@ -138,8 +138,8 @@ func ask(ctx context.Context, r lookuper, dial dialFunc, q question) (string, er
 	panic("no such method: " + q.Method)
 }
 
-// ports matches the local addresses in an error, because they are different each time.
-var ports = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+:\d+->`)
+// localAddr matches the local address in an error, whose port is different each time.
+var localAddr = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+:\d+->`)
 
 func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -156,7 +156,7 @@ func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
 	if err == nil {
 		return o
 	}
-	plain := func(s string) string { return ports.ReplaceAllString(s, "OURS->") }
+	plain := func(s string) string { return localAddr.ReplaceAllString(s, "OURS->") }
 	o.Error = plain(err.Error())
 	var e *net.DNSError
 	if errors.As(err, &e) {
