@@ -79,7 +79,7 @@ func usePPP(t *testing.T, u *uml, h *usernet.Host, dev string, size int64) {
 		ip -6 addr add %[3]s/64 dev %[1]s nodad
 		ping -c 3 -i 0.2 -W 30 %[4]s
 		ping -6 -c 3 -i 0.2 -W 30 %[5]s`, dev, pppd4, pppd6, ours4, ours6))
-	for _, to := range []string{pppd4, pppd6, zoneless(t, u, dev)} {
+	for _, to := range []string{pppd4, pppd6, guestLinkLocal(t, u, dev)} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		for answered := 0; answered == 0; { // frames may be lost
 			st, err := h.Ping(ctx, to, usernet.PingConfig{Count: 1})
@@ -107,8 +107,9 @@ func usePPP(t *testing.T, u *uml, h *usernet.Host, dev string, size int64) {
 	}
 }
 
-// zoneless returns the link-local address of the guest's interface dev. The zone is the host's interface, ppp0.
-func zoneless(t *testing.T, u *uml, dev string) string {
+// guestLinkLocal returns the link-local address of the guest's interface dev, with the host's interface, ppp0, as its
+// zone.
+func guestLinkLocal(t *testing.T, u *uml, dev string) string {
 	t.Helper()
 	out := u.run(t, "ip -6 -o addr show dev "+dev+" scope link | sed 's/.*inet6 \\([^ /]*\\).*/\\1/'")
 	return strings.TrimSpace(out) + "%ppp0"

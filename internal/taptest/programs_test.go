@@ -32,6 +32,7 @@ var programs = []struct {
 	run    func(t *testing.T, ns *namespace, e end)
 }{
 	{name: "curl", tools: []string{"curl", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
+		// 1428 and 1448 bytes fill a segment over IPv6 and over IPv4.
 		for _, n := range []int64{0, 1, 1428, 1429, 1448, 1449, 100_000, 1 << 20} {
 			curlDownload(t, ns, e, n)
 			curlUpload(t, ns, e, n)
@@ -232,7 +233,7 @@ func useAndCapture(t *testing.T, plain bool) {
 	require.NoError(t, capt.Err())
 	require.NoError(t, f.Close())
 
-	there := []string{"arp", "icmp.type == 8", "icmp.type == 0", "icmp.code == 3", "udp", "ip.flags.mf == 1",
+	present := []string{"arp", "icmp.type == 8", "icmp.type == 0", "icmp.code == 3", "udp", "ip.flags.mf == 1",
 		"icmpv6.type == 128", "icmpv6.type == 129", "icmpv6.type == 1 && icmpv6.code == 4", "icmpv6.type == 4 && icmpv6.code == 1",
 		"icmpv6.type == 135", "icmpv6.type == 136", "ipv6.fraghdr.more == 1", "ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow != 0",
 		"ip && tcp.flags.reset == 1", "ip && tcp.flags.fin == 1", "ip && tcp.checksum.status == 1 && tcp.srcport == 80",
@@ -243,15 +244,15 @@ func useAndCapture(t *testing.T, plain bool) {
 		"ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow == 0"}
 	if plain {
 		absent = append(absent, "frame.len > 1514")
-	} else { // the datagrams of sendBatch are in one frame
-		there = append(there, "ip && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1",
+	} else { // the six datagrams of sendBatch, of 1200 bytes each, are in one frame
+		present = append(present, "ip && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1",
 			"ipv6 && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1", "ipv6 && frame.len > 20000")
 	}
-	for i, n := range ns.shark(t, file, slices.Concat(there, absent)) {
-		if i < len(there) {
-			require.Positive(t, n, "the capture has no %q", there[i])
+	for i, n := range ns.shark(t, file, slices.Concat(present, absent)) {
+		if i < len(present) {
+			require.Positive(t, n, "the capture has no %q", present[i])
 		} else {
-			require.Zero(t, n, "the capture has %q", absent[i-len(there)])
+			require.Zero(t, n, "the capture has %q", absent[i-len(present)])
 		}
 	}
 }

@@ -166,9 +166,9 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 // withdrawConfig is a configuration of radvd with two prefixes. The lifetimes of the first are short, and those
 // of the second are long or, if ended is set, zero.
 func withdrawConfig(ended bool) string {
-	long := 10000
+	lifetime := 10000
 	if ended {
-		long = 0
+		lifetime = 0
 	}
 	return fmt.Sprintf(`interface %s {
 	AdvSendAdvert on;
@@ -177,7 +177,7 @@ func withdrawConfig(ended bool) string {
 	prefix 2001:db8:1::/64 { AdvValidLifetime 8; AdvPreferredLifetime 6; };
 	prefix 2001:db8:2::/64 { AdvValidLifetime %d; AdvPreferredLifetime %d; };
 };
-`, tapName, long, long)
+`, tapName, lifetime, lifetime)
 }
 
 // RFC 4862 5.5.4: "An address (and its association with an interface) becomes invalid when its valid

@@ -24,7 +24,8 @@ import (
 const onVeth = "-i veth -no-ra -addr " + ourAddr + "/24 -addr " + ourAddr6 + "/64 -host-addr " + kernelAddr + "/24 -host-addr " + kernelAddr6 + "/64 "
 
 // newSource makes a namespace whose link, veth, leads to the namespace first. The kernel of first has the
-// addresses of the kernel's side of a TAP. Programs in source use the addresses that end with 3.
+// addresses of the kernel's side of a TAP. The kernel's programs in source use the addresses that end with 3, and usernet
+// those that end with 2.
 func newSource(t *testing.T) (source, first *namespace) {
 	t.Helper()
 	source, first = newNamespace(t), newNamespace(t)
@@ -65,6 +66,7 @@ func TestTracerouteAndLinuxSeeTheSameRoute(t *testing.T) {
 		ip route add 203.0.113.0/24 via 198.51.100.2
 		ip -6 route add 2001:db8:9::/64 via 2001:db8:1::2`)
 	times := regexp.MustCompile(`\d+\.\d{3} ms`)
+	// want is the end of the output, in which T stands for each round-trip time.
 	for _, c := range []struct{ args, want string }{
 		{"198.51.100.6", " 3  198.51.100.6  T  T  T"},
 		{"-I 198.51.100.6 200", " 3  198.51.100.6  T  T  T"},
@@ -264,6 +266,7 @@ func TestSSAndTheKernelAgree(t *testing.T) {
 		}, patience, 50*time.Millisecond, "%v", e.name)
 		about := fmt.Sprintf("ours: %s\nthe kernel's: %s", ours, theirs)
 		t.Log(about)
+		// The fields are the state, two queue lengths, the local address and the peer's address.
 		a, b := strings.Fields(ours), strings.Fields(theirs)
 		require.Equal(t, []string{"ESTAB", "0", "0", b[4], b[3]}, a[:5], about)
 		require.Greater(t, number(ours, "bytes_acked"), size, about)

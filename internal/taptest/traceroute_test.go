@@ -100,7 +100,7 @@ func (tr trace) quoted(t *testing.T, m *icmp.Message) (proto int, payload []byte
 	case *icmp.DstUnreach:
 		original = body.Data
 	}
-	at, n := tr.header-8, 4
+	at, n := tr.header-8, 4 // offset and length of the addresses
 	proto = int(original[9])
 	if tr.v6() {
 		at, n = 8, 16

@@ -233,7 +233,9 @@ func umlExec(args []string) error {
 	unless := func(value uint32, skip uint8) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
 	}
-	filter := []unix.SockFilter{ // over struct seccomp_data
+	// The offsets in struct seccomp_data are 0 for the system call, 4 for the architecture, and 16 and 32 for the request
+	// and the address that ptrace gets.
+	filter := []unix.SockFilter{
 		load(4), unless(auditArch, 7),
 		load(0), unless(ptraceNumber, 5),
 		load(16), unless(unix.PTRACE_GETREGSET, 3),
@@ -285,7 +287,7 @@ func TestUserModeLinuxBootsAndShutsDown(t *testing.T) {
 
 	begin := time.Now()
 	u.shutDown(t)
-	t.Logf("the guest has ended after %v", time.Since(begin))
+	t.Logf("the guest ended after %v", time.Since(begin))
 	_, err = os.Stat(filepath.Join("/proc", fmt.Sprint(u.cmd.Process.Pid)))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -26,6 +26,7 @@ type vdeConsole struct {
 	lines *bufio.Reader
 }
 
+// vdeResult matches the last line of an answer. The number 1000 means success.
 var vdeResult = regexp.MustCompile(`^(?:vde\$ )?(1\d{3}) `)
 
 // do runs a command, which must succeed.

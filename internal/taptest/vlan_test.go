@@ -68,7 +68,7 @@ func TestDumpCommandShowsVLANTags(t *testing.T) {
 	need(t)
 	exe := build(t)
 	near, far := newVeth(t)
-	frame := make([]byte, 60)
+	frame := make([]byte, 60) // a broadcast ARP request in VLAN 100
 	copy(frame, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x81, 0, 0, 100, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1})
 	for ns, name := range map[*namespace]string{near: "veth0", far: "veth1"} {
 		for _, filter := range []string{"", "arp"} {

@@ -39,9 +39,9 @@ func (d *zeroCopyCounter) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// spoiled reads to the end with a large buffer, in Reads that deadlines interrupt, and returns the SHA-256
+// sumOfReads reads to the end with a large buffer, in Reads that deadlines interrupt, and returns the SHA-256
 // of the data. After each Read it overwrites the whole buffer.
-func spoiled(c net.Conn, r *rand.Rand) (string, error) {
+func sumOfReads(c net.Conn, r *rand.Rand) (string, error) {
 	sum := sha256.New()
 	buf := make([]byte, 128<<10)
 	for {
@@ -76,7 +76,7 @@ func TestWhatTheKernelSendsIsPutIntoTheBuffersOfReaders(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			sum, err := spoiled(c, rand.New(rand.NewPCG(1, uint64(i))))
+			sum, err := sumOfReads(c, rand.New(rand.NewPCG(1, uint64(i))))
 			if err != nil || sum != want {
 				t.Errorf("the SHA-256 of what came is %s, %v", sum, err)
 			}

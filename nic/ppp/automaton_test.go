@@ -66,11 +66,12 @@ func tableRows(t *testing.T) map[string][]string {
 type recorder struct {
 	automaton
 	did     []string
-	verdict byte
+	verdict byte // the code with which it answers a Configure-Request
 }
 
 func (r *recorder) note(action string) { r.did = append(r.did, action) }
 
+// In these tests, our option has the type 200, and the peer's has 201.
 func (r *recorder) request(b []byte) []byte { return option{200, []byte{1}}.append(b) }
 func (r *recorder) begin()                  {}
 func (r *recorder) judge(o option) (byte, []byte) {
@@ -236,7 +237,7 @@ func TestNaksBecomeRejects(t *testing.T) {
 	for range 6 {
 		r.receive(now, packet{configureRequest, 9, option{201, []byte{1}}.append(nil)}.append(nil))
 	}
-	require.Equal(t, []byte{3, 3, 3, 3, 3, 4}, codes)
+	require.Equal(t, []byte{3, 3, 3, 3, 3, 4}, codes) // Configure-Nak and Configure-Reject
 }
 
 // A reply to an older request, a repeated reply, and an Ack or Reject with other options change nothing.

@@ -54,16 +54,20 @@ func FuzzNegotiation(f *testing.F) {
 		}
 		return protoLCP, packet{code: echoReply, data: make([]byte, 4)}.append(nil)
 	}
+	// message returns a message of the fuzzer's input. proto is an index in the fuzz function's list of protocols, in which
+	// 7 stands for answer.
 	message := func(proto byte, p packet) []byte {
 		b := p.append(nil)
 		return append([]byte{proto, byte(len(b))}, b...)
 	}
 	for options := range 64 {
+		// MRU 1500, a magic number, PFC, ACFC, and authentication by CHAP.
 		list := []byte{1, 4, 5, 0xdc, 5, 6, 1, 2, 3, 4, 7, 2, 8, 2, 3, 5, 0xc2, 0x23, 5}
 		if options&8 == 0 {
 			list = list[:10] // we do not authenticate ourselves
 		}
 		all := message(0, packet{configureRequest, 1, list})
+		// Each makes the peer answer our last request: see answer.
 		ack, reject, nak := []byte{7, 0}, []byte{7, 1, 0}, []byte{7, 6, 192, 0, 2, 9, 1, 1}
 		later := bytes.Repeat([]byte{5, 128}, 40) // time passes
 		f.Add(slices.Concat(all, ack, ack, reject, ack, nak, ack, ack, []byte{5, 2, 0x45, 0, 6, 2, 1, 1}), byte(options), options%2 == 0)

@@ -43,7 +43,7 @@ func TestHostUsesWhatWasNegotiated(t *testing.T) {
 		c := newCable(0)
 		server := serverConfig()
 		server.MTU = 1400
-		a, sd := host(t, c.ends[0], server)
+		a, serverDev := host(t, c.ends[0], server)
 		b, _ := host(t, c.ends[1], clientConfig())
 		online(t, a)
 		online(t, b)
@@ -63,10 +63,10 @@ func TestHostUsesWhatWasNegotiated(t *testing.T) {
 		require.NotContains(t, fmt.Sprint(a.Routes()), "0.0.0.0/0")
 
 		// The server now assigns another address, and no IPv6.
-		sd.step(func(now time.Time) {
-			sd.m.cfg.Remote, sd.m.cfg.NoIPv6, sd.m.cfg.DNS = netip.MustParseAddr("192.0.2.77"), true, nil
-			sd.m.lcp.fire(now, evDown)
-			sd.m.start(now)
+		serverDev.step(func(now time.Time) {
+			serverDev.m.cfg.Remote, serverDev.m.cfg.NoIPv6, serverDev.m.cfg.DNS = netip.MustParseAddr("192.0.2.77"), true, nil
+			serverDev.m.lcp.fire(now, evDown)
+			serverDev.m.start(now)
 		})
 		time.Sleep(10 * time.Second)
 		info = b.Interfaces()[1]
@@ -85,7 +85,7 @@ func TestHostUsesWhatWasNegotiated(t *testing.T) {
 func TestConnectionsSurviveFlaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCable(0.01)
-		a, sd := host(t, c.ends[0], serverConfig(), netip.MustParsePrefix("2001:db8::1/64"))
+		a, serverDev := host(t, c.ends[0], serverConfig(), netip.MustParsePrefix("2001:db8::1/64"))
 		b, _ := host(t, c.ends[1], clientConfig(), netip.MustParsePrefix("2001:db8::2/64"))
 		online(t, b)
 		time.Sleep(time.Minute)
@@ -102,9 +102,9 @@ func TestConnectionsSurviveFlaps(t *testing.T) {
 			}()
 			for n := range 3 {
 				time.AfterFunc(time.Duration(n)*100*time.Millisecond, func() {
-					sd.step(func(now time.Time) {
-						sd.m.lcp.fire(now, evDown)
-						sd.m.start(now)
+					serverDev.step(func(now time.Time) {
+						serverDev.m.lcp.fire(now, evDown)
+						serverDev.m.start(now)
 					})
 				})
 			}

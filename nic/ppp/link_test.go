@@ -123,6 +123,7 @@ func (e *cableEnd) Close() error {
 	return nil
 }
 
+// set calls f, which reads or changes c, while c is locked.
 func (c *cable) set(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,12 +135,13 @@ type end struct {
 	*Device
 	mu     sync.Mutex
 	log    bytes.Buffer
-	got    [][]byte
+	got    [][]byte // received packets
 	config nic.NetConfig
-	links  int
+	links  int // notifications of the link's state
 	down   error
 }
 
+// Write is for the logger of the device.
 func (e *end) Write(b []byte) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -203,7 +205,7 @@ func (e *end) attach() {
 	})
 }
 
-// connect attaches two devices to the ends of a cable.
+// connect attaches two devices to the ends of a cable. In most tests, x is the server and y is the client.
 func connect(t *testing.T, c *cable, a, b Config) (x, y *end) {
 	t.Helper()
 	x, y = open(t, c.ends[0], a), open(t, c.ends[1], b)
@@ -229,6 +231,7 @@ func serverConfig() Config {
 
 func clientConfig() Config { return Config{Name: "client", DefaultRoute: true} }
 
+// packet4 returns n bytes that begin like an IPv4 packet.
 func packet4(n int) []byte {
 	b := make([]byte, n)
 	b[0] = 0x45
@@ -253,6 +256,7 @@ func TestClientGetsItsAddresses(t *testing.T) {
 		require.Empty(t, x.negotiated().DNS)
 		require.Contains(t, y.logged(), `msg="PPP link up" nic=client mtu=1500`)
 
+		// An IPv6 packet of 1500 bytes, with octets that have to be escaped on the line.
 		six := bytes.Repeat([]byte{0x60, 0x7e, 0x7d, 0x11}, 375)
 		n, err := y.Send([]nic.Frame{{Head: packet4(20), Body: six[:100]}, {Head: six}, {Head: packet4(1501)}, {Head: []byte{0x12}}})
 		require.NoError(t, err)
@@ -359,7 +363,7 @@ func TestRefusals(t *testing.T) {
 		change   func(server, client *Config)
 		up4, up6 bool
 		log      string // of the client
-		fatal    string
+		fatal    string // the error that ends the client's device
 	}{
 		"the peer has no IPv6":  {change: func(s, c *Config) { s.NoIPv6 = true }, up4: true, log: `family=IPv6 reason="the peer does not support the protocol"`},
 		"the peer has no IPv4":  {change: func(s, c *Config) { s.NoIPv4 = true }, up6: true, log: `family=IPv4 reason="the peer does not support the protocol"`},

@@ -15,7 +15,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// An isp is a PPPoE server that assigns 192.0.2.ID to its clients.
+// An isp is a PPPoE server that assigns 192.0.2.100 plus the session ID to its clients.
 type isp struct {
 	*Server
 	t *testing.T
@@ -110,7 +110,7 @@ func TestPPPoEClientGetsASession(t *testing.T) {
 
 // RFC 4638: with PPP-Max-Payload, both ends use packets of 1500 bytes on frames of 1508.
 func TestPPPoEWithLargeFrames(t *testing.T) {
-	for _, room := range []int{1508, 1500} {
+	for _, room := range []int{1508, 1500} { // payload of the server's frames
 		synctest.Test(t, func(t *testing.T) {
 			a, b := slowPipe(nic.PipeConfig{MTU: 1508}, 0)
 			s := newISP(t, a, ServerConfig{})
@@ -216,7 +216,7 @@ func TestPPPoESurvivesABadEthernet(t *testing.T) {
 				}
 				require.NoError(t, y.Close())
 				time.Sleep(10 * time.Minute)
-				require.Zero(t, s.Sessions(), "echo ends what the client does not")
+				require.Zero(t, s.Sessions(), "Echo-Requests end the sessions that the client has not ended")
 				s.mu.Lock()
 				require.Empty(t, s.disc.sessions)
 				s.mu.Unlock()
@@ -303,7 +303,7 @@ func TestEthernetIsClosedAfterThePADT(t *testing.T) {
 		silent   bool
 		end      func(x, y *end, s *isp)
 		client   int // PADTs of the client
-		server   int
+		server   int // PADTs of the server; 0: not checked
 	}{
 		"the client closes":                         {secret, false, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
 		"the client closes, and nobody answers":     {secret, true, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
