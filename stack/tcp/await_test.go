@@ -111,7 +111,7 @@ func TestPlacedDataIsNotCopied(t *testing.T) {
 	require.Nil(t, none, "no reader waits")
 }
 
-func TestPlaceNeedsAnEmptyQueue(t *testing.T) {
+func TestNoBufferIsOfferedBesideQueuedData(t *testing.T) {
 	r, _ := awaiting(t, 500)
 	r.send(wire.FlagACK, 10, rigFlight, []byte("behind a hole"))
 	room, _ := r.c.TakeBuffer(1)
@@ -123,7 +123,7 @@ func TestPlaceNeedsAnEmptyQueue(t *testing.T) {
 	require.Nil(t, room)
 }
 
-func TestPlacedDataMayLieElsewhere(t *testing.T) {
+func TestPlacedDataNeedNotBeTheNextBytes(t *testing.T) {
 	text := noise(400)
 	for name, send := range map[string]func(r *rig){
 		"a part of it came before": func(r *rig) {

@@ -90,7 +90,7 @@ func TestBBRBearsRandomLoss(t *testing.T) {
 	require.Less(t, g[0], 0.2*l.line(), "the bound of the response function")
 }
 
-func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
+func TestBBRDrainsTheQueueInProbeRTT(t *testing.T) {
 	// 5.3.4: for 200 ms, the data in flight is half the bandwidth-delay product, and the queue drains.
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
 	l.queue = 4 * l.bdp()

@@ -222,7 +222,7 @@ func TestAnUnusedWindowDoesNotGrow(t *testing.T) {
 		r.c.Write(r.now, make([]byte, 100))
 		r.pull()
 		r.now += 20 * Millisecond
-		r.send(16, r.theirs(), r.c.snd.nxt-rigISS-1, nil)
+		r.send(16 /* ACK */, r.theirs(), r.c.snd.nxt-rigISS-1, nil)
 	}
 	require.LessOrEqual(t, r.c.Info(0).SndCwnd, 2*cwnd, "one segment at a time does not test the path")
 }

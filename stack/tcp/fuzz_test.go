@@ -20,16 +20,16 @@ type fuzzRun struct {
 	c             Conn
 	p             Params
 	now           Time
-	full          bool
-	written, read int
-	una, nxt      Seq
-	rnxt, edge    Seq
+	full          bool // the host is under memory pressure
+	written, read int  // bytes of the application
+	una, nxt      Seq  // SND.UNA and SND.NXT when watch was called; likewise the next three
+	rnxt, edge    Seq  // RCV.NXT and the right edge of the window
 	state         State
 	peerISS       Seq
-	peerClock     uint32
+	peerClock     uint32 // the peer's timestamp clock
 	log           []string
-	quiet         bool
-	await         []byte
+	quiet         bool   // note does nothing
+	await         []byte // the buffer that is registered with Await, or nil
 }
 
 // byte removes the first byte of the op string and returns it, or 0 at the end of the string.
@@ -51,6 +51,7 @@ func (f *fuzzRun) size() int {
 	return [...]int{255, 500, 536, 537, 999, 1000, 1001, 1460, 2000, 2921, 4096, 9000, 16384, 32768, 65000, 65535}[b%16] + b/16 - 8
 }
 
+// note adds a line to the log.
 func (f *fuzzRun) note(format string, args ...any) {
 	if !f.quiet {
 		f.log = append(f.log, fmt.Sprintf(format, args...))
@@ -346,6 +347,7 @@ func (f *fuzzRun) sent(s *Segment) error {
 	return nil
 }
 
+// watch records the state of the Conn with which check compares the next one.
 func (f *fuzzRun) watch() {
 	c := &f.c
 	f.una, f.nxt, f.rnxt, f.edge, f.state = c.snd.una, c.snd.nxt, c.rcv.nxt, c.rcv.edge, c.state
@@ -444,10 +446,10 @@ func FuzzConn(f *testing.F) {
 // plausible. Most strings of the fuzzer do neither.
 func opStrings(seed uint64) []byte {
 	r := rand.New(rand.NewPCG(seed, 4))
-	any := func(n int) byte { return byte(r.IntN(n)) }
-	ops := []byte{any(256) &^ 7, any(256), any(256), 1, 6}
+	pick := func(n int) byte { return byte(r.IntN(n)) }
+	ops := []byte{pick(256) &^ 7, pick(256), pick(256), 1, 6}
 	if r.IntN(3) == 0 {
-		ops[0] |= any(8) // without some of the TCP options
+		ops[0] |= pick(8) // without some of the TCP options
 	}
 	if r.IntN(3) == 0 {
 		ops[1] |= 0x12 // buffer sizes near the limits
@@ -457,36 +459,36 @@ func opStrings(seed uint64) []byte {
 		late = 0x80
 	}
 	for n := 4 << r.IntN(7); n > 0; n-- {
-		op := any(18) | late&any(256)
+		op := pick(18) | late&pick(256)
 		ops = append(ops, op)
 		switch op & 0x7f {
 		case 0, 1, 2, 3: // a segment: flags, seq, ack, size, extras, SACK blocks
 			flags := byte(wire.FlagACK)
 			if r.IntN(12) == 0 {
-				flags = any(256)
+				flags = pick(256)
 			}
 			place := func() byte { // mostly a number without an offset: see fuzzRun.place
 				if r.IntN(8) == 0 {
-					return any(256)
+					return pick(256)
 				}
-				return any(0x70)
+				return pick(0x70)
 			}
-			ops = append(ops, flags, place(), place(), any(256)&^(any(2)*255), any(32)&^(any(2)*31), any(6))
+			ops = append(ops, flags, place(), place(), pick(256)&^(pick(2)*255), pick(32)&^(pick(2)*31), pick(6))
 			for range r.IntN(5) {
-				ops = append(ops, place(), any(256))
+				ops = append(ops, place(), pick(256))
 			}
 		case 8:
-			ops = append(ops, 128|any(128))
+			ops = append(ops, 128|pick(128))
 		case 10, 11, 17:
 			if r.IntN(6) > 0 {
 				ops[len(ops)-1] = 6 // mostly an acknowledgement instead: most of these ops end or change a connection
 				break
 			}
-			ops = append(ops, any(256))
+			ops = append(ops, pick(256))
 		case 12:
-			ops = append(ops, 15+any(18))
+			ops = append(ops, 15+pick(18))
 		default:
-			ops = append(ops, any(256))
+			ops = append(ops, pick(256))
 		}
 	}
 	return ops

@@ -85,7 +85,7 @@ type netsim struct {
 	heap   []event
 	whats  []passage // the segments of the events; not in the heap, which moves its elements often
 	spare  []int32   // unused indexes in whats
-	n      uint32
+	n      uint32    // events so far
 	rng    *rand.Rand
 	free   Time // when the queue is empty again
 	losing bool // the last packet was lost
@@ -95,10 +95,10 @@ type netsim struct {
 	lost     int  // packets lost at random
 	dropped  int  // packets that found the queue full
 
-	data []byte
+	data []byte // the payload of all segments
 
-	queueSum Time // sum of the delays in the queue during the measurement
-	queueN   int64
+	queueSum Time  // sum of the delays in the queue during the measurement
+	queueN   int64 // number of packets in queueSum
 }
 
 // newNetsim makes a netsim and opens its flows.
@@ -338,10 +338,11 @@ func (s *netsim) measure(warm, while Time) (goodput []float64, delay Time) {
 	return goodput, s.queueSum / Time(max(s.queueN, 1))
 }
 
+// A cell is a line of the table.
 type cell struct {
 	cc   Congestion
 	link bottleneck
-	bdps float64
+	bdps float64 // length of the queue, in bandwidth-delay products
 }
 
 func (c *cell) String() string {

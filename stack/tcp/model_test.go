@@ -29,7 +29,7 @@ type tcb struct {
 	answer        string // what the segment makes the Conn send: "", "ACK", "SYN,ACK" or "RST <seq>"
 	delivered     int    // bytes of text delivered to the user
 	restart       bool   // the 2 MSL timer restarts
-	heldAfter     bool   // the segment reached text processing after the peer's FIN
+	afterFIN      bool   // the segment reached text processing after the peer's FIN
 
 	// Only deviations use these fields.
 	lastAck, farEdge Seq  // our last acknowledgement, and the right edge of the widest window ever advertised
@@ -56,15 +56,15 @@ type deviation struct {
 
 var deviations = []deviation{
 	{
-		reason: "A SYN that comes again in SYN-RECEIVED shows that our SYN,ACK was lost: it is sent again, " +
-			"where 3.10.7.4 would send an ACK that a peer in SYN-SENT answers with RST.",
+		reason: "A repeated SYN in SYN-RECEIVED shows that our SYN,ACK was lost, so the Conn sends the SYN,ACK again. " +
+			"3.10.7.4 would send an ACK, which a peer in SYN-SENT answers with a RST.",
 		applies: func(m *tcb, s *Segment) bool {
 			return m.state == SynReceived && Seq(s.Seq) == m.irs && s.has(wire.FlagSYN) && !s.has(wire.FlagACK|wire.FlagRST)
 		},
 		change: func(before, m *tcb, _ *Segment) { *m = *before; m.answer = "SYN,ACK" },
 	},
 	{
-		reason: "Another SYN within the window of SYN-RECEIVED ends that, and as on Linux a RST tells the peer at once.",
+		reason: "Another SYN in the window ends a connection in SYN-RECEIVED. As on Linux, a RST tells the peer at once.",
 		applies: func(m *tcb, s *Segment) bool {
 			return m.state == SynReceived && m.passive && s.has(wire.FlagSYN) && !s.has(wire.FlagRST)
 		},
@@ -79,8 +79,8 @@ var deviations = []deviation{
 		},
 	},
 	{
-		reason: "A SYN,ACK at IRS in SYN-RECEIVED after an active open is the other half of a simultaneous open: what lies " +
-			"before the window, its SYN, is trimmed off first, where 3.10.7.4 would answer it and wait for one ACK more.",
+		reason: "A SYN,ACK at IRS in SYN-RECEIVED after an active open is the other half of a simultaneous open. The Conn first trims " +
+			"its SYN, which lies before the window. 3.10.7.4 would answer the segment and wait for another ACK.",
 		applies: func(m *tcb, s *Segment) bool {
 			const flags = wire.FlagSYN | wire.FlagACK | wire.FlagRST
 			return m.state == SynReceived && !m.passive && Seq(s.Seq) == m.irs && s.Flags&flags == wire.FlagSYN|wire.FlagACK
@@ -98,9 +98,9 @@ var deviations = []deviation{
 		},
 	},
 	{
-		reason: "A segment is heard from the last acknowledgement that we sent, for its sender may not have got that, up to the " +
-			"right edge of the widest window that was ever advertised (RFC 7323 2.4). Table 6 would have a peer's ACKs ignored that " +
-			"has filled the window; where both peers have, neither is ever heard again.",
+		reason: "A segment is accepted from the last acknowledgement that we sent, which its sender may not have received, up to the " +
+			"right edge of the widest window that was ever advertised (RFC 7323 2.4). With table 6, the ACKs of a peer that has " +
+			"filled the window are ignored. If both peers have filled the windows, each ignores the other for ever.",
 		applies: func(m *tcb, s *Segment) bool {
 			seq, n := Seq(s.Seq), s.seqLen()
 			from := m.lastAck
@@ -113,16 +113,16 @@ var deviations = []deviation{
 		change: func(before, m *tcb, s *Segment) { m.again(before, s, func() { m.admit = true }) },
 	},
 	{
-		reason: "A FIN takes no room in the buffer, so as on Linux it may have the one number after the window. With a closed " +
-			"window the connection would otherwise stay open until the application reads.",
+		reason: "A FIN takes no room in the buffer, so as on Linux it may have the first number after the window. Otherwise a " +
+			"connection with a closed window would stay open until the application reads.",
 		applies: func(m *tcb, s *Segment) bool {
 			return s.has(wire.FlagFIN) && !s.has(wire.FlagSYN) && Seq(s.Seq)+Seq(s.DataLen()) == m.rcvNxt+Seq(m.rcvWnd)
 		},
 		change: func(before, m *tcb, s *Segment) { m.again(before, s, func() { m.finBeyond = true }) },
 	},
 	{
-		reason: "A segment that acknowledges more than all before is the newest, so its window counts even where its number is less than " +
-			"SND.WL1: a retransmission has it. SND.WND counts from SND.UNA, and would be too large.",
+		reason: "A segment that advances SND.UNA is the newest, so its window counts even if its number is less than SND.WL1, as the " +
+			"number of a retransmission is. SND.WND counts from SND.UNA, so the old SND.WND would be too large.",
 		applies: func(m *tcb, s *Segment) bool { return m.state != SynSent && Seq(s.Seq).Less(m.wl1) },
 		change: func(before, m *tcb, s *Segment) {
 			if m.una != before.una {
@@ -131,7 +131,7 @@ var deviations = []deviation{
 		},
 	},
 	{
-		reason:  "A RST is judged by its number, whatever text it has (MUST-66, SHLD-2): the first step would drop one with text at a closed window.",
+		reason:  "A RST is judged by its number, whatever text it has (MUST-66, SHLD-2). The first step would drop a RST with text if the window is closed.",
 		applies: func(m *tcb, s *Segment) bool { return m.state != SynSent && s.has(wire.FlagRST) },
 		change: func(before, m *tcb, s *Segment) {
 			*m = *before
@@ -139,14 +139,14 @@ var deviations = []deviation{
 		},
 	},
 	{
-		reason: "What is outside the window draws an ACK, but within the widest that was ever advertised a RST draws a challenge ACK too.",
+		reason: "A RST outside the window is dropped. If it is within the widest window that was ever advertised, it gets a challenge ACK instead.",
 		applies: func(m *tcb, s *Segment) bool {
 			return m.state != SynSent && s.has(wire.FlagRST) && m.rcvNxt.Less(Seq(s.Seq)) && Seq(s.Seq).Less(m.farEdge)
 		},
 		change: func(_, m *tcb, _ *Segment) { m.answer = "ACK" },
 	},
 	{
-		reason: "macOS sends a RST with the number of the FIN that it has just sent, and ignores challenge ACKs. As on Linux it counts.",
+		reason: "macOS sends a RST with the number of the FIN that it has just sent, and ignores challenge ACKs. As on Linux, such a RST ends the connection.",
 		applies: func(m *tcb, s *Segment) bool {
 			return (m.state == CloseWait || m.state == Closing || m.state == LastAck) && s.has(wire.FlagRST) && Seq(s.Seq)+1 == m.rcvNxt
 		},
@@ -157,26 +157,26 @@ var deviations = []deviation{
 		},
 	},
 	{
-		reason: "Text or a FIN after the peer's FIN cannot be; where 3.10.7.4 ignores it, an ACK tells the peer where we are. " +
-			"The second FIN does not move RCV.NXT and does not restart TIME-WAIT.",
+		reason: "No text and no other FIN can follow the peer's FIN. 3.10.7.4 ignores them; the Conn answers with an ACK, which tells the " +
+			"peer our numbers. The second FIN does not move RCV.NXT and does not restart TIME-WAIT.",
 		applies: func(m *tcb, s *Segment) bool {
-			return m.heldAfter && (s.DataLen() > 0 || s.has(wire.FlagFIN))
+			return m.afterFIN && (s.DataLen() > 0 || s.has(wire.FlagFIN))
 		},
 		change: func(before, m *tcb, _ *Segment) {
 			m.answer, m.restart = "ACK", m.restart && before.state != TimeWait
 		},
 	},
 	{
-		reason: "The FIN that comes again in TIME-WAIT lies before the window: 3.10.7.4 sorts it out in its first step, " +
-			"and means in its fifth to restart the 2 MSL timeout for it.",
+		reason: "A retransmitted FIN in TIME-WAIT lies before the window. The first step of 3.10.7.4 drops it, although " +
+			"its fifth step is meant to restart the 2 MSL timeout for it.",
 		applies: func(m *tcb, s *Segment) bool {
 			return m.state == TimeWait && s.has(wire.FlagFIN) && s.has(wire.FlagACK) && !s.has(wire.FlagRST) && Seq(s.Seq)+Seq(s.seqLen()) == m.rcvNxt
 		},
 		change: func(_, m *tcb, _ *Segment) { m.restart = true },
 	},
 	{
-		reason: "An ACK in SYN-SENT of what was never sent comes from a peer that still has an old connection. The RST ends " +
-			"that, and as on Linux the SYN goes again behind it, once.",
+		reason: "An ACK in SYN-SENT of a number that was never sent comes from a peer that still has an old connection. The RST ends " +
+			"the old connection. As on Linux, the SYN is sent again after the RST, once.",
 		applies: func(m *tcb, s *Segment) bool {
 			return m.state == SynSent && s.has(wire.FlagACK) && !s.has(wire.FlagRST) &&
 				(Seq(s.Ack).LessEq(m.iss) || m.nxt.Less(Seq(s.Ack)))
@@ -430,7 +430,7 @@ func (m *tcb) seventh(s *Segment) bool {
 	default:
 		// "This should not occur since a FIN has been received from the remote
 		// side. Ignore the segment text."
-		m.heldAfter = true
+		m.afterFIN = true
 		return true
 	}
 	seq, n := Seq(s.Seq), s.DataLen()
@@ -459,7 +459,7 @@ func (m *tcb) eighth(s *Segment) {
 	if !s.has(wire.FlagFIN) {
 		return
 	}
-	if m.heldAfter {
+	if m.afterFIN {
 		// "CLOSE-WAIT: Remain in the CLOSE-WAIT state", and so on; "TIME-WAIT:
 		// Remain in the TIME-WAIT state. Restart the 2 MSL time-wait timeout."
 		m.restart = m.restart || m.state == TimeWait
@@ -550,7 +550,7 @@ func try(t *testing.T, r *rig, k modelCase) {
 	want.arrives(s)
 	for _, d := range deviations {
 		at := before
-		at.heldAfter = want.heldAfter
+		at.afterFIN = want.afterFIN
 		if d.applies(&at, s) {
 			d.change(&before, &want, s)
 		}
@@ -575,7 +575,7 @@ func try(t *testing.T, r *rig, k modelCase) {
 		}
 	}
 	// Ignore the fields that only the model has, that have no effect any more, or that other tests check.
-	want.heldAfter, want.admit, want.finBeyond = false, false, false
+	want.afterFIN, want.admit, want.finBeyond = false, false, false
 	want.lastAck, want.farEdge, got.lastAck, got.farEdge = 0, 0, 0, 0
 	got.maxWnd, got.rcvWnd, want.maxWnd, want.rcvWnd = 0, 0, 0, 0
 	if got.state == Closed {

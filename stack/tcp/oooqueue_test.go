@@ -95,6 +95,7 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 		size := 1 << (5 + rnd.IntN(11)) // size of the range of sequence numbers, which contains 0
 		slow := slowQueue{-Seq(rnd.IntN(2 * size)), make([]bool, size)}
 		nxt := slow.base // RCV.NXT
+		// A block has up to long bytes. One block in first begins at RCV.NXT, and one in beside near the end of another.
 		long, first, beside := 1<<rnd.IntN(6), 1<<rnd.IntN(16), 1<<rnd.IntN(8)
 		if seed%4 == 0 {
 			size, long, first, beside = 1<<15, 1, 1<<15, 1<<7 // many blocks

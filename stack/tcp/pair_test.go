@@ -16,9 +16,9 @@ type wirePair struct {
 	delay  Time
 	queue  [2][]inFlight // the segments to a and to b, by time of arrival
 	rng    *rand.Rand
-	loss   float64
-	dup    float64
-	reord  float64
+	loss   float64 // fraction of the segments that are lost
+	dup    float64 // fraction that arrives twice
+	reord  float64 // fraction that takes up to jitter longer
 	jitter Time
 	steps  int
 }

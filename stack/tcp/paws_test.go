@@ -47,7 +47,8 @@ func TestNewDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 }
 
 func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
-	// RFC 7323 5.3 R1.
+	// RFC 7323 5.3 R1. The mark is an earlier TS.Recent, and shows which segments may have been overtaken: see
+	// Conn.overtaken.
 	for name, tc := range map[string]struct {
 		at    Seq
 		older uint32 // how much older the timestamp is than TS.Recent

@@ -63,7 +63,7 @@ func TestInitialRTOIsOneSecondAndBacksOff(t *testing.T) {
 	require.Equal(t, p.MaxRTO, e.timeout(0, &p), "RFC 6298 2.5: a maximum value MAY be placed on RTO")
 }
 
-func TestSampleOfNothingStillCounts(t *testing.T) {
+func TestAnRTTSampleOfZeroCounts(t *testing.T) {
 	p := DefaultParams()
 	var e rttEstimator
 	e.sample(1, 0, &p)

@@ -79,12 +79,12 @@ func BenchmarkHostileSACK(b *testing.B) {
 	}{
 		{"cut", func(r *rig, _ int, rnd *rand.Rand) time.Duration {
 			// SACK one more byte of each of three random segments.
-			any := func() block {
+			oneByte := func() block {
 				k := hostileMSS * Seq(rnd.IntN(hostileWindow/hostileMSS))
 				from := Seq(rnd.IntN(300))
 				return part(k, from, from+1)
 			}
-			return r.hostileAck(r.echo, una(r), any(), any(), any())
+			return r.hostileAck(r.echo, una(r), oneByte(), oneByte(), oneByte())
 		}},
 		{"overlap", func(r *rig, n int, rnd *rand.Rand) time.Duration {
 			// SACK a random range that was reported before. The first acknowledgement is not counted. It

@@ -59,28 +59,30 @@ type scriptHost struct {
 	wait     *Waiter
 	waitEnd  Time
 
-	out     []scriptOut
-	blocked *scriptCall
+	out     []scriptOut // sent segments that the script has not expected yet
+	blocked *scriptCall // the call that blocks, or nil
 	err     error
 
-	tsKnown bool
-	tsBase  uint32
+	tsKnown bool   // tsBase is set
+	tsBase  uint32 // added to our timestamps in the script: see tsOut
 }
 
+// A scriptFD is a descriptor of the script: a listener, or a socket with its options.
 type scriptFD struct {
-	sock     *scriptSock
+	sock     *scriptSock // nil: not connected
 	nonblock bool
 	nodelay  bool
-	linger   int
+	linger   int // SO_LINGER in seconds; -1: off
 	keepOn   bool
 	keep     KeepAlive
 }
 
+// A scriptSock is a connection.
 type scriptSock struct {
 	conn        Conn
 	fd          *scriptFD
 	iss         Seq
-	linked      bool
+	linked      bool // receives segments: it is neither dead nor in TIME-WAIT
 	errReported bool
 	connected   bool
 	rdShut      bool
@@ -89,6 +91,7 @@ type scriptSock struct {
 	writeAt     uint32 // sequence number of the next byte to write
 }
 
+// A scriptOut is a sent segment, with the numbers to which the script's numbers are relative.
 type scriptOut struct {
 	at   Time
 	seg  Segment
@@ -96,7 +99,7 @@ type scriptOut struct {
 	peer uint32
 }
 
-// A scriptCall is a call that blocks.
+// A scriptCall is a call that may block. try makes it, or continues it, and reports whether it is done.
 type scriptCall struct {
 	ev       *pktEvent
 	from, to Time

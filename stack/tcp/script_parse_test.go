@@ -46,6 +46,7 @@ const (
 	pktAssert
 )
 
+// A pktEvent is a line of a script.
 type pktEvent struct {
 	line int
 	text string
@@ -71,11 +72,11 @@ type pktSegment struct {
 	ack        uint32
 	win        int // -1: any window
 	urg        uint16
-	mark       string // ECN field of the IP header: "ce", "ect0" or "noecn"; "": any
-	anyOpt     bool
+	mark       string   // ECN field of the IP header: "ce", "ect0" or "noecn"; "": any
+	anyOpt     bool     // <...>
 	opt        wire.TCP // the options; the other fields are not used
-	anyVal     bool
-	anyEcr     bool
+	anyVal     bool     // TS val *
+	anyEcr     bool     // TS ecr *
 }
 
 type pktSyscall struct {
@@ -85,6 +86,7 @@ type pktSyscall struct {
 	err  string // name of an errno
 }
 
+// A pktCheck is a comparison in %{ }%.
 type pktCheck struct{ name, op, want string }
 
 func parseScript(src string) (*pktScript, error) {

@@ -131,7 +131,7 @@ var kept = []struct {
 			{MSS: 8960, Total: 356, Chunk: 49, Bite: 2001, Pause: 300 * Millisecond, Recv: 1024, RecvMax: 4096, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
 		},
 	}},
-	{"a tail loss probe sent what had arrived since it fell due", simOptions{
+	{"a tail loss probe sent data that had arrived after the probe was due", simOptions{
 		Seed: 0x4c61b0, Delay: Millisecond, Loss: 0.15, Dup: 0.0970166357193094, Merge: true, LatePull: 0.39936373320925644, CE: 0.1583935269567712,
 		Side: [2]simSide{
 			{MSS: 536, Total: 7154, Chunk: 100000, Bite: 100000, Pause: 10 * Millisecond, Recv: 65536, RecvMax: 65536, Send: 2048, SendMax: 2048, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, ECN: true},
@@ -152,7 +152,7 @@ var kept = []struct {
 			{MSS: 1460, Total: 17222, Chunk: 1415, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 1024, SendMax: 1024, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, Fiddle: true},
 		},
 	}},
-	{"a connection that was reset in recovery had its small window still", simOptions{
+	{"a connection that was reset during recovery kept its small cwnd", simOptions{
 		Seed: 0x7ae4b9, Delay: 20 * Millisecond, Loss: 0.15, Dup: 0.01623830133425801, LatePull: 0.4970765500371528,
 		Side: [2]simSide{
 			{MSS: 1000, Total: 130, Chunk: 2, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
@@ -166,14 +166,14 @@ var kept = []struct {
 			{MSS: 8960, Total: 43315, Chunk: 11486, Bite: 2001, Recv: 4096, RecvMax: 131072, Send: 16384, SendMax: 65536, NoSACK: true, NewReno: true, NoDelay: true, ECN: true},
 		},
 	}},
-	{"a probe of the path's MTU carried SACK blocks beyond what was agreed on", simOptions{
+	{"a path MTU probe with SACK blocks was larger than the agreed MSS", simOptions{
 		Seed: 0x1d2c1, Delay: Millisecond, Loss: 0.15, Dup: 0.031408853116927114, LatePull: 0.16370527498594406, Old: true,
 		Side: [2]simSide{
 			{MSS: 1000, Total: 50751, Chunk: 1744, Bite: 2001, Late: 1737854757, Recv: 65536, RecvMax: 65536, Send: 32768, SendMax: 131072, NoTS: true, NoWS: true, NewReno: true, ECN: true},
 			{MSS: 8960, Total: 145232, Chunk: 3064, Bite: 9614, Late: 1855032194, Recv: 1024, RecvMax: 8192, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, BBR: true, Pressure: true, Fiddle: true},
 		},
 	}},
-	{"an acknowledgement of what had all been SACKed did not end recovery, and its small window stayed", simOptions{
+	{"an acknowledgement of data that had all been SACKed did not end recovery, and cwnd stayed small", simOptions{
 		Seed: 0x32fba1ed, Delay: 50 * Microsecond, Jitter: 400 * Millisecond, Loss: 0.15, Dup: 0.1592072974191366, Reorder: 0.2991654228871168, LatePull: 0.009506240263824906,
 		Side: [2]simSide{
 			{MSS: 1000, Total: 15787, Chunk: 336, Bite: 100000, Pause: 100 * Microsecond, Recv: 65536, RecvMax: 65536, Send: 1024, SendMax: 8192, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
@@ -217,11 +217,11 @@ func TestSimulation(t *testing.T) {
 		require.NoError(t, err, "USERNET_SIM_FIRST is the first seed")
 		first = n
 	}
-	type failure struct {
+	type failedRun struct {
 		o   simOptions
 		err error
 	}
-	failed := make(chan failure, runtime.GOMAXPROCS(0))
+	failed := make(chan failedRun, runtime.GOMAXPROCS(0))
 	var next atomic.Uint64
 	var workers sync.WaitGroup
 	for range cap(failed) {
@@ -229,7 +229,7 @@ func TestSimulation(t *testing.T) {
 			for seed := first + next.Add(1) - 1; seed < first+runs && len(failed) == 0; seed = first + next.Add(1) - 1 {
 				o := randomOptions(seed)
 				if err := simulate(o, nil); err != nil {
-					failed <- failure{o, err}
+					failed <- failedRun{o, err}
 				}
 			}
 		})

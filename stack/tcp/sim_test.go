@@ -182,15 +182,16 @@ type simHost struct {
 	waitEnd Time
 	wasOpen bool // the connection has been synchronized
 
-	written, read         int
-	fin, sawEOF           bool // the application has closed its direction; it has read EOF
-	closed                bool
-	failed                bool
-	appAt, giveUp, pullAt Time
-	state                 State
-	una, nxt, rnxt, edge  Seq
-	losses                int // consecutive losses of segments from this host
-	await                 []byte
+	written, read        int  // bytes of the application
+	fin, sawEOF          bool // the application has closed its direction; it has read EOF
+	closed               bool // the application has called Close or Abort
+	failed               bool // the Conn ended with an error
+	appAt, pullAt        Time // time of the next call of act, and of a late pull; 0: none
+	giveUp               Time // when the application gives up waiting
+	state                State
+	una, nxt, rnxt, edge Seq    // see watch
+	losses               int    // consecutive losses of segments from this host
+	await                []byte // the buffer that is registered with Await, or nil
 }
 
 // A simCookie is the state that a SYN cookie encodes.

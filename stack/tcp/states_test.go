@@ -66,7 +66,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 func (r *rig) config() Config {
 	opt := 0
 	if r.o.modern {
-		opt = 12
+		opt = 12 // the timestamps option
 	}
 	return Config{Params: &r.p, ISS: rigISS, TSOffset: 0xfffffff0, MSS: r.o.mss + opt, GSO: r.o.gso, NoDelay: !r.o.nagle}
 }

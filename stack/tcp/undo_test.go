@@ -10,6 +10,7 @@ import (
 
 // flightWithoutTimestamps is flight for a connection with SACK but without timestamps.
 func flightWithoutTimestamps(t testing.TB, n int) *rig {
+	// The rig adds 12 bytes for timestamps to the MSS.
 	r := bare(t, rigOptions{modern: true, window: 60000, mss: 88, change: func(p *Params) { p.NoTimestamps = true }})
 	require.Equal(t, 100, r.c.MSS())
 	r.c.Write(r.now, make([]byte, 100))
