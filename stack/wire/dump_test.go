@@ -33,6 +33,7 @@ func icmpFrame(h ICMP, body []byte) []byte {
 	return frame(IPv4{TTL: 64, Proto: ProtoICMP}, icmpMessage(h, body))
 }
 
+// changed flips the bits x in byte i of b, counted from the end if i is negative, and returns b.
 func changed(b []byte, i int, x byte) []byte {
 	b[(i+len(b))%len(b)] ^= x
 	return b
@@ -111,7 +112,7 @@ func TestFramesWithoutEthernetAreDescribedByTheirVersion(t *testing.T) {
 func TestAnOffloadedChecksumIsNotReportedAsBad(t *testing.T) {
 	seg := tcpSegment(TCP{Flags: FlagACK}, []byte("data"))
 	sum := Fold(PseudoSum(host1, host2, uint8(ProtoTCP), len(seg)))
-	seg[16], seg[17] = uint8(sum>>8), uint8(sum)
+	seg[16], seg[17] = uint8(sum>>8), uint8(sum) // the pseudo-header only, as a sender leaves it to the device
 	line := Describe(frame(IPv4{Proto: ProtoTCP}, seg))
 	require.Equal(t, "02:00:00:00:00:01 > 02:00:00:00:00:02 IPv4 192.0.2.1:0 > 192.0.2.2:0 TCP [ACK] seq=0 ack=0 win=0 len=4 [checksum offloaded]", line)
 }

@@ -149,7 +149,7 @@ func TestQuotedDatagramsMayHaveBeenChangedByRouters(t *testing.T) {
 	require.Equal(t, "12345678", string(transport))
 }
 
-func TestQuotedDatagramsLoseTheExtensionsBehindThem(t *testing.T) {
+func TestExtensionsAfterAQuotedDatagramAreIgnored(t *testing.T) {
 	b := ipv4Packet(IPv4{TTL: 64, Proto: ProtoUDP}, []byte("12345678"))
 	_, transport, r := ParseQuoted(append(b, "RFC 4884 object"...))
 	require.Equal(t, OK, r)

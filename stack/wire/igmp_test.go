@@ -28,15 +28,15 @@ func TestIGMPMessagesHaveTheseBytes(t *testing.T) {
 }
 
 func TestIGMPQueriesAreReadByTheirLength(t *testing.T) {
-	any, group := netip.IPv4Unspecified(), netip.MustParseAddr("224.0.0.251")
+	unspecified, group := netip.IPv4Unspecified(), netip.MustParseAddr("224.0.0.251")
 	for _, c := range []struct {
 		bytes string
 		want  IGMP
 		r     Reason
 	}{
-		{"1100 0000 00000000", IGMP{Group: any, Version: 1, Tenths: 100}, OK},
-		{"1164 0000 00000000", IGMP{Group: any, Version: 2, Tenths: 100}, OK},
-		{"11ff 0000 00000000", IGMP{Group: any, Version: 2, Tenths: 255}, OK},
+		{"1100 0000 00000000", IGMP{Group: unspecified, Version: 1, Tenths: 100}, OK},
+		{"1164 0000 00000000", IGMP{Group: unspecified, Version: 2, Tenths: 100}, OK},
+		{"11ff 0000 00000000", IGMP{Group: unspecified, Version: 2, Tenths: 255}, OK},
 		{"1164 0000 e00000fb 0a 7d 0000", IGMP{Group: group, Version: 3, Tenths: 100, Robustness: 2, Interval: 125, Sources: []byte{}}, OK},
 		{"117f 0000 e00000fb f7 7f 0000", IGMP{Group: group, Version: 3, Tenths: 127, Robustness: 7, Interval: 127, Sources: []byte{}}, OK},
 		// RFC 3376 4.1.1: (mant | 0x10) << (exp + 3).

@@ -8,12 +8,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bad is the offset of the faulty octet that Linux 6.18 reports in its Parameter Problem message.
+// In each case, bad is the offset that Linux 6.18 reports in its Parameter Problem message. The option types are 7 Record
+// Route, 68 Timestamp, 131 Loose Source Route, 137 Strict Source Route, and 148 Router Alert.
 func TestOptionsAreCheckedAsLinuxDoes(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		options []byte
-		bad     int // offset in the header; 0: no fault
+		bad     int // offset of the faulty octet in the header; 0: no fault
 	}{
 		{"none", nil, 0},
 		{"padding only", []byte{1, 1, 1, 0}, 0},

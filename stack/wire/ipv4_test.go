@@ -152,6 +152,7 @@ func TestIPv4NoticesEveryFlippedBitOfTheHeader(t *testing.T) {
 		b[bit/8] ^= 1 << (bit % 8)
 		_, _, r := ParseIPv4(b)
 		require.NotEqual(t, OK, r, "bit %d", bit)
+		// The version, the header length and the total length are checked before the checksum.
 		if byteOf := bit / 8; byteOf != 0 && byteOf != 2 && byteOf != 3 {
 			require.Equal(t, BadIPv4Checksum, r, "bit %d", bit)
 		}

@@ -87,9 +87,9 @@ func TestIPv6RefusesWhatANodeMust(t *testing.T) {
 	}
 }
 
-func TestIPv6HeadMayGoOnElsewhere(t *testing.T) {
+func TestIPv6PayloadMayContinueInAnotherBuffer(t *testing.T) {
 	b := ipv6Packet(IPv6{Next: ProtoTCP}, make([]byte, 100))
-	payload, r := new(IPv6).ParseHead(b[:60], 80)
+	payload, r := new(IPv6).ParseHead(b[:60], 80) // the last 80 bytes are elsewhere
 	require.Equal(t, OK, r)
 	require.Len(t, payload, 20)
 	_, r = new(IPv6).ParseHead(b[:60], 79)
@@ -121,6 +121,7 @@ func TestExtensionHeadersAreWalked(t *testing.T) {
 	for range maxIPv6Ext {
 		long = append(long, ext(ProtoDstOpts, 1)...)
 	}
+	// b is the payload of an IPv6 header whose next header is next. NextAt and Pointer count from the start of that header.
 	for name, c := range map[string]struct {
 		next  Proto
 		b     []byte
@@ -185,7 +186,8 @@ func TestReassembledPartHasNoFragments(t *testing.T) {
 func TestNoHopByHopOptionsFollowAFragmentHeader(t *testing.T) {
 	base := make([]byte, IPv6Len)
 	base[IPv6NextOffset] = byte(ProtoDstOpts)
-	after := func(f Proto, headers ...[]byte) []byte {
+	// before returns base and other headers, the last of which has the next header f.
+	before := func(f Proto, headers ...[]byte) []byte {
 		h := slices.Concat(append([][]byte{base}, headers...)...)
 		h[LastNextAt(h)] = byte(f)
 		return h
@@ -193,13 +195,14 @@ func TestNoHopByHopOptionsFollowAFragmentHeader(t *testing.T) {
 	atomic := make([]byte, FragmentLen)
 	(&Fragment{Next: ProtoDstOpts}).Put(atomic)
 	atomic[1] = 0xff // reserved
-	ofAtomic := slices.Concat(base, atomic, ext(ProtoHopByHop, 2))
-	ofAtomic[IPv6NextOffset] = byte(ProtoFragment)
+	withAtomic := slices.Concat(base, atomic, ext(ProtoHopByHop, 2))
+	withAtomic[IPv6NextOffset] = byte(ProtoFragment)
+	// The key is the offset of the last Next Header field.
 	for pointer, header := range map[int][]byte{
-		IPv6NextOffset: after(ProtoHopByHop),
-		40:             after(ProtoHopByHop, ext(ProtoUDP, 3)),
-		64:             after(ProtoHopByHop, ext(ProtoDstOpts, 3), ext(ProtoUDP, 1)),
-		48:             ofAtomic,
+		IPv6NextOffset: before(ProtoHopByHop),
+		40:             before(ProtoHopByHop, ext(ProtoUDP, 3)),
+		64:             before(ProtoHopByHop, ext(ProtoDstOpts, 3), ext(ProtoUDP, 1)),
+		48:             withAtomic,
 	} {
 		c, r := WalkReassembled(ProtoHopByHop, header, ext(ProtoUDP, 1))
 		require.Equal(t, BadIPv6Ext, r)

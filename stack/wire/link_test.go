@@ -15,7 +15,7 @@ import (
 func unhex(s string) []byte {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
 	if err != nil {
-		panic("the test's own bytes are no hexadecimal: " + err.Error())
+		panic("the test's bytes are not hexadecimal: " + err.Error())
 	}
 	return b
 }
@@ -72,6 +72,7 @@ func TestMulticastMACOfGroups(t *testing.T) {
 	}
 }
 
+// arpFrame is an ARP request in an Ethernet frame, in hexadecimal, padded to MinFrame.
 const arpFrame = `ffffffffffff 020000000001 0806
 	0001 0800 06 04 0001
 	020000000001 c0000202

@@ -50,6 +50,7 @@ func TestInvalidNeighborMessagesAreRefused(t *testing.T) {
 		require.Equal(t, BadNDOption, parse(changed(bytes.Clone(good), 17, 1)), name)
 		// "Target Address is not a multicast address."
 		require.Equal(t, BadND, parse((&NeighborSol{Target: group1}).Append(nil)), name)
+		// Options of an unknown type, 200.
 		require.Equal(t, BadNDOption, parse(append(good[:16:16], bytes.Repeat([]byte{200, 1, 0, 0, 0, 0, 0, 0}, maxNDOptions+1)...)), name)
 		require.Equal(t, OK, parse(append(good[:16:16], bytes.Repeat([]byte{200, 1, 0, 0, 0, 0, 0, 0}, maxNDOptions-1)...)), name)
 	}
@@ -131,7 +132,7 @@ func TestReservedPreferenceIsMedium(t *testing.T) {
 }
 
 func TestNDOptionsOfImpossibleLengthsAreIgnored(t *testing.T) {
-	for n := range 48 {
+	for n := range 48 { // length of the option without type and length
 		b := make([]byte, n)
 		_, prefix := ParsePrefixInfo(b)
 		require.Equal(t, n == 30, prefix)
@@ -147,7 +148,7 @@ func TestNDOptionsOfImpossibleLengthsAreIgnored(t *testing.T) {
 		require.Equal(t, n >= 6 && n <= 22, route)
 	}
 	long := make([]byte, 30)
-	long[0] = 129
+	long[0] = 129 // the prefix length
 	_, ok := ParsePrefixInfo(long)
 	require.False(t, ok)
 	_, ok = ParseRouteInfo(unhex("41 00 00000001 2001 0db8 0000 0000"))
