@@ -64,7 +64,7 @@ var groups = map[bool][2]netip.Addr{
 	true:  {netip.MustParseAddr("ff35::1204"), netip.MustParseAddr("ff35::1205")},
 }
 
-// sameGroup replaces the byte in which the groups and their MACs differ.
+// sameGroup replaces the byte in which the groups and their MACs differ by two dots.
 var sameGroup = strings.NewReplacer("ef010204", "ef0102..", "ef010205", "ef0102..", "01005e010204", "01005e0102..", "01005e010205", "01005e0102..",
 	"0000001204", "00000012..", "0000001205", "00000012..", "333300001204", "3333000012..", "333300001205", "3333000012..")
 
@@ -424,10 +424,10 @@ func useGroups(s *groupSocket, e end) (lines []string) {
 	step("leave what is not joined", s.leave(s.ifi, group))
 	step("leave a source of it", s.leaveSource(s.ifi, group, one))
 	step("block a source of it", s.block(s.ifi, group, one))
-	step("join a host", s.join(s.ifi, one))
-	step("join nowhere", s.join(nowhere, group))
-	step("join a source nowhere", s.joinSource(nowhere, group, one))
-	step("join a source of a host", s.joinSource(s.ifi, one, one))
+	step("join an address that is no group", s.join(s.ifi, one))
+	step("join on a missing interface", s.join(nowhere, group))
+	step("join a source on a missing interface", s.joinSource(nowhere, group, one))
+	step("join a source of an address that is no group", s.joinSource(s.ifi, one, one))
 	step("join a source", s.joinSource(s.ifi, group, one))
 	step("again", s.joinSource(s.ifi, group, one))
 	step("another", s.joinSource(s.ifi, group, two))

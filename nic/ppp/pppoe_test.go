@@ -348,6 +348,7 @@ func TestPPPoESessionsAreLimited(t *testing.T) {
 	for i := range 10 {
 		client := [6]byte{2, 1, byte(i)}
 		padr := &discovery{dst: s.mac, src: client, code: codePADR, tags: []tag{{tagServiceName, nil}, {tagACCookie, s.cookie(client, 1)}, {tagHostUniq, []byte{1}}, {tagRelaySessionID, []byte{7, byte(i)}}}}
+		// receive returns the answer, the session that begins, and the session that ends.
 		reply, x, _ := s.receive(padr)
 		require.NotNil(t, reply)
 		d, ok := parseDiscovery(reply)

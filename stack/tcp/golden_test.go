@@ -64,9 +64,9 @@ func (f *flow) arrived() int64 {
 }
 
 type event struct {
-	at   Time
-	seq  uint32 // orders events at the same time
-	what int32  // index in netsim.whats
+	at      Time
+	seq     uint32 // orders events at the same time
+	passage int32  // index in netsim.passages
 }
 
 // A passage is a segment in flight.
@@ -78,17 +78,17 @@ type passage struct {
 
 // A netsim runs flows over one bottleneck in virtual time.
 type netsim struct {
-	link   bottleneck
-	flows  []*flow
-	params Params
-	now    Time
-	heap   []event
-	whats  []passage // the segments of the events; not in the heap, which moves its elements often
-	spare  []int32   // unused indexes in whats
-	n      uint32    // events so far
-	rng    *rand.Rand
-	free   Time // when the queue is empty again
-	losing bool // the last packet was lost
+	link     bottleneck
+	flows    []*flow
+	params   Params
+	now      Time
+	heap     []event
+	passages []passage // the segments of the events; not in the heap, which moves its elements often
+	spare    []int32   // unused indexes in passages
+	n        uint32    // events so far
+	rng      *rand.Rand
+	free     Time // when the queue is empty again
+	losing   bool // the last packet was lost
 
 	freeBack Time // when the queue of the way back is empty again
 	sent     int  // packets that arrived at the queue
@@ -140,12 +140,12 @@ func (s *netsim) push(at Time, flow int, back bool, seg *Segment) {
 	s.n++
 	e := event{at: at, seq: s.n}
 	if k := len(s.spare) - 1; k >= 0 {
-		e.what, s.spare = s.spare[k], s.spare[:k]
+		e.passage, s.spare = s.spare[k], s.spare[:k]
 	} else {
-		e.what = int32(len(s.whats))
-		s.whats = append(s.whats, passage{})
+		e.passage = int32(len(s.passages))
+		s.passages = append(s.passages, passage{})
 	}
-	s.whats[e.what] = passage{flow: flow, back: back, seg: *seg}
+	s.passages[e.passage] = passage{flow: flow, back: back, seg: *seg}
 	h := append(s.heap, e)
 	i := len(h) - 1
 	for i > 0 && less(&h[i], &h[(i-1)/2]) {
@@ -294,9 +294,9 @@ func (s *netsim) run(until Time) {
 			}
 		}
 		for len(s.heap) > 0 && s.heap[0].at <= s.now {
-			what := s.pop().what
-			s.spare = append(s.spare, what)
-			e := s.whats[what]
+			i := s.pop().passage
+			s.spare = append(s.spare, i)
+			e := s.passages[i]
 			f := s.flows[e.flow]
 			if e.back {
 				f.snd.Segment(s.now, &e.seg)

@@ -80,7 +80,7 @@ func checkBoard(c *Conn) error {
 		return err
 	}
 	at := c.snd.una
-	var sacked, lost, resent, due int
+	var sacked, lost, resent, due int // bytes; due: lost and not retransmitted yet
 	i, before := -1, sent{}
 	for k := b.firstPiece(); k.c != nil; k = b.next(k) {
 		s := *k.sent()

@@ -57,9 +57,10 @@ func TestBuffersMayGrowOnEveryPath(t *testing.T) {
 }
 
 func TestReceiveBufferGrowsForThePathOnly(t *testing.T) {
+	// The round-trip time is twice the delay. 150 µs leaves room for a measured time that is longer.
 	for _, test := range []struct {
 		delay, pause Time
-		least, most  int
+		least, most  int // bounds of the limit of the receive buffer
 	}{
 		{50 * Microsecond, 0, 128 << 10, cacheable(150 * Microsecond)},
 		{50 * Microsecond, 5 * Millisecond, 128 << 10, cacheable(150 * Microsecond)},

@@ -119,6 +119,7 @@ func (h *scriptHost) start(ev *pktEvent, fd *scriptFD, to Time) (*scriptCall, er
 	c := &ev.call
 	b := &scriptCall{ev: ev, from: h.now, to: to}
 	n := 0
+	// k is the index of the argument with the number of bytes.
 	if k := map[string]int{"read": 2, "recv": 2, "write": 2, "send": 2}[c.name]; k > 0 {
 		if len(c.args) <= k {
 			return nil, fmt.Errorf("%s: arguments are missing", c.name)

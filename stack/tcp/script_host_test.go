@@ -196,6 +196,7 @@ func (h *scriptHost) deadline() (Time, bool) {
 	return d, d != 0
 }
 
+// advance runs the timers and lets time pass until the time to.
 func (h *scriptHost) advance(to Time) error {
 	return h.advanceUntil(to, func() bool { return false })
 }
@@ -248,6 +249,7 @@ func (h *scriptHost) run() {
 	}
 }
 
+// pull takes the segments that the Conn sends, and handles its events. A Conn in TIME-WAIT is replaced by a Waiter.
 func (h *scriptHost) pull() {
 	s := h.sock
 	if s == nil || !s.linked {

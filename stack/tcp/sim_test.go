@@ -278,20 +278,20 @@ func simulate(o simOptions, trace *strings.Builder) error {
 	return w.err
 }
 
-// judge checks the end of a run. A polite run must transfer all data: no side aborts, closes early, or
-// has an allowed reason to fail.
+// judge checks the end of a run. A run is polite if no side aborts, closes early, or has an allowed reason
+// to fail. A polite run must transfer all data.
 func (w *sim) judge() {
 	polite := true
 	for i := range w.host {
 		h := &w.host[i]
 		polite = polite && (h.side.End == endPolitely || h.side.End == endFirst)
-		late := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
+		timedOut := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
 		// The ACK that carries a cookie is not retransmitted.
 		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
 		// An orphan whose peer does not read is ended. So is a half-open connection, because a SYN,ACK is
 		// retransmitted only a few times.
-		polite = polite && !(h.c.orphan && late && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
-		polite = polite && !(h.c.passive && late && !h.wasOpen)
+		polite = polite && !(h.c.orphan && timedOut && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
+		polite = polite && !(h.c.passive && timedOut && !h.wasOpen)
 	}
 	for i := range w.host {
 		h, other := &w.host[i], &w.host[1-i]
@@ -455,6 +455,7 @@ func mergeable(a, b *Segment) bool {
 func (w *sim) after(i int) {
 	h := &w.host[i]
 	if first := !h.wasOpen && h.c.State().synchronized(); first && w.o.Old {
+		// The numbers of bytes that still have to be transferred until SND.UNA passes ISS, and RCV.NXT passes IRS.
 		few := func(n int) Seq { return Seq(w.rng.IntN(1 + min(n, 1<<w.rng.IntN(18)))) }
 		age(&h.c, few(h.side.Total), few(w.o.Side[1-i].Total))
 	}
@@ -517,7 +518,7 @@ func (w *sim) drain(i int) {
 	h.sawEOF = h.sawEOF || h.c.AtEOF()
 }
 
-// transmit puts a segment on the wire, after segmenting it.
+// transmit cuts a super-segment into segments, and puts them on the wire.
 func (w *sim) transmit(from int, s *Segment) {
 	h := &w.host[from]
 	w.log("%s > %s", h.name, w.show(s, from))
