@@ -51,7 +51,7 @@ func resolveBehaviours() []behaviour {
 		{"ResolveTCPAddr of IPv6 on tcp4", tcp("tcp4", "[2001:db8::1]:80"), "no suitable address found"},
 		{"ResolveTCPAddr of IPv4 on tcp6", tcp("tcp6", "192.0.2.7:80"), "no suitable address found"},
 		{"ResolveTCPAddr of an IPv4-mapped address", tcp("tcp", "[::ffff:192.0.2.7]:80"), "tcp 192.0.2.7:80"},
-		{"ResolveTCPAddr of the wildcards", tcp("tcp", "0.0.0.0:80"), "tcp 0.0.0.0:80"},
+		{"ResolveTCPAddr of IPv4's wildcard", tcp("tcp", "0.0.0.0:80"), "tcp 0.0.0.0:80"},
 		{"ResolveTCPAddr of IPv6's wildcard", tcp("tcp", "[::]:80"), "tcp [::]:80"},
 		{"ResolveTCPAddr of IPv6's wildcard on tcp4", tcp("tcp4", "[::]:80"), "tcp 0.0.0.0:80"},
 		{"ResolveTCPAddr of localhost", tcp("tcp4", "localhost:80"), "tcp HOST:80"},
@@ -61,7 +61,7 @@ func resolveBehaviours() []behaviour {
 		{"ResolveTCPAddr of a port that is too large", tcp("tcp", "192.0.2.7:65536"), "invalid port"},
 		{"ResolveTCPAddr on UDP", tcp("udp", "192.0.2.7:80"), "unknown network udp"},
 		{"ResolveTCPAddr of an invalid name", tcp("tcp", "no..name:80"), "no such host"},
-		{"ResolveTCPAddr of an address that is none", tcp("tcp4", "1.2.3.4.:80"), "no such host"},
+		{"ResolveTCPAddr of a malformed address", tcp("tcp4", "1.2.3.4.:80"), "no such host"},
 		{"ResolveUDPAddr of a literal", udp("udp", "192.0.2.7:53"), "udp 192.0.2.7:53"},
 		{"ResolveUDPAddr of a service", udp("udp4", "192.0.2.7:domain"), "udp 192.0.2.7:53"},
 		{"ResolveUDPAddr on no network", udp("", "192.0.2.7:53"), "udp 192.0.2.7:53"},
@@ -138,7 +138,7 @@ func lookupBehaviours() []behaviour {
 			var seen []any
 			for _, host := range []string{"192.0.2.7", "2001:db8::1"} {
 				ips, err := w.LookupIP(host)
-				seen = append(seen, ips, err, len(ips), len(ips[0]))
+				seen = append(seen, ips, err, len(ips), len(ips[0])) // IPv4 addresses have the form of 16 bytes too
 			}
 			return seen
 		}, "16"},
@@ -169,7 +169,7 @@ func lookupBehaviours() []behaviour {
 			ips, err := w.LookupNetIP(ctx, "ip", "192.0.2.7")
 			return []any{ips, err}
 		}, "<nil>"},
-		{"LookupAddr of what is no address", func(t *testing.T, w *world.World) []any {
+		{"LookupAddr of an invalid address", func(t *testing.T, w *world.World) []any {
 			names, err := w.LookupAddr("not an address")
 			return []any{names, err}
 		}, "unrecognized address"},
@@ -184,7 +184,7 @@ func lookupBehaviours() []behaviour {
 			name, srv, err4 := w.LookupSRV("xmpp", "tcp", "no..name")
 			return []any{mx == nil, err1, ns == nil, err2, txt == nil, err3, name, srv == nil, err4}
 		}, "no such host"},
-		{"an address of net is a net.Addr of its network", func(t *testing.T, w *world.World) []any {
+		{"the types of net's addresses", func(t *testing.T, w *world.World) []any {
 			addr, err := w.ResolveTCP("tcp", "192.0.2.7:80")
 			udp, udpErr := w.ResolveUDP("udp6", "[fe80::1%lo]:80")
 			return []any{err, udpErr, addr.AddrPort(), udp.AddrPort(), net.Addr(addr), net.Addr(udp)}

@@ -81,7 +81,7 @@ func TestUsernetBehavesAsTheKernel(t *testing.T) {
 
 func TestThereAreEnoughBehavioursAndFewDifferences(t *testing.T) {
 	all, allowed := behaviours(), allowedDifferences()
-	t.Logf("%d behaviours are compared with the kernel's, %d of them may differ; %d more are of IPv6", len(all), len(allowed), len(sixBehaviours()))
+	t.Logf("%d behaviours are compared with the kernel's, %d of them may differ; %d more are about IPv6", len(all), len(allowed), len(sixBehaviours()))
 	require.GreaterOrEqual(t, len(all), leastBehaviours)
 	require.LessOrEqual(t, len(allowed), mostDifferences)
 	names := make(map[string]bool)

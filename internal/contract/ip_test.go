@@ -44,7 +44,7 @@ func ipBehaviours() []behaviour {
 		{"bind IP to protocol 256, which does not fit in the IP header", binding("ip4:256", "HOST"), "ip HOST"},
 		{"bind IP to protocol 262, the last that Linux has", binding("ip4:262", "HOST"), "ip HOST"},
 		{"bind IP to protocol 263", binding("ip4:263", "HOST"), "socket: invalid argument"},
-		{"an IP socket of a protocol that is too large sends, and hears nothing", func(t *testing.T, w *world.World) []any {
+		{"an IP socket of a protocol that is too large sends, and receives nothing", func(t *testing.T, w *world.World) []any {
 			pc, err := w.ListenPacket("ip4:257", w.Server)
 			require.NoError(t, err)
 			defer pc.Close()
@@ -149,7 +149,7 @@ func ipBehaviours() []behaviour {
 			_, _, err3 := c.WriteMsgIP([]byte("x"), nil, nil)
 			return []any{err1, err2, err3}
 		}, "use of WriteTo with pre-connected connection"},
-		{"a connected IP socket hears nobody else", func(t *testing.T, w *world.World) []any {
+		{"a connected IP socket receives only from its peer", func(t *testing.T, w *world.World) []any {
 			w = w.Self(t)
 			c, s := w.IPPair(t)
 			other, err := w.BindIP(world.Experimental, &net.IPAddr{IP: net.IPv4(127, 0, 0, 3)})

@@ -128,7 +128,7 @@ func listenBehaviours() []behaviour {
 			// The accepted connection still works.
 			return append([]any{writeErr(c), readErr(s)}, listening("tcp4", "HOST:"+port)(t, w)...)
 		}, "tcp HOST:P"},
-		{"listen on the port of a connection of one's own", func(t *testing.T, w *world.World) []any {
+		{"listen on the local port of a connection", func(t *testing.T, w *world.World) []any {
 			w = w.Self(t)
 			c, _ := w.Pair(t)
 			return listening("tcp4", c.LocalAddr().String())(t, w)
@@ -303,7 +303,7 @@ func acceptBehaviours() []behaviour {
 			})
 			return []any{ln.SetDeadline(time.Unix(1, 0)), <-got}
 		}, "i/o timeout"},
-		{"Close wakes all that accept", func(t *testing.T, w *world.World) []any {
+		{"Close wakes all blocked Accepts", func(t *testing.T, w *world.World) []any {
 			ln := w.Listener(t)
 			accept := func() error {
 				c, err := world.AcceptTCP(ln)

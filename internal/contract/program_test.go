@@ -160,7 +160,7 @@ func programBehaviours() []behaviour {
 			unknown := client.Call("Upper.None", "quiet", &reply)
 			return []any{err, reply, unknown.Error(), client.Close(), client.Call("Upper.Case", "quiet", &reply)}
 		}, "connection is shut down"},
-		{"a net.Resolver tells the framing by the type of the connection", func(t *testing.T, w *world.World) []any {
+		{"whether connections are a net.PacketConn, by which net.Resolver chooses the framing", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			stream, _ := w.Pair(t)
 			var seen []any
@@ -170,7 +170,7 @@ func programBehaviours() []behaviour {
 			}
 			return seen
 		}, "false"},
-		{"unchecked assertions of addresses", func(t *testing.T, w *world.World) []any {
+		{"the concrete types of addresses, which programs assert without a check", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			u, p := w.UdpPair(t)
 			return []any{

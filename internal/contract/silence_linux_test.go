@@ -171,7 +171,7 @@ func silentBehaviours() []silentBehaviour {
 	}
 	ctx, soon := context.Background(), 30*time.Millisecond
 	return []silentBehaviour{
-		{"a dial that nobody answers", func(t *testing.T, w *silentWorld) []any {
+		{"a dial that gets no answer", func(t *testing.T, w *silentWorld) []any {
 			return waiting(t, w, ctx, w.giveUp)
 		}, "connect: connection timed out"},
 		{"a dial whose timeout passes", func(t *testing.T, w *silentWorld) []any {
@@ -219,7 +219,7 @@ func silentBehaviours() []silentBehaviour {
 			keep := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}
 			return []any{c.SetKeepAliveConfig(keep), readErr(c), readErr(c), writeErr(c)}
 		}, "write: broken pipe"},
-		{"a Close that lingers in vain", func(t *testing.T, w *silentWorld) []any {
+		{"a Close whose linger time passes", func(t *testing.T, w *silentWorld) []any {
 			c, s := w.Pair(t)
 			w.silence(t, s)
 			began := time.Now()

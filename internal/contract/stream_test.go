@@ -128,7 +128,7 @@ func streamBehaviours() []behaviour {
 			}
 			return append(seen, runs)
 		}, "6"},
-		{"a write that is cut short tells how much it wrote", func(t *testing.T, w *world.World) []any {
+		{"a write that is cut short returns how much it wrote", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			data := make([]byte, 64<<20)
 			got := after(func() []any {
@@ -208,7 +208,7 @@ func shutdownBehaviours() []behaviour {
 			world.Settle()
 			return slices.Concat(seen, read(c, 100), read(c, 100))
 		}, "EOF"},
-		{"the peer of a side that does not read any more", func(t *testing.T, w *world.World) []any {
+		{"writes to a peer that has closed for reading", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			require.NoError(t, c.CloseRead())
 			seen := []any{writeErr(s)}
@@ -300,7 +300,7 @@ func shutdownBehaviours() []behaviour {
 			world.Settle()
 			return append(append(seen, read(s, 10)...), s.Close(), readErr(c), readErr(c))
 		}, "EOF"},
-		{"Close with data that nobody read after CloseRead", func(t *testing.T, w *world.World) []any {
+		{"Close after CloseRead with unread data", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			require.NoError(t, s.CloseRead())
 			require.NoError(t, writeErr(c))
@@ -322,7 +322,7 @@ func shutdownBehaviours() []behaviour {
 				c.SetReadBuffer(1 << 16), c.SetWriteBuffer(1 << 16), c.SetDeadline(time.Time{}), readErr(c), c.SetNoDelay(false), c.Close(),
 			}
 		}, "<nil>"},
-		{"the error of a reset is of reads or writes, whichever is first", func(t *testing.T, w *world.World) []any {
+		{"the first read or write after a reset gets its error, and later ones get others", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			reset(t, s)
 			got := errorsInGoroutines(func() error { return readErr(c) }, func() error { return readErr(c) })

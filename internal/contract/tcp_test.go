@@ -121,7 +121,7 @@ func tcpBehaviours() []behaviour {
 			_, write := c.Write([]byte("x"))
 			return []any{first, second, err, again, c.CloseWrite(), c.CloseRead(), s.CloseWrite(), write}
 		}, "broken pipe"},
-		{"data that is there is not read past the deadline", func(t *testing.T, w *world.World) []any {
+		{"received data is not read past the deadline", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			_, err := s.Write([]byte("x"))
 			require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 )
 
 func udpBehaviours() []behaviour {
-	// dial connects to a port, which is closed if open is false.
+	// dial returns a socket that is connected to a port. The port is closed if open is false.
 	dial := func(t *testing.T, w *world.World, open bool) world.UDPConn {
 		c, s := w.UdpPair(t)
 		if !open {
@@ -243,7 +243,7 @@ func datagramBehaviours() []behaviour {
 			_, _, _, a3, err3 := c.ReadMsgUDP(b, nil)
 			return append([]any{a1, err1, a2, err2, a3, err3}, read(c, 10)...)
 		}, "<nil>"},
-		{"a connected socket hears nobody else", func(t *testing.T, w *world.World) []any {
+		{"a connected socket receives only from its peer", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			other := w.Packets(t)
 			_, err := other.WriteTo([]byte("other"), c.LocalAddr())
@@ -386,7 +386,7 @@ func udpErrorBehaviours() []behaviour {
 			seen := []any{readErr(c), writeErr(c), c.SetDeadline(time.Time{})}
 			return append(seen, readErr(c))
 		}, "read: connection refused"},
-		{"a port unreachable of a socket that somebody opens again", func(t *testing.T, w *world.World) []any {
+		{"a port that is opened again after a port unreachable", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			require.NoError(t, s.Close())
 			first := writeErr(c)
@@ -396,7 +396,7 @@ func udpErrorBehaviours() []behaviour {
 			defer again.Close()
 			return append([]any{first, writeErr(c), writeErr(c)}, read(again.(world.UDPConn), 10)...)
 		}, "<nil>"},
-		{"a socket that is not connected is not told of a closed port", func(t *testing.T, w *world.World) []any {
+		{"a socket that is not connected gets no error of a closed port", func(t *testing.T, w *world.World) []any {
 			gone := w.Packets(t)
 			require.NoError(t, gone.Close())
 			c := w.Packets(t)

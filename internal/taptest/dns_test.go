@@ -228,14 +228,14 @@ func TestBadServersArePassedOverAsByNet(t *testing.T) {
 		{"the caller has no time", []string{unboundAddr, dnsmasqAddr}, "", []question{over, {Method: "LookupTXT", Name: "host", Timeout: 1}}, false},
 		{"silent first", []string{silentAddr, dnsmasqAddr}, "timeout:1", []question{host}, true},
 		{"silent first, by TCP", []string{silentAddr, unboundAddr}, "timeout:1 use-vc", []question{host}, true},
-		{"absent", []string{absentAddr}, "timeout:30", []question{quick}, false},
-		{"absent first", []string{absentAddr, unboundAddr}, "timeout:30", []question{quick}, true},
-		{"absent by TCP", []string{absentAddr}, "timeout:30 use-vc", []question{quick}, false},
+		{"no server on the port", []string{absentAddr}, "timeout:30", []question{quick}, false},
+		{"no server on the port first", []string{absentAddr, unboundAddr}, "timeout:30", []question{quick}, true},
+		{"no server on the port, by TCP", []string{absentAddr}, "timeout:30 use-vc", []question{quick}, false},
 		{"out of reach", []string{"198.51.100.1"}, "timeout:30", []question{quick}, false},
 		{"out of reach first", []string{"198.51.100.1", dnsmasqAddr}, "timeout:30", []question{quick}, true},
 		// Only TCP can be compared. Over UDP the kernel reports nothing, but a usernet socket reports that
 		// ARP has failed.
-		{"nobody there, by TCP", []string{"192.0.2.200"}, "timeout:30 attempts:1 use-vc", []question{quick}, false},
+		{"an address without a host, by TCP", []string{"192.0.2.200"}, "timeout:30 attempts:1 use-vc", []question{quick}, false},
 		{"refuses first", []string{dnsmasqAddr, unboundAddr}, "", []question{{Method: "LookupHost", Name: "no.where."}}, false},
 		{"refuses last", []string{unboundAddr, dnsmasqAddr}, "", []question{{Method: "LookupHost", Name: "refused.test."}}, false},
 		{"fails first", []string{unboundAddr, absentAddr}, "timeout:30", []question{{Method: "LookupHost", Name: "broken.test."}}, false},
@@ -316,7 +316,7 @@ func TestAThousandLookupsAtOnceAreAnswered(t *testing.T) {
 	}
 }
 
-func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
+func TestAnswersOfRealServersAreCachedForTheirTTL(t *testing.T) {
 	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)

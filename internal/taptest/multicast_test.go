@@ -421,7 +421,7 @@ func useGroups(s *groupSocket, e end) (lines []string) {
 		nodes = netip.MustParseAddr("ff02::1")
 	}
 	nowhere := &net.Interface{Index: 9999, Name: "none"}
-	step("leave what is not joined", s.leave(s.ifi, group))
+	step("leave a group that was not joined", s.leave(s.ifi, group))
 	step("leave a source of it", s.leaveSource(s.ifi, group, one))
 	step("block a source of it", s.block(s.ifi, group, one))
 	step("join an address that is no group", s.join(s.ifi, one))

@@ -253,7 +253,7 @@ func TestUsernetPingsTheKernel(t *testing.T) {
 	require.NotEmpty(t, h.Neighbors())
 }
 
-func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
+func TestADeletedDeviceLosesNoAcknowledgedData(t *testing.T) {
 	t.Parallel()
 	need(t)
 	for name, open := range map[string]func(*testing.T, bool) (*namespace, nic.Device){

@@ -78,7 +78,7 @@ func TestWhatTheKernelSendsIsPutIntoTheBuffersOfReaders(t *testing.T) {
 			defer c.Close()
 			sum, err := sumOfReads(c, rand.New(rand.NewPCG(1, uint64(i))))
 			if err != nil || sum != want {
-				t.Errorf("the SHA-256 of what came is %s, %v", sum, err)
+				t.Errorf("the SHA-256 of the received data is %s, %v", sum, err)
 			}
 		})
 	}

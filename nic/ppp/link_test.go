@@ -130,7 +130,7 @@ func (c *cable) set(f func()) {
 	f()
 }
 
-// An end is a device under test, and what it has told its user.
+// An end is a device under test, with what it has reported to its user.
 type end struct {
 	*Device
 	mu     sync.Mutex
@@ -187,7 +187,7 @@ func open(t *testing.T, rw io.ReadWriteCloser, cfg Config) *end {
 	return e
 }
 
-// watch records what a device tells.
+// watch records what a device reports.
 func (e *end) watch(dev *Device) {
 	e.Device = dev
 	dev.NotifyDown(func(err error) { e.mu.Lock(); defer e.mu.Unlock(); e.down = err })
@@ -477,7 +477,7 @@ func TestLostLinkIsNegotiatedAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, uint64(1), y.Stats().SendDropped)
 		time.Sleep(24 * time.Hour)
-		require.Less(t, len(y.logged()), 4000, "the log tells changes only")
+		require.Less(t, len(y.logged()), 4000, "the log has only changes")
 		c.set(func() { c.cut = false })
 		time.Sleep(2 * time.Minute)
 		require.True(t, x.Link().Up)

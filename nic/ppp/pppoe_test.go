@@ -305,12 +305,12 @@ func TestEthernetIsClosedAfterThePADT(t *testing.T) {
 		client   int // PADTs of the client
 		server   int // PADTs of the server; 0: not checked
 	}{
-		"the client closes":                         {secret, false, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
-		"the client closes, and nobody answers":     {secret, true, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
-		"the client fails":                          {"wrong", false, func(_, y *end, _ *isp) { time.Sleep(10 * time.Second) }, 1, 0},
-		"the server closes":                         {secret, false, func(_, _ *end, s *isp) { s.Close() }, 0, 1},
-		"the server closes a session, then itself":  {secret, false, func(x, _ *end, s *isp) { x.Close(); s.Close() }, 0, 1},
-		"the server closes, and the client is gone": {secret, true, func(_, _ *end, s *isp) { s.Close() }, 0, 1},
+		"the client closes":                           {secret, false, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
+		"the client closes, and the server is silent": {secret, true, func(_, y *end, _ *isp) { y.Close() }, 1, 0},
+		"the client fails":                            {"wrong", false, func(_, y *end, _ *isp) { time.Sleep(10 * time.Second) }, 1, 0},
+		"the server closes":                           {secret, false, func(_, _ *end, s *isp) { s.Close() }, 0, 1},
+		"the server closes a session, then itself":    {secret, false, func(x, _ *end, s *isp) { x.Close(); s.Close() }, 0, 1},
+		"the server closes, and the client is gone":   {secret, true, func(_, _ *end, s *isp) { s.Close() }, 0, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

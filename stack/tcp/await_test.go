@@ -126,11 +126,11 @@ func TestNoBufferIsOfferedBesideQueuedData(t *testing.T) {
 func TestPlacedDataNeedNotBeTheNextBytes(t *testing.T) {
 	text := noise(400)
 	for name, send := range map[string]func(r *rig){
-		"a part of it came before": func(r *rig) {
+		"a part of it has arrived before": func(r *rig) {
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
 			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:400]))
 		},
-		"it came before": func(r *rig) {
+		"all of it has arrived before": func(r *rig) {
 			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:150]))
 			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:150]))
 			r.c.ReturnBuffer()
@@ -142,7 +142,7 @@ func TestPlacedDataNeedNotBeTheNextBytes(t *testing.T) {
 			r.c.ReturnBuffer()
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
 		},
-		"what is before it comes meanwhile": func(r *rig) {
+		"the bytes before it arrive while it is placed": func(r *rig) {
 			placed := r.place(text[150:])
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
 			require.True(r.t, r.c.BufferTaken(), "the buffer must not be overwritten")

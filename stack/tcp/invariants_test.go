@@ -86,7 +86,7 @@ func checkBoard(c *Conn) error {
 		s := *k.sent()
 		i++
 		if s.flags&before.flags&segSacked != 0 {
-			return fmt.Errorf("pieces %d and %d have both arrived and are not one", i-1, i)
+			return fmt.Errorf("pieces %d and %d are both SACKed and are not joined", i-1, i)
 		}
 		before = s
 		if s.seq != at || !s.seq.Less(s.end) {
@@ -97,7 +97,7 @@ func checkBoard(c *Conn) error {
 		if s.flags&segSacked != 0 {
 			sacked += n
 			if s.flags&(segLost|segResent) != 0 {
-				return fmt.Errorf("piece %d has arrived and has flags %b", i, s.flags)
+				return fmt.Errorf("piece %d is SACKed and has flags %b", i, s.flags)
 			}
 		}
 		if s.flags&segLost != 0 {
@@ -109,7 +109,7 @@ func checkBoard(c *Conn) error {
 		if s.flags&segResent != 0 {
 			resent += n
 			if s.flags&segEverResent == 0 {
-				return fmt.Errorf("piece %d was sent again and its time is not ambiguous", i)
+				return fmt.Errorf("piece %d was sent again and is not marked as sent again", i)
 			}
 			if !queued(b, s) {
 				return fmt.Errorf("piece %d was sent again and RACK will not look at it", i)
@@ -153,13 +153,13 @@ func checkTree(c *Conn) error {
 		case err != nil:
 			return 0, 0, err
 		case n.up != up:
-			return 0, 0, fmt.Errorf("a chunk has the wrong one above it")
+			return 0, 0, fmt.Errorf("a chunk has the wrong parent")
 		case n.live() == 0 || n.live() > chunkLen || n.count != kinds:
 			return 0, 0, fmt.Errorf("a chunk has %d pieces and counts %d as %d", n.live(), kinds, n.count)
 		case lh-rh > 1 || rh-lh > 1 || n.height != 1+max(lh, rh):
 			return 0, 0, fmt.Errorf("a chunk of height %d has %d and %d below it", n.height, lh, rh)
 		case n.below != lk|rk|n.kinds():
-			return 0, 0, fmt.Errorf("a chunk knows of kinds %b, below it are %b", n.below, lk|rk|n.kinds())
+			return 0, 0, fmt.Errorf("a chunk lists the kinds %b, and has %b below it", n.below, lk|rk|n.kinds())
 		}
 		return n.height, n.below, nil
 	}
@@ -228,11 +228,11 @@ func checkRecv(c *Conn) error {
 	for _, k := range r.sack[:r.nsack] {
 		i := sort.Search(len(ooo), func(i int) bool { return k.start.Less(ooo[i].end) })
 		if i == len(ooo) || k.start.Less(ooo[i].start) || ooo[i].end.Less(k.end) {
-			return fmt.Errorf("the SACK block %d..%d is not what has arrived", k.start-r.irs, k.end-r.irs)
+			return fmt.Errorf("the SACK block %d..%d has not arrived", k.start-r.irs, k.end-r.irs)
 		}
 	}
 	if r.fin && r.finSeq.Less(last) && !c.finReceived() {
-		return fmt.Errorf("the FIN is at %d before what has arrived up to %d", r.finSeq-r.irs, last-r.irs)
+		return fmt.Errorf("the FIN is at %d, but data up to %d has arrived", r.finSeq-r.irs, last-r.irs)
 	}
 	return nil
 }
@@ -265,7 +265,7 @@ func checkLiveness(c *Conn) error {
 		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cc.cwnd)
 	}
 	if n := c.rcv.nxt - c.rcv.lastAck; n != 0 && t.ack == 0 {
-		return fmt.Errorf("%d numbers were taken and nothing will acknowledge them", n)
+		return fmt.Errorf("%d sequence numbers were received and no timer will acknowledge them", n)
 	}
 	if c.orphan && c.state == FinWait2 && t.wait == 0 {
 		return fmt.Errorf("an orphan that nothing ends")

@@ -72,7 +72,7 @@ func TestSumBearsEveryCarry(t *testing.T) {
 	}
 }
 
-func TestSumOfPiecesIsTheSumOfTheWholeWhereverItIsCut(t *testing.T) {
+func TestSumOfTwoPiecesIsTheSumOfTheWhole(t *testing.T) {
 	b := randomBytes(testRand(), 150)
 	whole := Fold(Sum(b, 0))
 	for cut := range len(b) + 1 {

@@ -215,7 +215,7 @@ func TestTCPMalformedOptionsDoNoHarm(t *testing.T) {
 		{"length beyond the header", []byte{2, 5, 5, 180}, plain},
 		{"timestamps beyond the header", []byte{1, 1, 8, 10, 1, 2, 3, 4}, plain},
 		{"kind without a length", []byte{1, 1, 1, 2}, plain},
-		{"what came before holds", []byte{2, 4, 5, 180, 3, 0, 0, 0}, mss},
+		{"options before a malformed one are kept", []byte{2, 4, 5, 180, 3, 0, 0, 0}, mss},
 		// RFC 9293 3.1, MUST-6: unknown options are ignored by their length.
 		{"unknown option", []byte{253, 4, 9, 9, 2, 4, 5, 180}, mss},
 		{"MSS of a wrong length", []byte{2, 3, 9, 1, 2, 4, 5, 180}, mss},
@@ -225,7 +225,7 @@ func TestTCPMalformedOptionsDoNoHarm(t *testing.T) {
 		{"SACK without a block", []byte{5, 2, 1, 1, 2, 4, 5, 180}, mss},
 		{"SACK with half a block", []byte{5, 6, 0, 0, 0, 1, 1, 1, 2, 4, 5, 180}, mss},
 		{"behind the end of the list", []byte{0, 3, 3, 7, 2, 4, 5, 180}, plain},
-		{"the last of two counts", []byte{2, 4, 1, 1, 2, 4, 5, 180}, mss},
+		{"the last of two MSS options is used", []byte{2, 4, 1, 1, 2, 4, 5, 180}, mss},
 	} {
 		h, payload, r := ParseTCP(withOptions(c.options...))
 		require.Equal(t, OK, r, c.name)
