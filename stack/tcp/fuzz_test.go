@@ -22,8 +22,8 @@ type fuzzRun struct {
 	now           Time
 	full          bool // the host is under memory pressure
 	written, read int  // bytes of the application
-	una, nxt      Seq  // SND.UNA and SND.NXT when watch was called; likewise the next three
-	rnxt, edge    Seq  // RCV.NXT and the right edge of the window
+	una, nxt      Seq  // SND.UNA and SND.NXT at the last call of watch
+	rnxt, edge    Seq  // RCV.NXT and the right edge of the window, at the same time
 	state         State
 	peerISS       Seq
 	peerClock     uint32 // the peer's timestamp clock
