@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,8 +20,10 @@ func optionBehaviours() []behaviour {
 	on := func(f func(c world.TCPConn) []any) func(*testing.T, *world.World) []any {
 		return func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
-			// The connection carries data before f changes its settings.
-			return append([]any{writeErr(s), readErr(c)}, f(c)...)
+			// The connection carries data before f changes its settings, and afterwards.
+			before := []any{writeErr(s), readErr(c)}
+			set := f(c)
+			return slices.Concat(before, []any{writeErr(s), readErr(c)}, set) // the outcome is the last of them
 		}
 	}
 	return []behaviour{

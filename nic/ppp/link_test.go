@@ -279,6 +279,7 @@ func TestClientGetsItsAddresses(t *testing.T) {
 // authTest is a case of authentication. The server is x.
 type authTest struct {
 	server, client Methods
+	user           string // of the client; if empty and there is a password, joe
 	password       string // of the client
 	mutual         bool   // the server has to authenticate itself too
 	proto          uint16 // of the client's authentication
@@ -301,14 +302,15 @@ func TestAuthentication(t *testing.T) {
 		"wrong with PAP":    {server: PAP, password: "wrong", fails: "the peer rejects our user name or password"},
 		"no common method":  {server: CHAP, client: PAP, password: "secret", fails: "the peer has terminated the link"},
 		"no user":           {fails: "the peer requires authentication, but Config.User is empty"},
-		"an empty password": {password: "", fails: "Config.User is empty"},
+		"an empty password": {user: "joe", fails: "the peer rejects our user name or password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server, client := serverConfig(), clientConfig()
 				server.Authenticate, server.Methods, client.Methods = users, c.server, c.client
+				client.User, client.Password = c.user, c.password
 				if c.password != "" {
-					client.User, client.Password = "joe", c.password
+					client.User = "joe"
 				}
 				if c.mutual {
 					server.User, server.Password, client.Authenticate = "isp", "other", users
@@ -520,19 +522,19 @@ func TestCloseOfAStuckLine(t *testing.T) {
 }
 
 func TestConfigErrors(t *testing.T) {
-	for name, cfg := range map[string]Config{
-		"MTU":            {MTU: 20},
-		"families":       {NoIPv4: true, NoIPv6: true},
-		"IPv6's MTU":     {NoIPv4: true, MTU: 1000},
-		"a IPv6 address": {Local: netip.MustParseAddr("2001:db8::1")},
-		"a group":        {Remote: netip.MustParseAddr("224.0.0.1")},
-		"equal":          {Local: addrA, Remote: addrA},
-		"servers":        {DNS: []netip.Addr{dns1, dns2, addrA}},
-		"the user":       {User: string(make([]byte, 256))},
-		"methods":        {Methods: 8},
-		"identifiers":    {InterfaceID: 1, RemoteInterfaceID: 1},
+	for want, cfg := range map[string]Config{
+		"the MTU of 20 is not from 128 to 16384":                 {MTU: 20},
+		"both NoIPv4 and NoIPv6 are set":                         {NoIPv4: true, NoIPv6: true},
+		"the MTU of 1000 is too small for IPv6":                  {NoIPv4: true, MTU: 1000},
+		"2001:db8::1 is not an IPv4 address of a host":           {Local: netip.MustParseAddr("2001:db8::1")},
+		"224.0.0.1 is not an IPv4 address of a host":             {Remote: netip.MustParseAddr("224.0.0.1")},
+		"both ends have the address 192.0.2.1":                   {Local: addrA, Remote: addrA},
+		"DNS has more than two name servers":                     {DNS: []netip.Addr{dns1, dns2, addrA}},
+		"the user name or the password is longer than 255 bytes": {User: string(make([]byte, 256))},
+		"Methods has an unknown method":                          {Methods: 8},
+		"InterfaceID and RemoteInterfaceID are equal":            {InterfaceID: 1, RemoteInterfaceID: 1},
 	} {
 		_, err := New(newCable(0).ends[0], cfg)
-		require.ErrorContains(t, err, "ppp: ", name)
+		require.EqualError(t, err, "ppp: "+want+": invalid argument")
 	}
 }

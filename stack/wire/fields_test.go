@@ -137,9 +137,6 @@ func fieldFrames() [][]byte {
 // TestTsharkSeesTheSameFields compares the values of fields with those of tshark.
 func TestTsharkSeesTheSameFields(t *testing.T) {
 	tshark, err := exec.LookPath("tshark")
-	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal("tshark is not installed")
-	}
 	if err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("tshark is not installed")
