@@ -53,7 +53,7 @@ func TestAlarmFiresAtTheEarliestTime(t *testing.T) {
 		o.alarm.set(o.now(), at(3*time.Second), o)
 		o.alarm.set(o.now(), at(5*time.Second), o)
 		o.alarm.set(o.now(), at(2*time.Second), o)
-		o.alarm.set(o.now(), 0, o)
+		o.alarm.set(o.now(), 0, o) // 0 means never, and changes nothing
 		o.mu.Unlock()
 		time.Sleep(4 * time.Second)
 		require.Equal(t, []time.Duration{2 * time.Second}, o.times())
@@ -77,7 +77,7 @@ func TestAlarmMovesLaterAndStops(t *testing.T) {
 		require.Equal(t, []time.Duration{3 * time.Second}, o.times())
 
 		o.move(5 * tcp.Second)
-		o.move(0)
+		o.move(0) // unlike set(0), this stops the alarm
 		time.Sleep(time.Minute)
 		require.Len(t, o.times(), 1)
 

@@ -15,10 +15,10 @@ func TestTheCoarseClockIsSlowByAtMostItsLimit(t *testing.T) {
 		s, _ := twoHosts(t, nic.PipeConfig{})
 		slow := func() time.Duration { return time.Duration(s.now() - s.coarse(false)) }
 		for range 3 {
-			require.Zero(t, slow(), "it does not run")
+			require.Zero(t, slow(), "the coarse clock does not run")
 			s.coarse(true)
 			time.Sleep(coarseTime - 1)
-			s.coarse(true) // does not extend the time
+			s.coarse(true) // does not extend the time for which the clock runs
 			require.Equal(t, coarseTime-1, slow())
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()
@@ -30,7 +30,7 @@ func TestTheCoarseClockIsSlowByAtMostItsLimit(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		s.coarse(true)
 		time.Sleep(time.Millisecond)
-		require.Zero(t, slow(), "it ended with its stack")
+		require.Zero(t, slow(), "the coarse clock ended with its stack")
 	})
 }
 
@@ -49,7 +49,7 @@ func TestManyDatagramsLetANeighbourGetStale(t *testing.T) {
 		}
 		send()
 		asked := a.Stats().ARP.Sent
-		require.NotZero(t, a.clock.read.Load())
+		require.NotZero(t, a.clock.read.Load(), "the coarse clock runs")
 		time.Sleep(time.Duration(reachableTime) - time.Second)
 		send()
 		require.Equal(t, asked, a.Stats().ARP.Sent)
@@ -57,7 +57,7 @@ func TestManyDatagramsLetANeighbourGetStale(t *testing.T) {
 		send()
 		time.Sleep(time.Duration(delayFirstProbe) + time.Millisecond)
 		send()
-		require.Equal(t, asked+1, a.Stats().ARP.Sent, "a probe")
+		require.Equal(t, asked+1, a.Stats().ARP.Sent, "the stale entry was probed")
 	})
 }
 

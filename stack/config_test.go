@@ -41,15 +41,16 @@ func TestNewReportsAWrongConfiguration(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		cfg  Config
-		want string
+		want string // a part of the error
 	}{
 		{"nil device", one(NIC{Name: "a"}), "device is nil"},
 		{"nil pointer", one(NIC{Device: (*nic.TAP)(nil)}), "device is nil"},
 		{"device of another host", one(NIC{Device: used}), "has a user already"},
-		{"device below another", one(NIC{Device: nic.Capture(used, io.Discard, nic.CaptureConfig{})}), "has a user already"},
+		{"device that wraps a device of another host", one(NIC{Device: nic.Capture(used, io.Discard, nic.CaptureConfig{})}), "has a user already"},
 		{"device that was closed with another host", one(NIC{Device: closed}), "has a user already"},
 		{"port of a switch's device", one(NIC{Device: portOfADevice(t)}), "has a user already"},
-		{"device twice, once below", Config{NICs: []NIC{{Name: "a", Device: nic.Impair(shared, nic.ImpairConfig{})}, {Name: "b", Device: shared}}}, "that of a already"},
+		{"device twice, once wrapped", Config{NICs: []NIC{{Name: "a", Device: nic.Impair(shared, nic.ImpairConfig{})}, {Name: "b", Device: shared}}}, "that of a already"},
+		// New must not compare the two devices by ==, which would panic. The error is about the second MTU.
 		{"device that cannot be compared", Config{NICs: []NIC{{Device: uncomparable{dev(), nil}}, {Device: uncomparable{nic.NewNull(nic.Link{MTU: 60}), nil}}}}, "MTU of 60"},
 		{"small MTU", one(NIC{Device: nic.NewNull(nic.Link{MTU: 67})}), "MTU of 67"},
 		{"group MAC", one(NIC{Device: nic.NewNull(nic.Link{MAC: [6]byte{1, 2, 3, 4, 5, 6}})}), "group address"},
@@ -62,7 +63,7 @@ func TestNewReportsAWrongConfiguration(t *testing.T) {
 		{"VLAN beyond 16 bits", one(NIC{Device: dev(), VLAN: 65536 + 100}), "VLAN 65636 is not from 1 to 4094"},
 		{"VLAN without Ethernet", one(NIC{Device: nic.NewNull(nic.Link{Medium: nic.IP}), VLAN: 100}), "the device has no Ethernet"},
 		{"VLAN of a device of another host", one(NIC{Device: used, VLAN: 100}), "has a user already"},
-		{"VLAN of a device below another", Config{NICs: []NIC{{Name: "a", Device: nic.Impair(shared, nic.ImpairConfig{})}, {Name: "b", Device: shared, VLAN: 1}}}, "that of a already"},
+		{"VLAN of a device that another NIC wraps", Config{NICs: []NIC{{Name: "a", Device: nic.Impair(shared, nic.ImpairConfig{})}, {Name: "b", Device: shared, VLAN: 1}}}, "that of a already"},
 		{"malformed prefix", one(NIC{Device: dev(), Addrs: []netip.Prefix{{}}}), "malformed"},
 		{"prefix too long", one(NIC{Device: dev(), Addrs: []netip.Prefix{netip.PrefixFrom(addr("192.0.2.1"), 33)}}), "malformed"},
 		{"IPv6 loopback", one(NIC{Device: dev(), Addrs: addrs("::1/128")}), "::1 belongs to the loopback"},

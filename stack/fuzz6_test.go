@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// FuzzInput6 sends arbitrary frames to a host with both families. If bit 0 of the input's first byte is
-// set, the test corrects the checksums of the frames.
+// FuzzInput6 sends arbitrary frames to a host with both families. The input has the format that FuzzInput
+// describes.
 func FuzzInput6(f *testing.F) {
 	list := func(frames ...[]byte) (b []byte) {
 		for _, fr := range frames {
@@ -42,7 +42,7 @@ func FuzzInput6(f *testing.F) {
 	na := (&wire.NeighborAdv{Target: other, Link: macB, HasLink: true}).Append(nil)
 	ra, rest := (&wire.RouterAdv{HopLimit: 64, Lifetime: 1800, Options: wire.AppendMTU(nil, 1400)}).Append(nil)
 	redirect := (&wire.RedirectMsg{Target: addr("fe80::2"), Dst: addr("2001:db8:1::1"), Link: macB, HasLink: true}).Append(nil)
-	said, saidRest := (&wire.RouterAdv{Lifetime: 1800, Reachable: 1000, Retrans: 1000, Options: slices.Concat(
+	fullAdv, fullRest := (&wire.RouterAdv{Lifetime: 1800, Reachable: 1000, Retrans: 1000, Options: slices.Concat(
 		(&wire.PrefixInfo{Prefix: prefix("2001:db8:2::/64"), OnLink: true, Auto: true, Valid: 7200, Preferred: 3600}).Append(nil),
 		(&wire.RouteInfo{Prefix: prefix("2001:db8:3::/48"), Lifetime: 600}).Append(nil), wire.AppendRDNSS(nil, 600, other),
 		wire.AppendDNSSL(nil, 600, "a.test"), wire.AppendPREF64(nil, prefix("64:ff9b::/96"), 600),
@@ -60,7 +60,7 @@ func FuzzInput6(f *testing.F) {
 		six(wire.IPv6{Next: wire.ProtoUDP}, udp)), true)
 	f.Add(list(icmp(wire.ICMPv6RouterAdv, 0, rest, "fe80::2", "ff02::1", ra),
 		icmp(wire.ICMPv6Redirect, 0, 0, "fe80::2", "2001:db8::1", redirect)), true)
-	f.Add(list(icmp(wire.ICMPv6RouterAdv, 0, saidRest, "fe80::2", "ff02::1", said),
+	f.Add(list(icmp(wire.ICMPv6RouterAdv, 0, fullRest, "fe80::2", "ff02::1", fullAdv),
 		icmp(wire.ICMPv6RouterSol, 0, 0, "fe80::2", "ff02::2", wire.AppendNDOption(nil, wire.NDSourceLink, macB[:]))), true)
 	f.Add(list(ethernet6(wire.MulticastMAC(addr("ff02::1")), ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, HopLimit: 1, Src: addr("fe80::2"), Dst: addr("ff02::1")},
 		append(mld, message...)))), true)

@@ -186,13 +186,13 @@ func TestAJoinAndALeaveAreReportedTwice(t *testing.T) {
 		require.Equal(t, []string{"v3 TO_EX 224.1.2.3 > 224.0.0.22"}, r.after(time.Second), "and once more within a second")
 		require.Empty(t, r.after(time.Hour))
 		require.NoError(t, u.Leave(group, 2))
-		require.Empty(t, r.after(time.Hour), "the other socket is in it")
+		require.Empty(t, r.after(time.Hour), "the other socket is still a member")
 		require.NoError(t, v.Close())
 		synctest.Wait()
 		require.Equal(t, []string{"v3 TO_IN 224.1.2.3 > 224.0.0.22"}, r.texts())
 		require.Equal(t, []string{"v3 TO_IN 224.1.2.3 > 224.0.0.22"}, r.after(time.Second))
 		require.Empty(t, r.after(time.Hour))
-		require.Zero(t, r.s.ifaceNamed("eth0").igmp.groups.len(), "nothing is remembered of it")
+		require.Zero(t, r.s.ifaceNamed("eth0").igmp.groups.len(), "the group is forgotten")
 	})
 }
 
@@ -285,6 +285,8 @@ func TestQueriesThatOverlapAreAnsweredTogether(t *testing.T) {
 	}
 }
 
+// The host remembers at most groupMaxSources (64) queried sources of a group. If there are more, in one
+// query or in several, it reports the whole group.
 func TestALongSourceListCountsAsTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -334,7 +336,7 @@ func TestAVersion2QuerierGetsVersion2Reports(t *testing.T) {
 		r.ask("224.1.2.3", groupV2)
 		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3"}, r.after(time.Second))
 		r.ask("224.0.0.1", generalV3)
-		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3"}, r.after(10*time.Second), "the older querier is what counts")
+		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3"}, r.after(10*time.Second), "the older querier sets the version")
 		require.NoError(t, u.Leave(group, 2))
 		require.Equal(t, []string{"leave 224.1.2.3 > 224.0.0.2"}, r.after(time.Minute))
 		require.NoError(t, u.Join(group, 2))
@@ -365,7 +367,7 @@ func TestVersion2SuppressesDuplicateReports(t *testing.T) {
 		r.ask("224.1.2.3", "16 00 0000 e0010203") // another member reports first
 		require.Equal(t, []string{"v2 report 224.1.2.4 > 224.1.2.4"}, r.after(time.Minute))
 		require.NoError(t, u.Leave(addr("224.1.2.3"), 2))
-		require.Empty(t, r.after(time.Minute), "it is the other's to say")
+		require.Empty(t, r.after(time.Minute), "only the last member that reported sends a leave")
 		require.NoError(t, u.Leave(addr("224.1.2.4"), 2))
 		require.Equal(t, []string{"leave 224.1.2.4 > 224.0.0.2"}, r.after(time.Minute))
 	})
@@ -412,7 +414,7 @@ func TestAnOldQuerierCancelsVersion3Reports(t *testing.T) {
 		require.Len(t, r.texts(), 3)
 		r.ask("224.0.0.1", generalV2)
 		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3"}, r.after(time.Minute))
-		require.Equal(t, 1, r.s.ifaceNamed("eth0").igmp.groups.len())
+		require.Equal(t, 1, r.s.ifaceNamed("eth0").igmp.groups.len(), "the group that was left is forgotten")
 	})
 }
 
@@ -429,13 +431,16 @@ func TestInvalidIGMPMessagesAreIgnored(t *testing.T) {
 			why wire.Reason
 			say func()
 		}{
+			// plain has no Router Alert option.
 			{dropIGMP, func() { r.say(plain("224.0.0.1"), generalV3) }},
 			{dropIGMP, func() { r.say(plain("224.0.0.1"), generalV2) }},
+			// A general query is sent to 224.0.0.1 only.
 			{dropIGMP, func() { r.ask("224.1.2.3", generalV3) }},
 			{dropIGMP, func() { r.ask("224.1.2.3", generalV1) }},
-			{dropIGMP, func() { r.ask("192.0.2.1", "22 00 0000 00000000") }},
+			{dropIGMP, func() { r.ask("192.0.2.1", "22 00 0000 00000000") }}, // a version 3 report
 			{dropIGMP, func() { r.ask("224.1.2.3", "16 00 0000 e0010203") }}, // version 3 ignores reports
-			{dropIGMP, func() { r.ask("192.0.2.1", "7f 00 0000 e0010203") }},
+			{dropIGMP, func() { r.ask("192.0.2.1", "7f 00 0000 e0010203") }}, // an unknown type
+			// RFC 3376 7.1: a query has 8 bytes, or at least 12.
 			{wire.BadIGMPLength, func() { r.ask("224.0.0.1", generalV2+"00") }},
 			{wire.BadIGMPLength, func() { r.ask("224.0.0.1", generalV2+"020000") }},
 			{wire.BadIGMPLength, func() { r.ask("224.1.2.3", sourcesV3[:len(sourcesV3)-2]) }},
@@ -519,8 +524,7 @@ func TestManyGroupsNeedSeveralReports(t *testing.T) {
 	})
 }
 
-// many returns n groups.
-func many(n int) (groups []netip.Addr) {
+func testGroups(n int) (groups []netip.Addr) {
 	for i := range n {
 		groups = append(groups, netip.AddrFrom4([4]byte{239, 1, byte(i >> 8), byte(i)}))
 	}
@@ -544,7 +548,7 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 				r.ask("224.0.0.1", generalV2)
 			}
 			u := openUDP(t, r.s, "0.0.0.0:5")
-			for _, group := range many(4000) {
+			for _, group := range testGroups(4000) {
 				require.NoError(t, u.Join(group, 2))
 			}
 			require.Equal(t, 4000, len(r.texts()), "each is reported at once")
@@ -570,10 +574,10 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 
 // A change does not copy all groups. The test measures allocated bytes, which would show such a copy
 // and, unlike time, do not depend on the load of the machine.
-func TestOtherGroupsDoNotMakeAChangeDearer(t *testing.T) {
+func TestAChangeDoesNotCopyOtherGroups(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{MTU: 1500, Medium: nic.Ethernet}), "192.0.2.1/24")
 	u := openUDP(t, s, "0.0.0.0:5")
-	groups := many(4001)
+	groups := testGroups(4001)
 	for _, group := range groups[:4000] {
 		require.NoError(t, u.Join(group, 2))
 	}

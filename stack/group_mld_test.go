@@ -137,7 +137,7 @@ func TestTheFirstReportOfMLDHasTheseBytes(t *testing.T) {
 	f := frames[0]
 	clear(f[15:18]) // the flow label
 	f[14] = 0x60
-	clear(f[64:66]) // the checksum, which describeMLD checks
+	clear(f[64:66]) // the checksum, which other tests check by describeMLD
 	require.Equal(t, strings.ReplaceAll(""+
 		"333300000016 02000000000a 86dd"+ // to the MAC of ff02::16
 		"60000000 0024 00 01 fe80000000000000000000fffe00000a ff020000000000000000000000000016"+
@@ -220,7 +220,7 @@ func TestAnMLDv1QuerierGetsVersion1Reports(t *testing.T) {
 		r.ask6("ff35::1234", ofGroup1)
 		require.Equal(t, report, r.after(time.Second))
 		r.ask6("ff02::1", general2)
-		require.Equal(t, report, r.after(10*time.Second), "the older querier is what counts")
+		require.Equal(t, report, r.after(10*time.Second), "the older querier sets the version")
 		require.NoError(t, u.Leave(group6, 2))
 		require.Equal(t, done, r.after(time.Minute))
 
@@ -234,7 +234,8 @@ func TestAnMLDv1QuerierGetsVersion1Reports(t *testing.T) {
 		require.NoError(t, u.Leave(group6, 2))
 		require.Empty(t, r.after(time.Minute))
 
-		// A report of version 2 counts too: the host was the last to report, and sends a Done.
+		// The old querier times out, so the next report is of version 2. It too makes the host the last member
+		// that reported. The host therefore sends a Done to the next version 1 querier.
 		r.after(time.Hour)
 		require.NoError(t, u.Join(group6, 2))
 		r.after(time.Minute)
@@ -259,23 +260,23 @@ func TestInvalidMLDMessagesAreIgnored(t *testing.T) {
 		require.NoError(t, u.Join(group6, 2))
 		r.after(time.Minute)
 		h := wire.IPv6{HopLimit: 1, Src: addr("fe80::2"), Dst: addr("ff02::1")}
-		far, global, other := h, h, h
-		far.HopLimit, global.Src, other.Dst = 2, six7, group6
+		routed, global, toGroup := h, h, h
+		routed.HopLimit, global.Src, toGroup.Dst = 2, six7, group6
 		for i, c := range []struct {
 			why     wire.Reason
 			h       wire.IPv6
 			message string
 			alert   bool
 		}{
-			{dropMLD, far, general2, true},
+			{dropMLD, routed, general2, true},
 			{dropMLD, global, general2, true},
 			{dropMLD, h, general2, false},
-			{dropMLD, other, general2, true},
-			{dropMLD, h, "8f 00 0000 0000 0000", true},
-			{dropMLD, h, "84 00 0000 0000 0000" + hexGroup, true},
-			{dropMLD, other, "83 00 0000 0000 0000" + hexGroup, true}, // version 2 ignores reports
+			{dropMLD, toGroup, general2, true},
+			{dropMLD, h, "8f 00 0000 0000 0000", true},                  // a version 2 report
+			{dropMLD, h, "84 00 0000 0000 0000" + hexGroup, true},       // a Done
+			{dropMLD, toGroup, "83 00 0000 0000 0000" + hexGroup, true}, // version 2 ignores reports
 			{wire.BadMLDLength, h, general1 + "0000", true},
-			{wire.BadMLDLength, other, ofSource2[:len(ofSource2)-2], true},
+			{wire.BadMLDLength, toGroup, ofSource2[:len(ofSource2)-2], true},
 			{wire.ShortMLD, h, general1[:len(general1)-2], true},
 			{wire.ShortMLD, h, "83 00 0000 0000 0000", true},
 		} {
@@ -344,7 +345,7 @@ func TestIGMPAndMLDAreIndependent(t *testing.T) {
 				require.Equal(t, addr("192.0.2.1"), netip.AddrFrom4([4]byte(f[26:30])))
 			}
 			return text
-		}, with([]netip.Prefix{both[0][2], both[0][1], both[0][0]}))
+		}, with([]netip.Prefix{both[0][2], both[0][1], both[0][0]})) // the IPv4 address is not the first
 		u := openUDP6(t, r.s, 5)
 		r.ask("224.0.0.1", generalV2)
 		r.after(time.Minute)
@@ -422,9 +423,9 @@ func TestSocketsOfIPv6JoinGroups(t *testing.T) {
 	require.Equal(t, []string{"self"}, texts(u))
 	_, err = u.WriteTo(make([]byte, 3000), addrPort("[ff35::1234]:9"), SendOptions{NIC: 2})
 	require.NoError(t, err)
-	require.Len(t, queued(t, u), 3000, "what leaves in fragments, too")
+	require.Len(t, queued(t, u), 3000, "also a datagram that leaves in fragments")
 	got, _ = take(two)
-	require.Len(t, got, 2, "and by others")
+	require.Len(t, got, 2, "members on other hosts receive them too")
 	require.NoError(t, u.SetMulticastLoopback(false))
 	say(t, u, "[ff35::1234]:9", "self", SendOptions{NIC: 2})
 	require.Empty(t, texts(u))
@@ -446,7 +447,8 @@ func TestReportsAreRepeatedFromTheNewAddress(t *testing.T) {
 	})
 }
 
-// RFC 9777 6: the solicited-node groups of a host are reported, for switches with MLD snooping.
+// RFC 9777 6: the solicited-node groups of a host are reported, for switches with MLD snooping. The
+// addresses 2001:db8::1 and fe80::1 share the group ff02::1:ff00:1.
 func TestSolicitedNodeGroupsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with(both[0]))
@@ -464,7 +466,7 @@ func TestSolicitedNodeGroupsAreReported(t *testing.T) {
 		for _, line := range p.sent() {
 			left += strings.Count(line, "TO_IN ff02::1:ff00:1")
 		}
-		require.Equal(t, 1, left, "once the last address of it has gone")
+		require.Equal(t, 1, left, "when the last address of the group is removed")
 	})
 }
 

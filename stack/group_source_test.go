@@ -52,11 +52,11 @@ func TestSourceChangesAreReported(t *testing.T) {
 		step("v3 BLOCK 232.1.2.3,192.0.2.3", u.LeaveSource(group1, src2, 2))
 		step("v3 ALLOW 232.1.2.3,192.0.2.2", v.UnblockSource(group1, src1, 2))
 		require.NoError(t, u.JoinSource(group1, src1, 2))
-		require.Empty(t, r.after(time.Minute), "it is not blocked")
+		require.Empty(t, r.after(time.Minute), "the interface accepts this source already, for v")
 		// EXCLUDE (A) to INCLUDE (B): TO_IN (B)
 		step("v3 TO_IN 232.1.2.3,192.0.2.2", v.Leave(group1, 2))
 		step("v3 BLOCK 232.1.2.3,192.0.2.2", u.Close())
-		require.Zero(t, r.s.ifaceNamed("eth0").igmp.groups.len(), "nothing is remembered of it")
+		require.Zero(t, r.s.ifaceNamed("eth0").igmp.groups.len(), "the group is forgotten")
 		require.Zero(t, r.s.ifaceNamed("eth0").group.joined.len())
 	})
 }
@@ -221,13 +221,13 @@ func TestCloseBlocksTheJoinedSources(t *testing.T) {
 // sources that it does not want.
 func TestOnlyWantedSourcesAreReceived(t *testing.T) {
 	s, p := hostAndPeer(t)
-	one, two, any := openShared(t, s, "0.0.0.0:5"), openShared(t, s, "0.0.0.0:5"), openShared(t, s, "0.0.0.0:5")
+	one, two, third := openShared(t, s, "0.0.0.0:5"), openShared(t, s, "0.0.0.0:5"), openShared(t, s, "0.0.0.0:5")
 	raw := openRawOf(t, s, uint16(wire.ProtoUDP))
 	require.NoError(t, raw.JoinSource(addr("232.1.2.4"), src1, 2))
 	send := func(src netip.Addr) (got [3]int) {
 		d := udpDatagram(netip.AddrPortFrom(src, 9), netip.AddrPortFrom(group1, 5), []byte("x"))
 		p.ip(wire.MulticastMAC(group1), wire.IPv4{Src: src, Dst: group1, Proto: wire.ProtoUDP, TTL: 1}, d)
-		for i, u := range []*UDP{one, two, any} {
+		for i, u := range []*UDP{one, two, third} {
 			got[i] = len(texts(u))
 		}
 		return got
@@ -246,8 +246,8 @@ func TestOnlyWantedSourcesAreReceived(t *testing.T) {
 	require.NoError(t, two.JoinSource(group1, src2, 2))
 	require.Equal(t, [3]int{1, 0, 1}, send(src1))
 	require.Equal(t, [3]int{0, 1, 1}, send(src2))
-	require.NoError(t, any.Join(group1, 2))
-	require.NoError(t, any.BlockSource(group1, src1, 2))
+	require.NoError(t, third.Join(group1, 2))
+	require.NoError(t, third.BlockSource(group1, src1, 2))
 	require.Equal(t, [3]int{1, 0, 0}, send(src1))
 	require.Equal(t, [3]int{0, 1, 1}, send(src2))
 	require.Equal(t, [3]int{0, 0, 1}, send(src3))

@@ -87,7 +87,7 @@ func TestAPingToTheHostItselfIsAnswered(t *testing.T) {
 		}
 		require.Equal(t, []wire.ICMPType{wire.ICMPEcho, wire.ICMPEchoReply}, types)
 	}
-	require.EqualValues(t, 0, s.Stats().NICs[1].TxFrames-1, "only the announcement left")
+	require.EqualValues(t, 0, s.Stats().NICs[1].TxFrames-1, "only the ARP announcement was sent")
 }
 
 func TestEchoRequestsToGroupsAreNotAnswered(t *testing.T) {
@@ -195,7 +195,8 @@ func quote(typ wire.ICMPType, code uint8, rest uint32, packet []byte) []byte {
 }
 
 // icmpErrors has the ICMP errors and their errnos on Linux 6.18. datagram is the errno that connected UDP
-// and raw sockets report, once. dial is the errno with which a TCP dial fails.
+// and raw sockets report, once. dial is the errno with which a TCP dial fails. nil means that the error
+// is not reported.
 var icmpErrors = []struct {
 	typ      wire.ICMPType
 	code     uint8

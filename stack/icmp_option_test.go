@@ -36,17 +36,18 @@ func TestMalformedOptionsGetAParameterProblem(t *testing.T) {
 		require.EqualValues(t, 77, quoted.ID)
 		return []byte{icmp.Code, icmp.Pointer()}
 	}
+	// The pointer of this Record Route option, 10, is not the start of an address.
 	udp := wire.IPv4{Proto: wire.ProtoUDP, Options: []byte{7, 11, 10, 1, 1, 1, 1, 2, 2, 2, 2}}
 	require.Equal(t, []byte{0, 22}, problem(udp, datagram))
-	udp.Options = []byte{1, 1, 200, 9}
+	udp.Options = []byte{1, 1, 200, 9} // the option with the length 9 exceeds the header
 	require.Equal(t, []byte{0, 22}, problem(udp, datagram))
-	require.Empty(t, texts(u), "what is malformed is dropped")
+	require.Empty(t, texts(u), "the datagrams are dropped")
 	first := udp
 	first.MoreFragments = true
 	require.Equal(t, []byte{0, 22}, problem(first, datagram[:8]))
 	later := udp
 	later.FragOffset = 8
-	require.Nil(t, problem(later, datagram), "about a first fragment only")
+	require.Nil(t, problem(later, datagram), "not about a later fragment")
 	icmp := wire.IPv4{Proto: wire.ProtoICMP, Options: []byte{200, 1}}
 	require.Equal(t, []byte{0, 20}, problem(icmp, echoRequest(1, 1, nil)))
 	require.Nil(t, problem(icmp, quote(wire.ICMPUnreachable, 0, 0, ipPacket(udp, datagram))), "not about an error")
@@ -56,7 +57,7 @@ func TestMalformedOptionsGetAParameterProblem(t *testing.T) {
 	require.Equal(t, 7, dropped(s, wire.BadIPv4Options))
 	udp.Options, udp.Dst = []byte{200, 4, 0, 0}, addr("192.0.2.1")
 	require.Nil(t, problem(udp, datagram))
-	require.Equal(t, []string{"hi"}, texts(u), "what is unknown is passed over")
+	require.Equal(t, []string{"hi"}, texts(u), "an unknown option is ignored")
 }
 
 // RFC 1122 3.2.2.6: "If a Record Route and/or Time Stamp option is received in an ICMP Echo
@@ -92,8 +93,8 @@ func TestAnEchoReplyReturnsRecordedRouteAndTime(t *testing.T) {
 			{route, pad(route2...)},
 			{times, times2},
 			{append([]byte{1}, append(times, route...)...), pad(append(route2, times2...)...)},
-			{[]byte{148, 4, 0, 0}, nil},
-			{pad(7, 3, 4), pad(7, 3, 4)},
+			{[]byte{148, 4, 0, 0}, nil},  // a Router Alert is not returned
+			{pad(7, 3, 4), pad(7, 3, 4)}, // a route without space for an address is returned unchanged
 		} {
 			replies, data := ask(c.asked, []byte("ping"))
 			require.Len(t, replies, 1)

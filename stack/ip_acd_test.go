@@ -171,7 +171,8 @@ func TestProbesWaitForTheLink(t *testing.T) {
 		require.Equal(t, AddrPreferred, s.Interfaces()[1].AddrInfo[0].State)
 		time.Sleep(2 * time.Second)
 		require.Len(t, dev.sent(), probeNum+announceNum)
-		requireChanged(t, s, "perhaps another network", func() { dev.Change(func(l *nic.Link) {}) })
+		// The device reports a change without a difference: the link may have moved to another network.
+		requireChanged(t, s, "link change", func() { dev.Change(func(l *nic.Link) {}) })
 		require.EqualValues(t, 3, s.Interfaces()[1].LinkChanges)
 		dev.Change(func(l *nic.Link) { l.MTU = 1400 })
 		require.EqualValues(t, 3, s.Interfaces()[1].LinkChanges)
@@ -226,7 +227,7 @@ func TestAHandlerGetsDatagrams(t *testing.T) {
 		require.Equal(t, []got{{"one", from, 2}, {"", from, 2}, {"three", from, 2}}, all)
 		require.EqualValues(t, 3, a.Stats().UDP.Received)
 		_, err := u.WriteTo([]byte("x"), from, SendOptions{})
-		require.NoError(t, err, "it can send")
+		require.NoError(t, err, "a socket with a handler can send")
 		require.NoError(t, u.Close())
 		sender.WriteTo([]byte("late"), addrPort("192.0.2.1:68"), SendOptions{})
 		synctest.Wait()
@@ -297,7 +298,7 @@ func TestTheMTUOfIPv4IsLimited(t *testing.T) {
 	})
 }
 
-// A conflict may be detected while its address is removed.
+// A conflict may be detected while its address is removed. This must not panic or race.
 func TestAConflictBearsTheRemovalOfItsAddress(t *testing.T) {
 	s, _ := hostAndPeer(t)
 	ifc := (*s.ifaces.Load())[1]
@@ -324,8 +325,9 @@ func TestAConflictBearsTheRemovalOfItsAddress(t *testing.T) {
 	}
 }
 
-// An address is in use from its first announcement on. If the host handles a claim after the announcement,
-// the claim is a conflict, even if it arrived before. The host then defends the address (RFC 5227 2.4).
+// An address is in use from its first announcement on. A claim that the host handles after the announcement
+// does not make the address a duplicate, even if the claim arrived before. The host defends the address
+// against later claims (RFC 5227 2.4).
 func TestALateClaimIsAConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := bare(t)

@@ -91,7 +91,7 @@ func TestRoutesGoWithTheLastAddress(t *testing.T) {
 		{Dst: prefix("10.9.9.0/24"), NIC: "eth0", Src: addr("10.9.9.9")},
 		{Dst: prefix("198.51.100.0/24"), NIC: "eth0"},
 		{Dst: prefix("0.0.0.0/0"), NIC: "eth0", Via: addr("192.0.2.254")},
-	}, s.Routes(), "others stay while there is an address")
+	}, s.Routes(), "the other routes stay while the link has an address")
 	require.Equal(t, addr("10.9.9.9"), s.SourceFor(addr("203.0.113.1")))
 	require.NoError(t, s.RemoveAddr("", addr("10.9.9.9")))
 	require.Empty(t, s.Routes())
@@ -324,9 +324,9 @@ func TestAnAddressIsDeprecatedAndThenGoes(t *testing.T) {
 		<-changed
 		require.Equal(t, 30*time.Minute, time.Since(began))
 		require.Equal(t, AddrDeprecated, s.Interfaces()[1].AddrInfo[0].State)
-		require.Equal(t, "192.0.2.3", source(), "another is there")
+		require.Equal(t, "192.0.2.3", source(), "the next preferred address")
 		_, err := bound.WriteTo(nil, addrPort("192.0.2.9:9"), SendOptions{})
-		require.NoError(t, err, "what has no choice goes on")
+		require.NoError(t, err, "a socket bound to the deprecated address still sends")
 		require.True(t, s.IsLocal(addr("192.0.2.1")))
 
 		<-s.Changed()
@@ -334,7 +334,7 @@ func TestAnAddressIsDeprecatedAndThenGoes(t *testing.T) {
 		require.False(t, s.IsLocal(addr("192.0.2.1")))
 		<-s.Changed()
 		require.Equal(t, time.Hour+time.Minute, time.Since(began))
-		require.Equal(t, "192.0.2.4", source(), "no other is left")
+		require.Equal(t, "192.0.2.4", source(), "a deprecated address, because no other is left")
 		time.Sleep(1000 * time.Hour)
 		require.Equal(t, "192.0.2.4", source())
 	})
@@ -350,16 +350,16 @@ func TestAnOriginKeepsToItsOwnAddresses(t *testing.T) {
 			for _, second := range origins {
 				require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: first}))
 				err := s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: second})
-				other := s.AddAddr("", prefix("192.0.2.1/25"), AddrOptions{Origin: second})
+				err25 := s.AddAddr("", prefix("192.0.2.1/25"), AddrOptions{Origin: second})
 				want := AddrInfo{Prefix: prefix("192.0.2.1/25"), Origin: second} // a renewal may change the prefix
 				switch {
 				case second == AddrStatic:
 					require.NoError(t, err)
-					require.ErrorIs(t, other, syscall.EEXIST)
+					require.ErrorIs(t, err25, syscall.EEXIST)
 					want.Prefix = prefix("192.0.2.1/24")
 				case first != second:
 					require.ErrorIs(t, err, syscall.EEXIST)
-					require.ErrorIs(t, other, syscall.EEXIST)
+					require.ErrorIs(t, err25, syscall.EEXIST)
 					want = AddrInfo{Prefix: prefix("192.0.2.1/24"), Origin: first}
 				}
 				require.Equal(t, []AddrInfo{want}, s.Interfaces()[1].AddrInfo, "%v and then %v", first, second)
@@ -431,7 +431,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		info := func() AddrInfo { return s.Interfaces()[1].AddrInfo[0] }
 		for range 3 {
 			requireChanged(t, s, "conflict", func() { p.arp(wire.Broadcast(), claim("192.0.2.1")) })
-			require.Equal(t, announcement, p.sent(), "it is defended")
+			require.Equal(t, announcement, p.sent(), "the host defends the address")
 			require.Equal(t, macB, info().ConflictMAC)
 			require.Equal(t, AddrPreferred, info().State)
 			time.Sleep(10 * time.Second)
@@ -448,7 +448,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		require.Contains(t, log.String(), "given up")
 		p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})
 		p.arp(wire.Broadcast(), claim("192.0.2.1"))
-		require.Empty(t, p.sent(), "it is the other's now")
+		require.Empty(t, p.sent(), "the host no longer has the address")
 		_, err := s.OpenUDP(FamilyAny, addrPort("192.0.2.1:0"))
 		require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 

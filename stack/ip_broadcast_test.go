@@ -26,7 +26,7 @@ func TestPacketsFromAHostWithoutAnAddress(t *testing.T) {
 	s, p := hostAndPeer(t)
 	u, raw := openUDP(t, s, "0.0.0.0:67"), openRaw(t, s)
 	soon(t, u, raw)
-	any, client := netip.IPv4Unspecified(), addrPort("0.0.0.0:68")
+	unspecified, client := netip.IPv4Unspecified(), addrPort("0.0.0.0:68")
 	for _, c := range []struct {
 		dst   string
 		heard bool
@@ -40,8 +40,8 @@ func TestPacketsFromAHostWithoutAnAddress(t *testing.T) {
 			mac = macA
 		}
 		before := dropped(s, dropNoSource)
-		p.ip(mac, wire.IPv4{Proto: wire.ProtoUDP, Src: any, Dst: dst}, udpDatagram(client, netip.AddrPortFrom(dst, 67), []byte("discover")))
-		p.ip(mac, wire.IPv4{Proto: wire.ProtoICMP, Src: any, Dst: dst}, echoRequest(1, 1, nil))
+		p.ip(mac, wire.IPv4{Proto: wire.ProtoUDP, Src: unspecified, Dst: dst}, udpDatagram(client, netip.AddrPortFrom(dst, 67), []byte("discover")))
+		p.ip(mac, wire.IPv4{Proto: wire.ProtoICMP, Src: unspecified, Dst: dst}, echoRequest(1, 1, nil))
 		if !c.heard {
 			require.Equal(t, before+2, dropped(s, dropNoSource), c.dst)
 			require.Zero(t, u.queue.n, c.dst)
@@ -54,9 +54,9 @@ func TestPacketsFromAHostWithoutAnAddress(t *testing.T) {
 		require.Equal(t, Meta{Dst: dst, TTL: 64, NIC: 2}, meta)
 		_, _, who, _, err := raw.ReadFrom(make([]byte, 100))
 		require.NoError(t, err)
-		require.Equal(t, any, who)
+		require.Equal(t, unspecified, who)
 	}
-	p.ip(wire.Broadcast(), wire.IPv4{Proto: wire.ProtoUDP, Src: any, Dst: limitedBroadcast()},
+	p.ip(wire.Broadcast(), wire.IPv4{Proto: wire.ProtoUDP, Src: unspecified, Dst: limitedBroadcast()},
 		udpDatagram(client, netip.AddrPortFrom(limitedBroadcast(), 9), nil))
 	for _, line := range p.sent() {
 		require.NotContains(t, line, "ICMP", "a closed port is not reported to 0.0.0.0")
@@ -86,7 +86,8 @@ func TestAHostCanAskForItsAddress(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL, "only a broadcast may lack a source")
 }
 
-// overlapping makes a host whose two links have the broadcast address 10.255.255.255.
+// overlapping makes a host whose two links have the broadcast address 10.255.255.255: eth0 has 10.0.0.1/8,
+// and eth1 has 10.255.255.1/24. wide is the peer on eth0, narrow the peer on eth1.
 func overlapping(t *testing.T) (s *Stack, narrow, wide *peer) {
 	t.Helper()
 	d0, e0 := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
@@ -167,16 +168,16 @@ func TestRoutesChooseABroadcastsInterface(t *testing.T) {
 		return p.ifc.index
 	}
 	s, _, _ := overlapping(t)
-	require.Equal(t, 2, over(s, ""), "the first link, where no route says")
+	require.Equal(t, 2, over(s, ""), "the first link, because no route matches")
 	require.Equal(t, 3, over(s, "10.255.255.1"), "the source's link")
 	require.NoError(t, s.AddRoute(Route{Dst: prefix("0.0.0.0/0"), Via: addr("10.255.255.254"), NIC: "eth1", Src: addr("10.0.0.1")}))
-	require.Equal(t, 3, over(s, ""), "that of the default route")
+	require.Equal(t, 3, over(s, ""), "the link of the default route")
 	p, err := s.route(limitedBroadcast(), netip.Addr{})
 	require.NoError(t, err)
-	require.Equal(t, addr("10.0.0.1"), p.src, "with its source")
+	require.Equal(t, addr("10.0.0.1"), p.src, "the source of the default route")
 	require.Equal(t, 2, over(s, "10.0.0.1"))
 	require.NoError(t, s.AddRoute(Route{Dst: prefix("255.255.255.255/32"), NIC: "eth0"}))
-	require.Equal(t, 2, over(s, ""), "one of its own")
+	require.Equal(t, 2, over(s, ""), "the route of the broadcast address itself")
 	_, err = s.route(limitedBroadcast(), addr("127.0.0.1"))
 	require.ErrorIs(t, err, syscall.EINVAL)
 }

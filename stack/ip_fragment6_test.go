@@ -98,7 +98,7 @@ func TestInvalidIPv6FragmentsAreAnswered(t *testing.T) {
 	}{
 		{"not a multiple of 8", frag(wire.ProtoUDP, 0, true, part[:12]), wire.ParamHeader, 4, wire.BadIPv6Fragment},
 		{"beyond 65,535", frag(wire.ProtoUDP, 65528, false, part[:16]), wire.ParamHeader, 42, wire.BadIPv6Fragment},
-		{"beyond with what is before", fragment6(wire.IPv6{}, hop, wire.ProtoUDP, 5, make([]byte, 65535), piece{65528, 65535}), wire.ParamHeader, 50, dropBadFragment},
+		{"beyond 65,535 with the options", fragment6(wire.IPv6{}, hop, wire.ProtoUDP, 5, make([]byte, 65535), piece{65528, 65535}), wire.ParamHeader, 50, dropBadFragment},
 		{"UDP header not whole", frag(wire.ProtoUDP, 0, true, part[:0]), wire.ParamFirstChain, 0, dropFirstChain},
 		{"TCP header not whole", frag(wire.ProtoTCP, 0, true, part[:16]), wire.ParamFirstChain, 0, dropFirstChain},
 		{"options not whole", frag(wire.ProtoDstOpts, 0, true, options[:8]), wire.ParamFirstChain, 0, dropFirstChain},
@@ -165,7 +165,7 @@ func TestThePacketHasTheFirstFragmentsHeaders(t *testing.T) {
 	m, body := icmp6(t, frames[0])
 	require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: wire.ParamOption, Rest: 40 + 8 + 2}, m)
 	q, quoted, r := wire.ParseIPv6(body)
-	require.Equal(t, wire.BadIPv6PayloadLen, r, "a quote is cut")
+	require.Equal(t, wire.BadIPv6PayloadLen, r, "the quote is truncated")
 	require.Equal(t, wire.IPv6{}, q)
 	require.Nil(t, quoted)
 	require.EqualValues(t, 8+len(part), int(body[4])<<8|int(body[5]), "the length of the whole")
@@ -210,13 +210,13 @@ func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 5, dropped(s, dropReassemblyTimeout))
 		frames := p.take()
-		require.Len(t, frames, 1, "no error without the first fragment, nor about a group's or an error's")
+		require.Len(t, frames, 1, "no error without the first fragment, about a multicast packet or about an ICMPv6 error")
 		m, body := icmp6(t, frames[0])
 		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6TimeExceeded, Code: 1}, m)
 		require.Equal(t, first, body)
 		p.fragment6(3, datagram, piece{1000, 2000})
 		p.fragment6(3, datagram, piece{2000, len(datagram)})
-		require.True(t, bytes.Equal(payload, queued(t, u)), "the younger one lives on")
+		require.True(t, bytes.Equal(payload, queued(t, u)), "packet 3 is younger than a minute")
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Empty(t, s.frags6.m)

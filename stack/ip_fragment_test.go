@@ -61,8 +61,8 @@ func (f *fragmentTest) fragment(id uint16, datagram []byte, at piece) {
 	f.p.fragment(id, datagram, at)
 }
 
-// inPieces runs a test over both families.
-func inPieces(t *testing.T, test func(t *testing.T, f *fragmentTest)) {
+// overBothFamilies runs a test of reassembly over IPv4 and over IPv6.
+func overBothFamilies(t *testing.T, test func(t *testing.T, f *fragmentTest)) {
 	t.Run("IPv4", func(t *testing.T) {
 		var f fragmentTest
 		f.s, f.p, f.u, f.datagram, f.payload = fragmentHost(t)
@@ -97,7 +97,7 @@ func queued(t *testing.T, u *UDP) []byte {
 
 // RFC 8200 MUST-21.
 func TestFragmentsAreReassembledInAnyOrder(t *testing.T) {
-	inPieces(t, func(t *testing.T, f *fragmentTest) {
+	overBothFamilies(t, func(t *testing.T, f *fragmentTest) {
 		rnd := rand.New(rand.NewPCG(3, 4))
 		for id := range uint16(100) {
 			var pieces []piece
@@ -130,7 +130,7 @@ func TestFragmentsAreReassembledInAnyOrder(t *testing.T) {
 // RFC 8200 MUST-27 SHLD-8.
 func TestAnOverlapDropsTheWholeDatagram(t *testing.T) {
 	for _, overlap := range []piece{{0, 800}, {496, 1008}, {480, 1000}, {496, 512}, {0, 1000}, {1000, 2400}, {1488, 1504}, {496, 1504}} {
-		inPieces(t, func(t *testing.T, f *fragmentTest) {
+		overBothFamilies(t, func(t *testing.T, f *fragmentTest) {
 			f.fragment(1, f.datagram, piece{0, 504})
 			f.fragment(1, f.datagram, piece{1000, 1496})
 			f.fragment(1, f.datagram, overlap)
@@ -151,7 +151,7 @@ func TestAnOverlapDropsTheWholeDatagram(t *testing.T) {
 // RFC 8200 MAY-1.
 func TestAFragmentOfOldBytesIsADuplicate(t *testing.T) {
 	for _, again := range []piece{{0, 1000}, {0, 504}, {0, 8}, {8, 496}, {496, 1000}, {200, 800}, {1000, 1496}, {200, 1400}, {0, 1440}, {2000, 3008}, {2504, 3008}, {2000, 2400}} {
-		inPieces(t, func(t *testing.T, f *fragmentTest) {
+		overBothFamilies(t, func(t *testing.T, f *fragmentTest) {
 			for _, at := range []piece{{504, 1000}, {0, 504}, {2000, len(f.datagram)}, {1000, 1496}} {
 				f.fragment(1, f.datagram, at)
 			}
@@ -168,7 +168,7 @@ func TestAFragmentOfOldBytesIsADuplicate(t *testing.T) {
 // The reference records for each byte of a datagram whether it has arrived. Fragments arrive in random
 // order. Some are repeated, cut differently or overlapping.
 func TestReassemblyAgreesWithASlowReference(t *testing.T) {
-	inPieces(t, reassembleAtRandom)
+	overBothFamilies(t, reassembleAtRandom)
 }
 
 // reassembleAtRandom is the test of TestReassemblyAgreesWithASlowReference for one family.
@@ -219,11 +219,12 @@ func reassembleAtRandom(t *testing.T, f *fragmentTest) {
 // fragments ... carries the Not-ECT codepoint". The host "MUST NOT change the ECN codepoint when all of
 // the fragments carry the same codepoint". The other cases are as on Linux 6.18.
 func TestCEOfAFragmentIsKept(t *testing.T) {
-	inPieces(t, func(t *testing.T, f *fragmentTest) {
+	overBothFamilies(t, func(t *testing.T, f *fragmentTest) {
 		raw, err := f.s.OpenRaw(Family4, uint16(wire.ProtoUDP), netip.Addr{})
 		require.NoError(t, err)
 		defer raw.Close()
 		for id := range uint16(64) {
+			// The six bits of id are the ECN codepoints of the three fragments.
 			tos := [3]uint8{0x20 | uint8(id)&3, 0x40 | uint8(id)>>2&3, uint8(id) >> 4}
 			seen := [4]bool{}
 			for i, at := range []piece{{0, 1000}, {1000, 2000}, {2000, len(f.datagram)}} {
@@ -256,6 +257,7 @@ func TestCEOfAFragmentIsKept(t *testing.T) {
 			require.Equal(t, want, header[1])
 			require.EqualValues(t, 0xffff, wire.Fold(wire.Sum(header, 0)), "the header's checksum")
 		}
+		// Of the 4*4*4 combinations, 3*3*3 have no Not-ECT, and one has nothing else.
 		require.Equal(t, 36, dropped(f.s, dropFragmentECN))
 		require.EqualValues(t, 36, f.s.Stats().IP.ReassemblyFailed)
 		require.Zero(t, f.frags.cost)
@@ -306,7 +308,7 @@ func TestReassemblyGivesUpAfterThirtySeconds(t *testing.T) {
 		require.Nil(t, queued(t, u), "the rest comes too late")
 		p.fragment(3, datagram, piece{1000, 2000})
 		p.fragment(3, datagram, piece{2000, len(datagram)})
-		require.True(t, bytes.Equal(payload, queued(t, u)), "the younger one lives on")
+		require.True(t, bytes.Equal(payload, queued(t, u)), "datagram 3 is younger")
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Empty(t, s.frags.m)
@@ -332,7 +334,7 @@ func TestATimeoutQuotesTheFirstFragment(t *testing.T) {
 }
 
 func TestReassemblyIsBoundedInDatagramsAndBytes(t *testing.T) {
-	inPieces(t, func(t *testing.T, f *fragmentTest) {
+	overBothFamilies(t, func(t *testing.T, f *fragmentTest) {
 		for id := range uint16(3 * maxReassemblies) {
 			f.fragment(id, f.datagram, piece{0, 8})
 		}
@@ -353,7 +355,7 @@ func TestReassemblyIsBoundedInDatagramsAndBytes(t *testing.T) {
 		f.fragment(9, f.datagram, piece{0, 1440})
 		f.fragment(9, f.datagram, piece{1440, 2880})
 		f.fragment(9, f.datagram, piece{2880, len(f.datagram)})
-		require.True(t, bytes.Equal(f.payload, queued(t, f.u)), "and it still works")
+		require.True(t, bytes.Equal(f.payload, queued(t, f.u)), "reassembly still works")
 		if f.v6 {
 			require.Zero(t, len(f.s.frags.m), "IPv4 has a table of its own")
 		}

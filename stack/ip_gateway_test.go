@@ -98,7 +98,7 @@ func TestAnotherRouterReplacesADeadOne(t *testing.T) {
 		// choice again.
 		asked := one.asked.Load()
 		send(600)
-		require.InDelta(t, 10, one.asked.Load()-asked, 3)
+		require.InDelta(t, 10, one.asked.Load()-asked, 3, "polls in 600 seconds")
 		before := one.got.Load()
 		one.silent.Store(false)
 		send(2 * int(maxRouterPoll/1e9))
@@ -126,7 +126,7 @@ func TestADialOutlivesADeadRouter(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 3500*time.Millisecond)
 		defer cancel()
 		_, err := s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("203.0.113.9:80"), TCPOptions{})
-		require.ErrorIs(t, err, context.DeadlineExceeded, "not that the host is unreachable")
+		require.ErrorIs(t, err, context.DeadlineExceeded, "not EHOSTUNREACH")
 		require.GreaterOrEqual(t, two.got.Load(), int32(1), "the SYN that waited")
 
 		// If no router answers, the sender gets an error.
@@ -154,7 +154,7 @@ func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
 		require.NoError(t, s.AddRoute(Route{Dst: prefix("198.51.100.0/24"), Via: two.addr}))
 		p, err := s.route(addr("203.0.113.9"), netip.Addr{})
 		require.NoError(t, err)
-		require.Equal(t, two.addr, p.hop, "at once, and not after the dead one was asked again")
+		require.Equal(t, two.addr, p.hop, "the change of the routes does not make the host try the dead router again")
 		send()
 		require.EqualValues(t, 2, two.got.Load())
 		require.NoError(t, s.DelRoute(Route{Dst: allOfIPv4, Via: two.addr}))
@@ -194,7 +194,7 @@ func TestAScanDoesNotReviveADeadRouter(t *testing.T) {
 		require.Equal(t, two.addr, over())
 		one.silent.Store(false)
 		time.Sleep(time.Duration(maxRouterPoll))
-		require.Equal(t, one.addr, over(), "it is still asked")
+		require.Equal(t, one.addr, over(), "the host still polled the dead router")
 	})
 }
 
@@ -222,7 +222,7 @@ func TestADialOutlivesADeadRedirectTarget(t *testing.T) {
 			require.Contains(t, strings.Join(p.sent(), "\n"), "TCP [SYN]")
 			time.Sleep(time.Second)
 			synctest.Wait()
-			require.ErrorIs(t, err, context.DeadlineExceeded, "not that the host is unreachable")
+			require.ErrorIs(t, err, context.DeadlineExceeded, "not EHOSTUNREACH")
 			// If the router does not answer either, the sender gets an error.
 			s.FlushNeighbors()
 			_, err = s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("["+dst+"]:80"), TCPOptions{})
@@ -234,11 +234,11 @@ func TestADialOutlivesADeadRedirectTarget(t *testing.T) {
 // RFC 4191 3.2: if the router of the longest prefix does not answer, the host uses the next best route. It
 // returns to the longest prefix when its router answers again.
 func TestTheNextBestRouteReplacesADeadOne(t *testing.T) {
-	const dst, more, all = "2001:db8:7::1", "fe80::7", "fe80::1"
+	const dst, specific, fallback = "2001:db8:7::1", "fe80::7", "fe80::1"
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		r := wire.RouteInfo{Prefix: prefix("2001:db8:7::/48"), Lifetime: 1800}
-		p.ra(ra{src: more, no: true}, r.Append(nil), prefixOption("2001:db8::/64", time.Hour, time.Hour))
+		p.ra(ra{src: specific, zeroLifetime: true}, r.Append(nil), prefixOption("2001:db8::/64", time.Hour, time.Hour))
 		time.Sleep(3 * time.Second)
 		u := openUDP(t, s, "[::]:9")
 		hop := func() string {
@@ -253,7 +253,7 @@ func TestTheNextBestRouteReplacesADeadOne(t *testing.T) {
 				require.NoError(t, err)
 				synctest.Wait()
 				for _, line := range p.sent() {
-					for _, router := range []string{more, all} {
+					for _, router := range []string{specific, fallback} {
 						if strings.Contains(line+" ", "who-has "+router+" ") && !silent[router] {
 							p.answer(router, macB)
 						}
@@ -262,25 +262,25 @@ func TestTheNextBestRouteReplacesADeadOne(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		silent[more] = true
+		silent[specific] = true
 		run(20)
-		require.Equal(t, more, hop(), "there is no other route")
-		silent[more] = false
+		require.Equal(t, specific, hop(), "there is no other route")
+		silent[specific] = false
 		run(20)
-		p.ra(ra{src: all})
+		p.ra(ra{src: fallback})
 		run(60)
-		require.Equal(t, more, hop())
-		silent[more] = true
+		require.Equal(t, specific, hop())
+		silent[specific] = true
 		run(60)
-		require.Equal(t, all, hop())
+		require.Equal(t, fallback, hop())
 		way, err := s.route(addr("2001:db8:8::1"), netip.Addr{})
 		require.NoError(t, err)
-		require.Equal(t, all, way.hop.String())
+		require.Equal(t, fallback, way.hop.String())
 		// The host polls the dead router even while the other router does not answer either.
-		silent[all] = true
+		silent[fallback] = true
 		run(60)
-		silent[more], silent[all] = false, false
+		silent[specific], silent[fallback] = false, false
 		run(100)
-		require.Equal(t, more, hop())
+		require.Equal(t, specific, hop())
 	})
 }

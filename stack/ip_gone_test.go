@@ -32,15 +32,15 @@ func TestAnAddressGoesWithItsLink(t *testing.T) {
 	require.Equal(t, addr("192.0.2.1"), rawConnected.LocalAddr())
 
 	writes := map[string]func() error{
-		"connected UDP":      func() error { _, err := connected.Write([]byte("x")); return err },
-		"bound UDP":          func() error { _, err := bound.WriteTo([]byte("x"), to, SendOptions{}); return err },
-		"bound UDP, oneself": func() error { _, err := bound.WriteTo([]byte("x"), addrPort("127.0.0.1:1"), SendOptions{}); return err },
-		"bound UDP, all":     func() error { _, err := bound.WriteTo(nil, addrPort("255.255.255.255:1"), SendOptions{}); return err },
-		"bound UDP, group":   func() error { _, err := bound.WriteTo(nil, addrPort("224.1.2.3:1"), SendOptions{NIC: 3}); return err },
-		"bound UDP, batch":   func() error { _, err := bound.WriteBatch([]Datagram{{Addr: to, Buffers: [][]byte{{1}}}}); return err },
-		"bound UDP connects": func() error { return bound.Connect(to) },
-		"connected raw":      func() error { _, err := rawConnected.Write([]byte("x")); return err },
-		"bound raw":          func() error { _, err := rawBound.WriteTo([]byte("x"), to.Addr(), SendOptions{}); return err },
+		"connected UDP":                 func() error { _, err := connected.Write([]byte("x")); return err },
+		"bound UDP":                     func() error { _, err := bound.WriteTo([]byte("x"), to, SendOptions{}); return err },
+		"bound UDP, to the host itself": func() error { _, err := bound.WriteTo([]byte("x"), addrPort("127.0.0.1:1"), SendOptions{}); return err },
+		"bound UDP, broadcast":          func() error { _, err := bound.WriteTo(nil, addrPort("255.255.255.255:1"), SendOptions{}); return err },
+		"bound UDP, to a group":         func() error { _, err := bound.WriteTo(nil, addrPort("224.1.2.3:1"), SendOptions{NIC: 3}); return err },
+		"bound UDP, batch":              func() error { _, err := bound.WriteBatch([]Datagram{{Addr: to, Buffers: [][]byte{{1}}}}); return err },
+		"bound UDP connects":            func() error { return bound.Connect(to) },
+		"connected raw":                 func() error { _, err := rawConnected.Write([]byte("x")); return err },
+		"bound raw":                     func() error { _, err := rawBound.WriteTo([]byte("x"), to.Addr(), SendOptions{}); return err },
 	}
 	require.NoError(t, writes["connected UDP"]())
 	require.NoError(t, writes["connected raw"]())
@@ -55,7 +55,7 @@ func TestAnAddressGoesWithItsLink(t *testing.T) {
 	for name, write := range writes {
 		require.ErrorIs(t, write(), syscall.ENETUNREACH, name)
 	}
-	require.Empty(t, texts(far), "from another address")
+	require.Empty(t, texts(far), "nothing was sent from another address instead")
 	require.Equal(t, 2, farRaw.queue.n)
 	require.Equal(t, addr("192.0.2.1"), connected.LocalAddr().Addr(), "the socket's address stays")
 	require.Equal(t, addr("192.0.2.1"), rawConnected.LocalAddr())

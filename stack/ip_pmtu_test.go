@@ -188,7 +188,7 @@ func TestADatagramHasDFIfItFitsThePathMTU(t *testing.T) {
 		return wire.Version(b) != 4 || b[9] != 253
 	})
 	h, _ := parseFrame(t, frames[0])
-	require.True(t, h.DontFragment, "of a raw socket")
+	require.True(t, h.DontFragment, "a packet of a raw socket")
 
 	s.lowerDatagramMTU(addr("192.0.2.2"), addr("192.0.2.1"), 1000)
 	fits(send("192.0.2.2", 972))
@@ -217,9 +217,9 @@ func TestAnICMPErrorAboutUDPDoesNotAffectTCP(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1500, p.mtu)
 		require.False(t, p.mayFrag, "DF stays")
-		require.Equal(t, gen, a.gen.Load(), "no path of TCP is void")
+		require.Equal(t, gen, a.gen.Load(), "the cached paths of TCP stay valid")
 		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
-		require.Equal(t, minPathMTU, u.path.mtu, "that of the socket is")
+		require.Equal(t, minPathMTU, u.path.mtu, "the path of the UDP socket has the lower MTU")
 		_, err = c.Write(make([]byte, 4000))
 		require.NoError(t, err)
 		synctest.Wait()

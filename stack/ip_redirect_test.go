@@ -72,9 +72,9 @@ func TestARedirectFollowsTheRoutes(t *testing.T) {
 func TestARedirectEndsWithItsRouter(t *testing.T) {
 	const dst, one, two = "2001:db8:5::5", "fe80::1", "fe80::2"
 	for name, end := range map[string]func(p *peer){
-		"lifetime 0":     func(p *peer) { p.ra(ra{src: two, no: true}) },
-		"it timed out":   func(*peer) { time.Sleep(200 * time.Second) },
-		"no router more": func(p *peer) { p.na(two, macB, wire.NAOverride) },
+		"lifetime 0":         func(p *peer) { p.ra(ra{src: two, zeroLifetime: true}) },
+		"lifetime ends":      func(*peer) { time.Sleep(200 * time.Second) },
+		"no longer a router": func(p *peer) { p.na(two, macB, wire.NAOverride) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s, p := autoHost(t)

@@ -39,12 +39,12 @@ func TestTheRouteTableAgreesWithASlowReference(t *testing.T) {
 func checkRouteTable(t *testing.T, n int) {
 	rnd := rand.New(rand.NewPCG(1, uint64(n)))
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
-	some := func() netip.Addr {
+	randomAddr := func() netip.Addr {
 		// There are few addresses, so prefixes nest and contain the destinations.
 		return netip.AddrFrom4([4]byte{10, byte(rnd.UintN(3)), byte(rnd.UintN(3)), byte(rnd.UintN(4))})
 	}
 	for range n {
-		r := Route{Dst: netip.PrefixFrom(some(), int(rnd.UintN(33))).Masked(), Via: netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + rnd.UintN(250))})}
+		r := Route{Dst: netip.PrefixFrom(randomAddr(), int(rnd.UintN(33))).Masked(), Via: netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + rnd.UintN(250))})}
 		if err := s.AddRoute(r); err != nil {
 			require.ErrorIs(t, err, syscall.EEXIST)
 		}
@@ -57,7 +57,7 @@ func checkRouteTable(t *testing.T, n int) {
 				}
 			}
 		}
-		dst := some()
+		dst := randomAddr()
 		p, err := s.route(dst, netip.Addr{})
 		r, ok := slowLookup(s.Routes(), dst)
 		if !ok {
@@ -79,7 +79,7 @@ func TestAmongEqualRoutesTheFirstThatIsUpWins(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer s.Close()
-	hop := func(dst, src string) (netip.Addr, netip.Addr) {
+	lookup := func(dst, src string) (netip.Addr, netip.Addr) {
 		from := netip.Addr{}
 		if src != "" {
 			from = addr(src)
@@ -88,15 +88,15 @@ func TestAmongEqualRoutesTheFirstThatIsUpWins(t *testing.T) {
 		require.NoError(t, err)
 		return p.hop, p.src
 	}
-	via, src := hop("8.8.8.8", "")
+	via, src := lookup("8.8.8.8", "")
 	require.Equal(t, "192.0.2.254", via.String())
 	require.Equal(t, "192.0.2.1", src.String())
-	via, _ = hop("8.8.8.8", "198.51.100.1")
+	via, _ = lookup("8.8.8.8", "198.51.100.1")
 	require.Equal(t, "198.51.100.254", via.String(), "by the interface of the source")
-	via, src = hop("203.0.113.7", "")
+	via, src = lookup("203.0.113.7", "")
 	require.Equal(t, "198.51.100.9", via.String())
 	require.Equal(t, "192.0.2.1", src.String(), "as the route says")
-	via, src = hop("198.51.100.200", "")
+	via, src = lookup("198.51.100.200", "")
 	require.Equal(t, "198.51.100.200", via.String(), "on the link")
 	require.Equal(t, "198.51.100.129", src.String(), "from the longest prefix")
 
@@ -105,7 +105,7 @@ func TestAmongEqualRoutesTheFirstThatIsUpWins(t *testing.T) {
 	require.True(t, p.valid(s))
 	s.ifaceNamed("a").failed(syscall.EIO)
 	require.False(t, p.valid(s))
-	via, _ = hop("8.8.8.8", "")
+	via, _ = lookup("8.8.8.8", "")
 	require.Equal(t, "198.51.100.254", via.String(), "the first is down")
 	s.ifaceNamed("b").failed(syscall.EIO)
 	_, err = s.route(addr("8.8.8.8"), netip.Addr{})

@@ -106,27 +106,27 @@ func TestTheSourceFollowsThePrefixOfTheNextHop(t *testing.T) {
 		require.Equal(t, p1, source(s))
 		// The router withdraws p1, and another one advertises it.
 		p.ra(ra{src: router, RouterAdv: wire.RouterAdv{Lifetime: 9000}}, prefixOption(p1, 0, 0))
-		p.ra(ra{src: "fe80::1", no: true}, hour(p1))
+		p.ra(ra{src: "fe80::1", zeroLifetime: true}, hour(p1))
 		require.Equal(t, p2, source(s))
 		p.ra(ra{src: router, RouterAdv: wire.RouterAdv{Lifetime: 9000}}, hour(p1))
 		require.Equal(t, p1, source(s))
 		// The lifetime of p1 by the router's last advertisement ends. The other router still advertises p1.
 		for range 2 {
 			time.Sleep(40 * time.Minute)
-			p.ra(ra{src: "fe80::1", no: true}, hour(p1))
+			p.ra(ra{src: "fe80::1", zeroLifetime: true}, hour(p1))
 		}
 		require.Equal(t, p2, source(s))
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		for i := range 3 * maxPrefixRouters { // they advertise p2 and are no default routers
-			p.ra(ra{src: fmt.Sprintf("fe80::1:%x", i), no: true}, hour(p2))
+			p.ra(ra{src: fmt.Sprintf("fe80::1:%x", i), zeroLifetime: true}, hour(p2))
 		}
-		p.ra(ra{src: "fe80::1", no: true}, hour(p1))
+		p.ra(ra{src: "fe80::1", zeroLifetime: true}, hour(p1))
 		p.ra(ra{src: router}, hour(p2))
 		require.Equal(t, p2, source(s))
 		for i := range 3 * maxPrefixRouters {
-			p.ra(ra{src: fmt.Sprintf("fe80::1:%x", i), no: true}, hour(p2))
+			p.ra(ra{src: fmt.Sprintf("fe80::1:%x", i), zeroLifetime: true}, hour(p2))
 		}
 		require.Equal(t, p2, source(s), "a flood does not remove the next hop")
 	})
@@ -138,7 +138,7 @@ func TestTheFlagsOfARouterAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		for _, flags := range []wire.RouterAdv{{Managed: true}, {Managed: true, Other: true}, {}} {
-			requireChanged(t, s, fmt.Sprint(flags), func() { p.ra(ra{RouterAdv: flags, no: true}) })
+			requireChanged(t, s, fmt.Sprint(flags), func() { p.ra(ra{RouterAdv: flags, zeroLifetime: true}) })
 			info := s.Interfaces()[1].Auto
 			require.Equal(t, flags.Managed, info.Managed)
 			require.Equal(t, flags.Other, info.Other)

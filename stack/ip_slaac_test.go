@@ -33,8 +33,8 @@ func autoHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 // minutes.
 type ra struct {
 	wire.RouterAdv
-	src string
-	no  bool // the lifetime is 0
+	src          string
+	zeroLifetime bool
 }
 
 // ra sends a Router Advertisement with a Source Link-Layer Address option and the given options.
@@ -43,7 +43,7 @@ func (p *peer) ra(r ra, options ...[]byte) {
 	if r.src == "" {
 		r.src = router6
 	}
-	if r.Lifetime == 0 && !r.no {
+	if r.Lifetime == 0 && !r.zeroLifetime {
 		r.Lifetime = 1800
 	}
 	r.Options = append(wire.AppendNDOption(nil, wire.NDSourceLink, macB[:]), slices.Concat(options...)...)
@@ -117,7 +117,7 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 		require.Equal(t, macC, neighbor6(s, router6).MAC)
 		require.Equal(t, "stale", state6(s, router6))
 		// A router lifetime of 0 removes the default router, but not the address.
-		p.ra(ra{no: true})
+		p.ra(ra{zeroLifetime: true})
 		require.False(t, s.Interfaces()[1].Gateway6.IsValid())
 		require.Len(t, autoAddrs(s, "2001:db8:1::/64"), 1)
 		require.ErrorIs(t, routeError(s, "2001:db8:9::1"), syscall.ENETUNREACH)
@@ -163,7 +163,10 @@ func TestLifetimesOfWeeksEnd(t *testing.T) {
 // RFC 4862 MUST-16 MUST-17 MUST-18.
 func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 	const forEver = (1<<32 - 1) * time.Second
-	for _, c := range []struct{ have, advertised, want time.Duration }{
+	for _, c := range []struct {
+		have, advertised time.Duration
+		want             time.Duration // 0: the valid lifetime does not end
+	}{
 		{10 * time.Hour, 20 * time.Hour, 20 * time.Hour}, // greater than two hours
 		{10 * time.Hour, 3 * time.Hour, 3 * time.Hour},   // greater than two hours
 		{10 * time.Hour, time.Hour, 2 * time.Hour},       // rule 3 of (e)
@@ -266,7 +269,7 @@ func TestRouterOptionsAreApplied(t *testing.T) {
 		require.Equal(t, "fe80::3", hop("2001:db8:9::1"))
 		time.Sleep(31 * time.Second)
 		require.NotEqual(t, "fe80::3", hop("2001:db8:9::1"))
-		p.ra(ra{src: "fe80::3", no: true}, route("2001:db8:7::/48", wire.PreferMedium, 0))
+		p.ra(ra{src: "fe80::3", zeroLifetime: true}, route("2001:db8:7::/48", wire.PreferMedium, 0))
 		require.Equal(t, "fe80::1", hop("2001:db8:7::1"))
 
 		p.ra(ra{RouterAdv: wire.RouterAdv{HopLimit: 17, Managed: true, Other: true, Reachable: 10_000, Retrans: 300}},
@@ -360,7 +363,7 @@ func TestAnAnswerEndsTheSolicitations(t *testing.T) {
 			return strings.Contains(strings.Join(p.sent(), " "), "router solicitation")
 		}
 		require.True(t, solicited())
-		p.ra(ra{no: true})
+		p.ra(ra{zeroLifetime: true})
 		require.True(t, solicited())
 		p.ra(ra{})
 		require.False(t, solicited())
@@ -369,7 +372,7 @@ func TestAnAnswerEndsTheSolicitations(t *testing.T) {
 
 // RFC 7217 6 and 7.
 func TestStableAddressesAreStable(t *testing.T) {
-	ask := func(secret, name, p string) (got netip.Addr) {
+	stableAddr := func(secret, name, p string) (got netip.Addr) {
 		synctest.Test(t, func(t *testing.T) {
 			s, peer := autoHost(t, func(c *Config) {
 				c.StableSecret, c.NICs[0].Name = []byte(secret), name
@@ -381,11 +384,11 @@ func TestStableAddressesAreStable(t *testing.T) {
 	}
 	id := func(a netip.Addr) string { b := a.As16(); return string(b[8:]) }
 	const secret = "0123456789abcdef"
-	first := ask(secret, "eth0", "2001:db8:1::/64")
-	require.Equal(t, first, ask(secret, "eth0", "2001:db8:1::/64"))
-	require.NotEqual(t, first, ask("another secret !", "eth0", "2001:db8:1::/64"))
-	require.NotEqual(t, first, ask(secret, "eth1", "2001:db8:1::/64"))
-	require.NotEqual(t, id(first), id(ask(secret, "eth0", "2001:db8:2::/64")), "another network gets an unrelated identifier")
+	first := stableAddr(secret, "eth0", "2001:db8:1::/64")
+	require.Equal(t, first, stableAddr(secret, "eth0", "2001:db8:1::/64"))
+	require.NotEqual(t, first, stableAddr("another secret !", "eth0", "2001:db8:1::/64"))
+	require.NotEqual(t, first, stableAddr(secret, "eth1", "2001:db8:1::/64"))
+	require.NotEqual(t, id(first), id(stableAddr(secret, "eth0", "2001:db8:2::/64")), "another network gets an unrelated identifier")
 	require.NotEqual(t, id(addr(llA)), id(first))
 
 	for id, want := range map[uint64]bool{
@@ -525,7 +528,7 @@ func TestAFloodOfAdvertisementsIsBounded(t *testing.T) {
 		}
 		a := s.ifaceNamed("eth0").auto
 		require.LessOrEqual(t, a.size(), maxAutoRoutes+maxAutoPrefixes+3*maxAutoDNS)
-		require.LessOrEqual(t, len(s.Interfaces()[1].AddrInfo), 1+maxAutoAddrs)
+		require.LessOrEqual(t, len(s.Interfaces()[1].AddrInfo), 1+maxAutoAddrs) // and the link-local address
 		require.LessOrEqual(t, len(s.Neighbors()), maxNeighbors)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
@@ -574,7 +577,7 @@ func TestThePreferenceHoldsAcrossLinks(t *testing.T) {
 			advertise(second, "fe80::b", wire.PreferHigh, 1800)
 			require.Equal(t, "eth1", over(dst))
 			advertise(p, "fe80::a", wire.PreferHigh, 1800)
-			require.Equal(t, "eth0", over(dst), "of equal ones the first")
+			require.Equal(t, "eth0", over(dst), "among equal preferences, the first link")
 			advertise(p, "fe80::a", wire.PreferMedium, 1800)
 			require.Equal(t, "eth1", over(dst))
 			advertise(second, "fe80::b", wire.PreferLow, 1800)

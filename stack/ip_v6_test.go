@@ -202,7 +202,8 @@ func TestPlainAddressesAreFilteredAlike(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, 2*2*7*7, plain, "the cases that the test is about")
+	// Seven of the addresses are plain: those in 2000::/3 and fc00::/7.
+	require.Equal(t, 2*2*7*7, plain, "cases that took the fast path, on 2 interfaces with and without group")
 }
 
 // RFC 8200 8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
@@ -220,7 +221,7 @@ func TestUDPOfIPv6NeedsItsChecksum(t *testing.T) {
 	n, err := p.dev.Send([]nic.Frame{{Head: ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, d), ChecksumValid: true}})
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Equal(t, 2, dropped(s, wire.BadUDPChecksum), "whatever the device says")
+	require.Equal(t, 2, dropped(s, wire.BadUDPChecksum), "although the device says that the checksum is valid")
 	require.EqualValues(t, 1, s.Stats().UDP.Received)
 }
 
@@ -503,9 +504,9 @@ func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
 
 		far := addr("2001:db8:9::9")
 		for _, c := range []struct {
-			length int
+			length int // of the echo that the host answers; 0: no echo
 			wait   time.Duration
-			want   int
+			want   int // the path MTU after a Packet Too Big; 0: none
 		}{
 			{1280 - 48, 0, 0},                        // fits each link
 			{1280 - 47, time.Duration(echoedAge), 0}, // the message comes too late
@@ -611,7 +612,7 @@ func TestIPv6IsOffOnALinkBelow1280(t *testing.T) {
 	l.Close()
 }
 
-// A link-local address needs a zone, as on Linux.
+// As on Linux, a socket that is bound or connected to a link-local address needs a zone. WriteTo does not.
 func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 	da, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	db, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
@@ -650,7 +651,7 @@ func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 	require.ErrorIs(t, u.Connect(addrPort("[fe80::2]:80")), syscall.EINVAL)
 	require.ErrorIs(t, u.Connect(addrPort("[ff02::2]:80")), syscall.EINVAL)
 	_, err = u.WriteTo(nil, addrPort("[fe80::2]:80"), SendOptions{})
-	require.NoError(t, err, "the first link is taken")
+	require.NoError(t, err, "without a zone, the first link is used")
 	_, err = u.WriteTo(nil, addrPort("[fe80::2%9]:80"), SendOptions{})
 	require.ErrorIs(t, err, syscall.ENETUNREACH)
 	_, err = u.WriteTo(nil, addrPort("[fe80::2%a]:80"), SendOptions{})

@@ -93,7 +93,7 @@ func TestASilentNeighbourIsAskedThreeTimesASecondApart(t *testing.T) {
 		require.Equal(t, "failed", s.Neighbors()[0].State.String())
 
 		_, err = u.Write([]byte("again"))
-		require.NoError(t, err, "as on Linux, a datagram socket does not report it: it is no hard error")
+		require.NoError(t, err, "as on Linux, a datagram socket does not report a failed resolution")
 		synctest.Wait()
 		require.Equal(t, []string{whoHas2}, p.sent(), "the next packet asks anew")
 		p.reply()
@@ -105,7 +105,7 @@ func TestTheQueueOfANeighbourIsBoundedAndKeepsTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
-		const fit = maxWaiting / (256 + waitingOverhead) // the smallest buffer
+		const fit = maxWaiting / (256 + waitingOverhead) // each datagram waits in the smallest buffer, of 256 bytes
 		for i := range fit + 2 {
 			sendTo2(t, u, strconv.Itoa(i))
 		}
@@ -178,7 +178,7 @@ func TestProgressOfAnUpperLayerKeepsANeighbourFresh(t *testing.T) {
 		sendTo2(t, u, "2")
 		require.Equal(t, []string{"2"}, payloads(p.take()))
 		require.Zero(t, arpCount(p.take()))
-		(*neighbor)(nil).confirm(s.now())
+		(*neighbor)(nil).confirm(s.now()) // must not panic: the path of a broadcast has no neighbour
 	})
 }
 
@@ -345,7 +345,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 		table.mu.Unlock()
 		p.take()
 		sendTo2(t, u, "2")
-		require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
+		require.Equal(t, []string{"2"}, payloads(p.take()), "the neighbour that answered is still in the table")
 		time.Sleep(time.Minute)
 		table.mu.Lock()
 		defer table.mu.Unlock()
@@ -387,7 +387,7 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 		require.NoError(t, err)
 		ask := wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")}
 		p.arp(wire.Broadcast(), ask)
-		require.Equal(t, "stale", s.Neighbors()[0].State.String(), "who asks us need not hear us")
+		require.Equal(t, "stale", s.Neighbors()[0].State.String(), "a request does not show that the peer receives")
 		seg := wire.TCP{SrcPort: 5555, DstPort: 80, Seq: 1000, Window: 60000, Flags: wire.FlagSYN}
 		sendTCP(p, seg, nil)
 		frames := p.take()
@@ -400,7 +400,7 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 		sendTCP(p, seg, nil)
 		_, err = l.Accept()
 		require.NoError(t, err)
-		require.Equal(t, "reachable", s.Neighbors()[0].State.String(), "our SYN was acknowledged")
+		require.Equal(t, "reachable", s.Neighbors()[0].State.String(), "the host's SYN was acknowledged")
 		// From now on the host's answers are lost, and the peer retransmits.
 		begin := time.Now()
 		for time.Since(begin) < time.Minute {
@@ -410,7 +410,7 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 				break
 			}
 		}
-		require.Less(t, time.Since(begin), time.Minute, "it is asked")
+		require.Less(t, time.Since(begin), time.Minute, "the host probes the peer")
 	})
 }
 
@@ -436,7 +436,7 @@ func TestAnOffLinkSenderIsNotLearned(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("198.51.100.7"), TargetIP: addr("192.0.2.1")})
-	require.Len(t, p.sent(), 1, "it is answered, as on Linux")
+	require.Len(t, p.sent(), 1, "the request is answered, as on Linux")
 	require.Empty(t, s.Neighbors())
 }
 
@@ -462,9 +462,10 @@ func TestDeadNeighboursDisplaceNoLivePacket(t *testing.T) {
 		}
 		nt := s.ifaceNamed("eth0").neigh4
 		nt.mu.Lock()
+		// Above keepLatestAbove, each of less than 200 neighbours keeps one packet, in a buffer of 2048 bytes.
 		require.LessOrEqual(t, nt.waiting, keepLatestAbove+200*(2048+waitingOverhead))
 		for _, n := range nt.m {
-			require.NotEmpty(t, n.waiting.list, "each keeps one")
+			require.NotEmpty(t, n.waiting.list, "each neighbour keeps its latest packet")
 		}
 		nt.mu.Unlock()
 		p.take()
@@ -535,7 +536,7 @@ func TestALargeDatagramWaitsForItsNeighbourWhole(t *testing.T) {
 				}
 			}
 			require.NotEmpty(t, bytes)
-			require.Less(t, len(bytes), 5, "they are bounded")
+			require.Less(t, len(bytes), 5, "the queue does not hold all datagrams")
 			for id, got := range bytes {
 				require.Equal(t, n+wire.UDPLen, got, "whole")
 				require.True(t, first[id])

@@ -140,14 +140,14 @@ func TestAHostFollowsTheStateOfItsLink(t *testing.T) {
 		_, err = a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 		require.ErrorIs(t, err, syscall.ENETDOWN)
 		_, err = c.Write([]byte("later"))
-		require.NoError(t, err, "a connection outlives it")
+		require.NoError(t, err, "a connection survives a link that is down")
 		time.Sleep(10 * time.Second)
 		require.Empty(t, dev.sent())
 
 		dev.Plug(true)
 		lines := dev.sent()
 		require.Equal(t, "02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP announce 192.0.2.1 is-at 02:00:00:00:00:0a", lines[0])
-		require.Contains(t, strings.Join(lines, "\n"), "IGMP", "its groups are reported anew")
+		require.Contains(t, strings.Join(lines, "\n"), "IGMP", "the groups are reported again")
 		buf := make([]byte, 10)
 		n, err := d.Read(buf)
 		require.NoError(t, err)
@@ -276,7 +276,7 @@ func TestARouterAdvertisesOnALinkThatComesUp(t *testing.T) {
 			require.Zero(t, dev.count("router advertisement"), medium)
 			dev.Change(func(l *nic.Link) { l.Up = true })
 			require.Equal(t, 1, dev.count("router advertisement"), medium)
-			time.Sleep(33 * time.Second)
+			time.Sleep(33 * time.Second) // two intervals of at most 16 s
 			require.Equal(t, 2, dev.count("router advertisement"), medium)
 		})
 	}

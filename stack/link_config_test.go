@@ -58,7 +58,7 @@ func TestANegotiatedPrefixChanges(t *testing.T) {
 func TestANegotiatedAddressOfTheProgramStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, dev, log := negotiatingStack(t, prefix("192.0.2.2/32"))
-		static := func(all ...string) {
+		requireStatic := func(all ...string) {
 			t.Helper()
 			var want []AddrInfo
 			for _, p := range all {
@@ -67,15 +67,15 @@ func TestANegotiatedAddressOfTheProgramStays(t *testing.T) {
 			require.Equal(t, want, s.Interfaces()[1].AddrInfo)
 		}
 		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.2/32")}})
-		static("192.0.2.2/32")
+		requireStatic("192.0.2.2/32")
 		require.Empty(t, log.String())
 		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.3/32")}})
 		require.Len(t, s.Interfaces()[1].Addrs, 2)
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.3/32"), AddrOptions{}))
 		dev.tell(nic.NetConfig{Addrs: []netip.Prefix{prefix("192.0.2.3/32")}})
-		static("192.0.2.2/32", "192.0.2.3/32")
+		requireStatic("192.0.2.2/32", "192.0.2.3/32")
 		dev.tell(nic.NetConfig{})
-		static("192.0.2.2/32", "192.0.2.3/32")
+		requireStatic("192.0.2.2/32", "192.0.2.3/32")
 	})
 }
 
@@ -91,7 +91,7 @@ func TestNegotiatedConfigurationIsReplaced(t *testing.T) {
 			return ps
 		}
 		addrs := func() []netip.Prefix { return s.Interfaces()[1].Addrs }
-		require.Equal(t, prefixes("203.0.113.1/24"), addrs(), "the device negotiates the link-local address")
+		require.Equal(t, prefixes("203.0.113.1/24"), addrs(), "the stack makes no link-local address, because the device negotiates it")
 		own := Route{Dst: netip.MustParsePrefix("198.51.100.0/24"), NIC: "ppp0"}
 		require.NoError(t, s.AddRoute(own))
 

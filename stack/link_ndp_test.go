@@ -128,7 +128,7 @@ func TestTCPRunsOverIPv6OnEthernet(t *testing.T) {
 			l, err := b.ListenTCP(Family6, addrPort("[::]:80"), ListenOptions{})
 			require.NoError(t, err)
 			c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort(remote), TCPOptions{})
-			require.NoError(t, err, "an address that was configured is of use at once")
+			require.NoError(t, err, "a configured address is usable at once")
 			d, err := l.Accept()
 			require.NoError(t, err)
 			_, err = c.Write([]byte("x"))
@@ -333,7 +333,7 @@ func TestANewAddressIsProbed(t *testing.T) {
 		u := openUDP(t, s, "[::]:9")
 		sendUDP6(t, u, "2001:db8::2", "x")
 		time.Sleep(10 * time.Millisecond)
-		require.Len(t, p.sent(), 1, "it has asked, so that it is known")
+		require.Len(t, p.sent(), 1, "no solicitation, because the peer's own one has made an entry")
 		sendUDP6(t, u, "2001:db8::3", "x")
 		require.Equal(t, []string{macA.String() + " > 33:33:ff:00:00:03 IPv6 2001:db8::1 > ff02::1:ff00:3 ICMPv6 neighbor solicitation who-has 2001:db8::3"}, p.sent())
 		changed := s.Changed()
@@ -501,7 +501,7 @@ func TestARedirectOfTheFirstHopIsUsed(t *testing.T) {
 		require.Equal(t, Neighbor{NIC: "eth0", Addr: addr("fe80::98"), MAC: macC, State: NeighborStale, Router: true}, n)
 		// The new first hop may redirect again, to the destination itself.
 		p.nd(msg("fe80::99", redirect(dst, dst, macB)))
-		require.Equal(t, "fe80::98", hop(s), "it is the first hop no more")
+		require.Equal(t, "fe80::98", hop(s), "fe80::99 is no longer the first hop")
 		p.nd(msg("fe80::98", redirect(dst, dst, macB)))
 		require.Equal(t, dst, hop(s))
 		require.False(t, neighbor6(s, dst).Router)
@@ -530,13 +530,13 @@ func TestARedirectOfTheFirstHopIsUsed(t *testing.T) {
 		require.Empty(t, s.redirects.m)
 	})
 	for why, m := range map[string]ndMessage{
-		"another router":        msg("fe80::98", redirect("fe80::97", dst, macC)),
-		"a host":                msg("2001:db8::2", redirect("fe80::97", dst, macC)),
-		"to the host itself":    msg("fe80::99", redirect(llA, dst, macC)),
-		"of the host itself":    msg("fe80::99", redirect("2001:db8::1", "2001:db8::1", macC)),
-		"what is on the link":   msg("fe80::99", redirect("fe80::97", "2001:db8::7", macC)),
-		"what belongs to it":    msg("fe80::99", redirect("fe80::97", "fe80::7", macC)),
-		"a MAC that is a group": msg("fe80::99", redirect("fe80::97", dst, wire.MAC{1, 0, 0, 0, 0, 1})),
+		"from another router":       msg("fe80::98", redirect("fe80::97", dst, macC)),
+		"from a host":               msg("2001:db8::2", redirect("fe80::97", dst, macC)),
+		"target is this host":       msg("fe80::99", redirect(llA, dst, macC)),
+		"destination is this host":  msg("fe80::99", redirect("2001:db8::1", "2001:db8::1", macC)),
+		"destination is on-link":    msg("fe80::99", redirect("fe80::97", "2001:db8::7", macC)),
+		"destination is link-local": msg("fe80::99", redirect("fe80::97", "fe80::7", macC)),
+		"group MAC":                 msg("fe80::99", redirect("fe80::97", dst, wire.MAC{1, 0, 0, 0, 0, 1})),
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s, p := ndHost(t, gateway)

@@ -19,7 +19,7 @@ import (
 //
 // RFC 4861 MUST-47 MUST-48 MUST-49 SHLD-7.
 func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
-	const (
+	const ( // the link address in the advertisement, compared with that of the entry
 		none = iota
 		same
 		other
@@ -27,7 +27,7 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 	type row struct {
 		st   NeighborState
 		link int
-		s, o bool
+		s, o bool // the Solicited and Override flags
 		next NeighborState
 		take bool // the link address of the advertisement is stored
 	}
@@ -99,7 +99,7 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		}
 		text := fmt.Sprintf("%v link=%d solicited=%v override=%v", r.st, r.link, r.s, r.o)
 		if r.st != neighGone { // no entry of the table is in this state
-			learnsRow(t, r.st, how, r.link == same, r.next, r.take, text)
+			checkLearn(t, r.st, how, r.link == same, r.next, r.take, text)
 		}
 		next, take, _ := r.st.update(how, r.link != same)
 		require.Equal(t, r.next, next, text)
@@ -107,9 +107,9 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 	}
 }
 
-// learnsRow tests one row of the table with a real entry, 10 s after its last confirmation. RFC 4861
+// checkLearn tests one row of the table with a real entry, 10 s after its last confirmation. RFC 4861
 // 7.3.1: only an answer confirms that the neighbour is reachable.
-func learnsRow(t *testing.T, st NeighborState, how neighborUpdate, same bool, next NeighborState, take bool, text string) {
+func checkLearn(t *testing.T, st NeighborState, how neighborUpdate, same bool, next NeighborState, take bool, text string) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := ndHost(t)
 		old, mac := macB, wire.MAC{2, 0, 0, 0, 0, 0xc}
@@ -162,7 +162,7 @@ func TestRequestersEvictNoUsedEntry(t *testing.T) {
 	require.Len(t, s.Neighbors(), maxNeighbors)
 	p.take()
 	sendTo2(t, u, "2")
-	require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
+	require.Equal(t, []string{"2"}, payloads(p.take()), "the neighbour that answered is still in the table")
 }
 
 // hostAndPeerOn8 is hostAndPeer with a second network that has many addresses.
@@ -254,7 +254,7 @@ func TestARouterThatOnlyAdvertisesIsReplaced(t *testing.T) {
 		require.Zero(t, run(120), "its advertisements do not make it the first choice again")
 		answers = true
 		run(1 + int(maxRouterPoll/tcp.Time(time.Second)))
-		require.Equal(t, 60, run(60), "it answers again")
+		require.Equal(t, 60, run(60), "the first router answers again")
 	})
 }
 
@@ -337,7 +337,7 @@ func TestAnIgnoredAdvertisementRemovesNoRouter(t *testing.T) {
 		require.True(t, routed())
 		require.True(t, neighbor6(s, router6).Router)
 		p.na(router6, macB, 0)
-		require.False(t, routed(), "RFC 4861 7.3.3: it says that it is no router any longer")
+		require.False(t, routed(), "RFC 4861 7.3.3: the neighbour is no longer a router")
 	})
 }
 
@@ -438,5 +438,5 @@ func TestForgedChangesEvictNoUsedEntry(t *testing.T) {
 	}
 	p.take()
 	sendTo2(t, u, "2")
-	require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
+	require.Equal(t, []string{"2"}, payloads(p.take()), "the neighbour that answered is still in the table")
 }

@@ -114,8 +114,8 @@ func nicStats(s *Stack, name string) NICStats {
 
 // IEEE 802.1Q table 9-2: with the VID 0, the tag "contains only priority information".
 func TestFramesWithOnlyAPriorityHaveNoVLAN(t *testing.T) {
-	for _, make := range []func(testing.TB, ...func(*Config)) (*Stack, *peer){hostAndPeer, trunkHost} {
-		s, p := make(t)
+	for _, setUp := range []func(testing.TB, ...func(*Config)) (*Stack, *peer){hostAndPeer, trunkHost} {
+		s, p := setUp(t)
 		p.take()
 		p.send(tagFrame(0xe000, ask("192.0.2.2", "192.0.2.1")))
 		p.send(tagFrame(0x7000, pingFrame("192.0.2.2", "192.0.2.1"))) // also drop eligible
@@ -129,8 +129,8 @@ func TestFramesWithOnlyAPriorityHaveNoVLAN(t *testing.T) {
 }
 
 func TestFramesOfOtherVLANsAreDropped(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, ...func(*Config)) (*Stack, *peer){"untagged": hostAndPeer, "trunk": trunkHost} {
-		s, p := make(t)
+	for name, setUp := range map[string]func(testing.TB, ...func(*Config)) (*Stack, *peer){"untagged": hostAndPeer, "trunk": trunkHost} {
+		s, p := setUp(t)
 		p.take()
 		echo := pingFrame("192.0.2.2", "192.0.2.1")
 		for i, frame := range [][]byte{

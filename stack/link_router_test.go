@@ -50,7 +50,7 @@ func TestAHostAdvertisesItselfAsARouter(t *testing.T) {
 		require.NoError(t, r.Advertise("", nil))
 		require.False(t, h.Interfaces()[1].Gateway6.IsValid())
 		require.NoError(t, r.Advertise("", &cfg))
-		require.NoError(t, r.Advertise("", &cfg), "again, with the same or with others")
+		require.NoError(t, r.Advertise("", &cfg), "Advertise may be called again")
 		time.Sleep(4 * time.Second)
 		require.True(t, h.Interfaces()[1].Gateway6.IsValid())
 		r.Close()
@@ -101,7 +101,7 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 		option := wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])
 		ask := ndMessage{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", body: option}
 		p.nd(ask)
-		require.Equal(t, 1, dropped(s, dropNotJoined), "it is no router")
+		require.Equal(t, 1, dropped(s, dropNotJoined), "the host is not a router yet")
 		require.NoError(t, s.Advertise("", &RouterConfig{Lifetime: time.Hour, Prefixes: []RouterPrefix{{Prefix: prefix("2001:db8::/64")}}}))
 		require.Equal(t, 1, count())
 		time.Sleep(33 * time.Second)

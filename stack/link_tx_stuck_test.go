@@ -133,14 +133,14 @@ func (d *blockedNull) Close() error {
 
 // New, RemoveNIC, Close and the calls of an application return even if a device accepts no frames.
 func TestNoCallBlocksOnAStuckDevice(t *testing.T) {
-	for name, make := range stuckDevices {
+	for name, newDevice := range stuckDevices {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newTunnel()
 				w.set(true, false)
 				began := time.Now()
 				s, err := New(Config{Rand: testRand(), NICs: []NIC{
-					{Name: "stuck", Device: make(w), Addrs: []netip.Prefix{prefix("192.0.2.1/24")}},
+					{Name: "stuck", Device: newDevice(w), Addrs: []netip.Prefix{prefix("192.0.2.1/24")}},
 				}})
 				require.NoError(t, err)
 				u := openUDP(t, s, "0.0.0.0:0")
@@ -151,11 +151,11 @@ func TestNoCallBlocksOnAStuckDevice(t *testing.T) {
 				defer cancel()
 				_, err = s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 				require.ErrorIs(t, err, context.DeadlineExceeded)
-				require.NoError(t, s.AddNIC(NIC{Name: "too", Device: make(w), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}))
+				require.NoError(t, s.AddNIC(NIC{Name: "too", Device: newDevice(w), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}))
 				require.Equal(t, time.Second, time.Since(began))
 				require.NoError(t, s.RemoveNIC("too"))
-				w.set(true, false)
-				s.AddNIC(NIC{Name: "too", Device: make(w), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}})
+				w.set(true, false) // RemoveNIC has closed the tunnel
+				s.AddNIC(NIC{Name: "too", Device: newDevice(w), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}})
 				began = time.Now()
 				require.NoError(t, s.Close())
 				require.LessOrEqual(t, time.Since(began), 2*closeStall)
@@ -216,13 +216,13 @@ func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 		// Open connections over both links. All keep-alive probes are due at the same time, and the probes
 		// on the stuck link fill its queue.
 		const n = 3 * txQueueLen
-		dial := func(to *Stack, remote string) *TCPListener {
+		listen := func(to *Stack, remote string) *TCPListener {
 			l, err := to.ListenTCP(FamilyAny, addrPort(remote), ListenOptions{})
 			require.NoError(t, err)
 			return l
 		}
-		dial(far, "198.51.100.2:80")
-		dial(near, "192.0.2.2:80")
+		listen(far, "198.51.100.2:80")
+		listen(near, "192.0.2.2:80")
 		open := func(remote string) *TCP {
 			c, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort(remote), TCPOptions{KeepAlive: true})
 			require.NoError(t, err)

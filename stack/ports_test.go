@@ -51,7 +51,7 @@ func TestEphemeralPortsAreUnrelatedByDestination(t *testing.T) {
 	}
 	a, b := port("192.0.2.2:80"), port("192.0.2.3:80")
 	require.NotEqual(t, a+1, b)
-	require.Equal(t, (a-minEphemeral+1)%numEphemeral, port("192.0.2.2:80")-minEphemeral, "and those of one take turns")
+	require.Equal(t, (a-minEphemeral+1)%numEphemeral, port("192.0.2.2:80")-minEphemeral, "the next port for the same destination")
 }
 
 func TestAWildcardSocketTakesAnEphemeralPort(t *testing.T) {
