@@ -13,24 +13,24 @@ var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 var mac = [6]byte{2, 0, 0, 0, 0, 7}
 
-// A bench is a client with a clock that the test sets.
-type bench struct {
+// A testClient4 is a client with a clock that the test sets.
+type testClient4 struct {
 	t   *testing.T
 	c   *Client4
 	now time.Time
 }
 
-// newBench makes a client whose random numbers all have the mean value, so that times are not
+// newTestClient4 makes a client whose random numbers all have the mean value, so that times are not
 // spread.
-func newBench(t *testing.T, change func(*ClientConfig4)) *bench {
+func newTestClient4(t *testing.T, change func(*ClientConfig4)) *testClient4 {
 	cfg := ClientConfig4{MAC: mac, HostName: "host", Rand: func() uint64 { return uint64(time.Second) }}
 	if change != nil {
 		change(&cfg)
 	}
-	return &bench{t: t, c: NewClient4(cfg), now: start}
+	return &testClient4{t: t, c: NewClient4(cfg), now: start}
 }
 
-func (b *bench) sent() *Send4 {
+func (b *testClient4) sent() *Send4 {
 	b.t.Helper()
 	s, ok := b.c.NextSend()
 	if !ok {
@@ -40,7 +40,7 @@ func (b *bench) sent() *Send4 {
 }
 
 // want returns the next sent message, which must be of the given type.
-func (b *bench) want(kind MessageType4) *Message4 {
+func (b *testClient4) want(kind MessageType4) *Message4 {
 	b.t.Helper()
 	s := b.sent()
 	require.NotNil(b.t, s, "%v is to be sent in %v", kind, b.c.State())
@@ -52,13 +52,13 @@ func (b *bench) want(kind MessageType4) *Message4 {
 }
 
 // quiet checks that nothing is sent.
-func (b *bench) quiet() {
+func (b *testClient4) quiet() {
 	b.t.Helper()
 	require.Nil(b.t, b.sent())
 }
 
 // event returns the next event, which must be of the given kind.
-func (b *bench) event(kind EventKind4) Event4 {
+func (b *testClient4) event(kind EventKind4) Event4 {
 	b.t.Helper()
 	e, ok := b.c.NextEvent()
 	require.True(b.t, ok, "the event %v is due", kind)
@@ -66,14 +66,14 @@ func (b *bench) event(kind EventKind4) Event4 {
 	return e
 }
 
-func (b *bench) noEvent() {
+func (b *testClient4) noEvent() {
 	b.t.Helper()
 	e, ok := b.c.NextEvent()
 	require.False(b.t, ok, "%+v", e)
 }
 
 // next advances the clock to the deadline, and returns by how much.
-func (b *bench) next() time.Duration {
+func (b *testClient4) next() time.Duration {
 	b.t.Helper()
 	at := b.c.Deadline()
 	require.False(b.t, at.IsZero(), "there is a deadline in %v", b.c.State())
@@ -87,7 +87,7 @@ func (b *bench) next() time.Duration {
 }
 
 // reply makes a server's reply.
-func (b *bench) reply(kind MessageType4, server, yi string, seconds uint32, options ...Option4) *Message4 {
+func (b *testClient4) reply(kind MessageType4, server, yi string, seconds uint32, options ...Option4) *Message4 {
 	m := &Message4{Op: BootReply, HType: 1, XID: b.c.xid, CHAddr: mac[:]}
 	m.Options.Set(OptMessageType, []byte{byte(kind)})
 	if server != "" {
@@ -105,10 +105,10 @@ func (b *bench) reply(kind MessageType4, server, yi string, seconds uint32, opti
 	return m
 }
 
-func (b *bench) receive(m *Message4) { b.c.Receive(b.now, m) }
+func (b *testClient4) receive(m *Message4) { b.c.Receive(b.now, m) }
 
 // bound brings the client to BOUND with 192.0.2.7 of 192.0.2.1.
-func (b *bench) bound(seconds uint32) *Lease4 {
+func (b *testClient4) bound(seconds uint32) *Lease4 {
 	b.t.Helper()
 	b.c.Up(b.now)
 	b.want(Discover)
@@ -116,7 +116,7 @@ func (b *bench) bound(seconds uint32) *Lease4 {
 }
 
 // selected gives a lease to a client in SELECTING.
-func (b *bench) selected(server, a string, seconds uint32) *Lease4 {
+func (b *testClient4) selected(server, a string, seconds uint32) *Lease4 {
 	b.t.Helper()
 	b.receive(b.reply(Offer, server, a, seconds))
 	m := b.want(Request)
@@ -135,7 +135,7 @@ func (b *bench) selected(server, a string, seconds uint32) *Lease4 {
 
 // RFC 2131 3.1 and 4.4.1, table 5.
 func TestAClientGetsALease(t *testing.T) {
-	b := newBench(t, func(cfg *ClientConfig4) {
+	b := newTestClient4(t, func(cfg *ClientConfig4) {
 		cfg.VendorClass, cfg.Parameters = "usernet", []OptionCode4{OptNTP, 150}
 	})
 	require.Equal(t, Stopped, b.c.State())
@@ -173,7 +173,7 @@ func TestAClientGetsALease(t *testing.T) {
 	m = b.want(Request)
 	require.False(t, m.CIAddr.IsValid())
 	require.EqualValues(t, FlagBroadcast, m.Flags)
-	require.Zero(t, m.Secs, "that of the DHCPDISCOVER")
+	require.Zero(t, m.Secs, "the same value as in the DHCPDISCOVER")
 	b.now = b.now.Add(time.Second)
 	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", 3600, options...))
 	require.Nil(t, b.c.Lease(), "the address is not used yet")
@@ -210,7 +210,7 @@ func TestAClientGetsALease(t *testing.T) {
 // number chosen from the range -1 to +1"; doubled "up to a maximum of 64 seconds".
 func TestDiscoverIsRepeatedMoreAndMoreSeldom(t *testing.T) {
 	for _, random := range []uint64{0, uint64(time.Second), uint64(2*time.Second - 1)} {
-		b := newBench(t, func(cfg *ClientConfig4) { cfg.Rand = func() uint64 { return random } })
+		b := newTestClient4(t, func(cfg *ClientConfig4) { cfg.Rand = func() uint64 { return random } })
 		b.c.Up(b.now)
 		first := b.want(Discover)
 		for i, s := range []int{4, 8, 16, 32, 64, 64, 64} {
@@ -232,7 +232,7 @@ func TestDiscoverIsRepeatedMoreAndMoreSeldom(t *testing.T) {
 // The server of a week's lease fails: RFC 2131 4.4.5.
 func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 	const week = 7 * 24 * time.Hour
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(uint32(week / time.Second))
 	// The lease is renewed once, at half of its time less the fuzz.
 	d := b.next()
@@ -251,7 +251,7 @@ func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 	b.now = b.now.Add(time.Second)
 	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", uint32(week/time.Second)))
 	l := b.event(Renewed).Lease
-	require.Equal(t, renewed.Add(week), l.Expires, "from when it was asked for")
+	require.Equal(t, renewed.Add(week), l.Expires, "the lease counts from the request")
 	require.Equal(t, Bound, b.c.State())
 
 	// Then the server does not answer. The client waits half of the remaining time before each
@@ -292,7 +292,7 @@ func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 }
 
 func TestAnotherServerRebinds(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(3600)
 	for b.c.State() != Rebinding {
 		b.next()
@@ -307,7 +307,7 @@ func TestAnotherServerRebinds(t *testing.T) {
 // With a lease of two minutes, the client sends several requests before the lease ends, although
 // RFC 2131 4.4.5 requires 60 seconds between requests.
 func TestAShortLeaseSurvivesLostRequests(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	l := b.bound(120)
 	n := 0
 	for b.now.Before(l.Expires) {
@@ -321,7 +321,7 @@ func TestAShortLeaseSurvivesLostRequests(t *testing.T) {
 }
 
 func TestALeaseOfOneSecond(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(1)
 	require.GreaterOrEqual(t, b.next(), 480*time.Millisecond)
 	b.want(Request)
@@ -334,14 +334,14 @@ func TestALeaseOfOneSecond(t *testing.T) {
 
 // RFC 2131 3.3: "The time value of 0xffffffff is reserved to represent 'infinity'."
 func TestLeasesWithoutEndAndNearlySo(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	l := b.bound(infinity)
 	require.True(t, l.Expires.IsZero() && l.Renew.IsZero())
 	require.True(t, b.c.Deadline().IsZero())
 	b.c.Tick(b.now.Add(200 * 365 * 24 * time.Hour))
 	require.Equal(t, Bound, b.c.State())
 
-	b = newBench(t, nil)
+	b = newTestClient4(t, nil)
 	l = b.bound(infinity - 1) // of 136 years
 	require.Equal(t, []int{2068, 2119, 2136}, []int{l.Renew.Year(), l.Rebind.Year(), l.Expires.Year()})
 	b.next()
@@ -353,6 +353,8 @@ func TestLeasesWithoutEndAndNearlySo(t *testing.T) {
 // will expire."
 func TestTimesOfAServer(t *testing.T) {
 	secs := func(n byte) []byte { return []byte{0, 0, 0, n} }
+	// t1 and t2 are the times of the server in seconds, for a lease of 100 seconds. The client replaces a time
+	// that is 0 or not before the next one.
 	for _, c := range []struct{ t1, t2, want1, want2 int }{
 		{0, 0, 50, 87}, {10, 20, 10, 20}, {0, 20, 11, 20}, {90, 0, 50, 87}, {0, 200, 50, 87}, {30, 100, 30, 87}, {20, 20, 11, 20},
 	} {
@@ -367,11 +369,11 @@ func TestTimesOfAServer(t *testing.T) {
 	l, err := leaseOf(&Message4{YIAddr: addr("172.16.2.7"), Options: Options4{{OptServerID, []byte{192, 0, 2, 1}}}}, start)
 	require.NoError(t, err)
 	require.Equal(t, fallbackLease, l.Expires.Sub(start))
-	require.Equal(t, 16, l.Addr.Bits(), "of its class")
+	require.Equal(t, 16, l.Addr.Bits(), "without a mask, the prefix length of the address's class")
 }
 
 func TestNonsenseOfServersIsNotTaken(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.c.Up(b.now)
 	b.want(Discover)
 	offer := func(f func(m *Message4)) *Message4 {
@@ -436,8 +438,8 @@ func TestNonsenseOfServersIsNotTaken(t *testing.T) {
 }
 
 // One of two servers does not keep its offers. The client then uses the other one.
-func TestOfTwoServersTheOneIsTakenThatKeepsItsOffer(t *testing.T) {
-	b := newBench(t, nil)
+func TestTheServerThatKeepsItsOfferIsUsed(t *testing.T) {
+	b := newTestClient4(t, nil)
 	b.c.Up(b.now)
 	b.want(Discover)
 	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
@@ -468,7 +470,7 @@ func TestOfTwoServersTheOneIsTakenThatKeepsItsOffer(t *testing.T) {
 
 // A server that always refuses what it offers gets fewer and fewer requests.
 func TestALoopOfRefusalsSlowsDown(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.c.Up(b.now)
 	for i := range 20 {
 		b.want(Discover)
@@ -488,7 +490,7 @@ func TestALoopOfRefusalsSlowsDown(t *testing.T) {
 
 // RFC 2131 3.1.5 and RFC 5227 2.1.1.
 func TestAnAddressInUseIsDeclined(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.c.Up(b.now)
 	for i := range 12 {
 		b.want(Discover)
@@ -520,7 +522,7 @@ func TestAnAddressInUseIsDeclined(t *testing.T) {
 // A client that is stopped while it probes an address returns the address. It broadcasts the message,
 // because it must not use the address yet.
 func TestAnAddressBeingProbedIsReleased(t *testing.T) {
-	released := func(b *bench, to, a, server string) {
+	released := func(b *testClient4, to, a, server string) {
 		s := b.sent()
 		require.NotNil(t, s)
 		require.Equal(t, Release, s.Message.Type())
@@ -530,14 +532,14 @@ func TestAnAddressBeingProbedIsReleased(t *testing.T) {
 		_, ok := s.Message.Options.Get(OptRequestedAddr)
 		require.False(t, ok, "RFC 2131 table 5: MUST NOT")
 	}
-	probing := func(b *bench, server, a string) {
+	probing := func(b *testClient4, server, a string) {
 		b.want(Discover)
 		b.receive(b.reply(Offer, server, a, 60))
 		b.want(Request)
 		b.receive(b.reply(ACK, server, a, 60))
 		b.event(Probe)
 	}
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.c.Up(b.now)
 	probing(b, "192.0.2.1", "192.0.2.7")
 	b.c.Release()
@@ -549,7 +551,7 @@ func TestAnAddressBeingProbedIsReleased(t *testing.T) {
 	b.quiet()
 
 	// The client returns a lease in use too, by unicast.
-	b = newBench(t, nil)
+	b = newTestClient4(t, nil)
 	b.bound(3600)
 	b.c.Down()
 	b.c.Up(b.now)
@@ -566,7 +568,7 @@ func TestAnAddressBeingProbedIsReleased(t *testing.T) {
 	b.noEvent()
 
 	// A client whose link is down sends nothing.
-	b = newBench(t, nil)
+	b = newTestClient4(t, nil)
 	b.c.Up(b.now)
 	probing(b, "192.0.2.1", "192.0.2.7")
 	b.c.Down()
@@ -575,7 +577,7 @@ func TestAnAddressBeingProbedIsReleased(t *testing.T) {
 }
 
 func TestAConflictThatAppearsLater(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(3600)
 	b.now = b.now.Add(time.Minute)
 	b.c.Conflict(b.now)
@@ -589,7 +591,7 @@ func TestAConflictThatAppearsLater(t *testing.T) {
 
 // RFC 2131 3.2: a client that remembers its address requests it first.
 func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
-	b := newBench(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
+	b := newTestClient4(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
 	b.c.Up(b.now)
 	require.Equal(t, Rebooting, b.c.State())
 	m := b.want(Request)
@@ -603,7 +605,7 @@ func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
 	b.event(Acquired)
 
 	// No server answers, so the client searches for servers.
-	b = newBench(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
+	b = newTestClient4(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
 	b.c.Up(b.now)
 	b.want(Request)
 	b.next()
@@ -615,7 +617,7 @@ func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
 
 // A laptop moves to another network.
 func TestAMoveToAnotherNetwork(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(3600)
 	b.c.Down()
 	require.NotNil(t, b.c.Lease(), "the address stays while the link is down for a moment")
@@ -655,7 +657,7 @@ func TestAMoveToAnotherNetwork(t *testing.T) {
 }
 
 func TestALeaseEndsWhileTheLinkIsDown(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(60)
 	b.c.Down()
 	require.Equal(t, time.Minute, b.next())
@@ -672,7 +674,7 @@ func TestALeaseEndsWhileTheLinkIsDown(t *testing.T) {
 
 // The servers do not answer, and the lease ends during the search.
 func TestALeaseEndsWhileServersAreLookedFor(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	l := b.bound(60)
 	b.c.Down()
 	b.c.Up(b.now)
@@ -688,12 +690,12 @@ func TestALeaseEndsWhileServersAreLookedFor(t *testing.T) {
 }
 
 func TestNAKWhileRenewing(t *testing.T) {
-	b := newBench(t, nil)
+	b := newTestClient4(t, nil)
 	b.bound(3600)
 	b.next()
 	b.want(Request)
 	b.receive(b.reply(NAK, "192.0.2.99", "", 0))
-	require.Equal(t, Renewing, b.c.State(), "of a server that was not asked")
+	require.Equal(t, Renewing, b.c.State(), "a DHCPNAK of a server that was not asked is ignored")
 	b.receive(b.reply(NAK, "192.0.2.1", "", 0))
 	b.event(Refused)
 	b.event(Lost)
@@ -702,7 +704,7 @@ func TestNAKWhileRenewing(t *testing.T) {
 
 // RFC 8925 3.2.
 func TestANetworkThatPrefersIPv6(t *testing.T) {
-	b := newBench(t, func(cfg *ClientConfig4) { cfg.IPv6Only = true })
+	b := newTestClient4(t, func(cfg *ClientConfig4) { cfg.IPv6Only = true })
 	b.c.Up(b.now)
 	params, _ := b.want(Discover).Options.Get(OptParameters)
 	require.Contains(t, params, byte(OptIPv6Only))
@@ -718,7 +720,7 @@ func TestANetworkThatPrefersIPv6(t *testing.T) {
 	b.want(Request) // "The client MUST ignore the IPv6-Only Preferred option if the length field value is not 4."
 
 	// A host that needs IPv4 does not request the option and ignores it.
-	b = newBench(t, nil)
+	b = newTestClient4(t, nil)
 	b.c.Up(b.now)
 	b.want(Discover)
 	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptIPv6Only, []byte{0, 0, 7, 8}}))
@@ -731,7 +733,7 @@ func FuzzClient4(f *testing.F) {
 	f.Add([]byte{0, 1, 16, 2, 17, 3, 5, 19, 6, 7, 0, 18, 5, 5, 5, 8})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		n := uint64(0)
-		b := newBench(t, func(cfg *ClientConfig4) {
+		b := newTestClient4(t, func(cfg *ClientConfig4) {
 			cfg.IPv6Only = len(ops)%2 == 0
 			cfg.Rand = func() uint64 { n += 0x9e3779b97f4a7c15; return n }
 		})
@@ -770,7 +772,7 @@ func FuzzClient4(f *testing.F) {
 }
 
 // check verifies the invariants after each call.
-func (b *bench) check() {
+func (b *testClient4) check() {
 	t := b.t
 	require.LessOrEqual(t, len(b.c.sends), 3)
 	require.LessOrEqual(t, len(b.c.events), maxRefusals+4)

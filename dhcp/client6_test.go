@@ -97,6 +97,7 @@ func (l *link6) event(kind EventKind4) Event6 {
 	return e
 }
 
+// took returns the types of the messages that the client has sent since the last call.
 func (l *link6) took() (types []MessageType6) {
 	types, l.sent = l.sent, nil
 	return types
@@ -309,7 +310,7 @@ func TestAClientDeclinesAnAddress(t *testing.T) {
 	l.until(Bound6)
 	a := l.event(Acquired).Lease.Addrs[0].Prefix.Addr()
 	l.c.Conflict(l.now, addr("2001:db8::77"))
-	require.Equal(t, Bound6, l.c.State(), "it is not the client's")
+	require.Equal(t, Bound6, l.c.State(), "the address is not the client's")
 	l.took()
 	l.c.Conflict(l.now, a)
 	l.work()

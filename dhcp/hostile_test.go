@@ -25,7 +25,7 @@ func TestNamesWithControlCharactersAreOmitted(t *testing.T) {
 		search := append(append([]byte{3}, name...), 0) // one label, in which a dot is not allowed
 		goodLabel := good && c != '.'
 		// DHCPv4, from a server
-		b := newBench(t, nil)
+		b := newTestClient4(t, nil)
 		b.c.Up(b.now)
 		b.want(Discover)
 		options := []Option4{{OptHostName, name}, {OptDomainName, name}, {OptDomainSearch, search}, {optTFTPServer, name}, {optBootfile, name}}
@@ -39,7 +39,7 @@ func TestNamesWithControlCharactersAreOmitted(t *testing.T) {
 		require.True(t, isPrintable(l.Options.Text(optTFTPServer)+l.Options.Text(optBootfile)), "byte %d", c)
 
 		// DHCPv4, from a client
-		s := newServerBench(t, nil)
+		s := newTestServer4(t, nil)
 		s.lease(7, Option4{OptHostName, name})
 		for binding := range s.s.Bindings() {
 			require.Equal(t, good, binding.HostName != "", "byte %d", c)

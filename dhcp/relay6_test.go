@@ -97,7 +97,7 @@ func TestMessagesOfRelayAgentsThatAreIgnored(t *testing.T) {
 	require.NotNil(t, l.s.ReceiveRelayed(l.now, behind(solicit, "2001:db8:1::1")))
 	for name, r := range map[string]*Relay6{
 		"another link":                  behind(solicit, "2001:db8:3::1"),
-		"the own link":                  behind(solicit, "2001:db8::1"), // its clients ask by multicast
+		"the server's own link":         behind(solicit, "2001:db8::1"), // its clients ask by multicast
 		"no link":                       behind(solicit, "::"),
 		"ten agents":                    behind(solicit, slices.Repeat([]string{"2001:db8:1::1"}, maxRelays6+1)...),
 		"a reply":                       {Type: RelayReply6, Link: addr("2001:db8:1::1"), Peer: addr("fe80::7"), Options: Options6{{Opt6RelayMessage, solicit.Append(nil)}}},

@@ -12,15 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A serverBench is a server with a clock that the test sets.
-type serverBench struct {
+// A testServer4 is a server with a clock that the test sets.
+type testServer4 struct {
 	t   *testing.T
 	s   *Server4
 	now time.Time
 }
 
-// newServerBench makes a server for 192.0.2.0/24 with three addresses.
-func newServerBench(t *testing.T, change func(*ServerConfig4)) *serverBench {
+// newTestServer4 makes a server for 192.0.2.0/24 with three addresses.
+func newTestServer4(t *testing.T, change func(*ServerConfig4)) *testServer4 {
 	t.Helper()
 	cfg := ServerConfig4{ID: addr("192.0.2.1"), Link: Network4{
 		Prefix: netip.MustParsePrefix("192.0.2.0/24"),
@@ -31,11 +31,11 @@ func newServerBench(t *testing.T, change func(*ServerConfig4)) *serverBench {
 	}
 	s, err := NewServer4(cfg, start)
 	require.NoError(t, err)
-	return &serverBench{t: t, s: s, now: start}
+	return &testServer4{t: t, s: s, now: start}
 }
 
 // message makes a message of the client with the MAC 02:00:00:00:00:who.
-func (b *serverBench) message(kind MessageType4, who byte, options ...Option4) *Message4 {
+func (b *testServer4) message(kind MessageType4, who byte, options ...Option4) *Message4 {
 	m := &Message4{Op: BootRequest, HType: 1, XID: 0x1234, Flags: FlagBroadcast, CHAddr: []byte{2, 0, 0, 0, 0, who}}
 	m.Options.Set(OptMessageType, []byte{byte(kind)})
 	for _, o := range options {
@@ -49,13 +49,13 @@ func requested(a string) Option4 { return Option4{OptRequestedAddr, AppendAddrs(
 func to(server string) Option4 { return Option4{OptServerID, AppendAddrs(nil, addr(server))} }
 
 // ask passes a message to the server and returns the reply; nil if there is none.
-func (b *serverBench) ask(m *Message4) *Reply4 {
+func (b *testServer4) ask(m *Message4) *Reply4 {
 	b.t.Helper()
 	b.s.Receive(b.now, mustParse(b.t, mustAppend(b.t, m, 0)), !m.CIAddr.IsValid())
 	return b.reply()
 }
 
-func (b *serverBench) reply() *Reply4 {
+func (b *testServer4) reply() *Reply4 {
 	b.t.Helper()
 	checkTable(b.t, b.s)
 	r, ok := b.s.NextReply()
@@ -69,7 +69,7 @@ func (b *serverBench) reply() *Reply4 {
 }
 
 // want checks the type of the reply to a message and returns the reply.
-func (b *serverBench) want(kind MessageType4, m *Message4) *Reply4 {
+func (b *testServer4) want(kind MessageType4, m *Message4) *Reply4 {
 	b.t.Helper()
 	r := b.ask(m)
 	require.NotNil(b.t, r, "%v is due", kind)
@@ -78,7 +78,7 @@ func (b *serverBench) want(kind MessageType4, m *Message4) *Reply4 {
 }
 
 // lease gives a lease to a client and returns the address.
-func (b *serverBench) lease(who byte, options ...Option4) string {
+func (b *testServer4) lease(who byte, options ...Option4) string {
 	b.t.Helper()
 	a := b.want(Offer, b.message(Discover, who, options...)).Message.YIAddr
 	m := b.message(Request, who, append(options, requested(a.String()), to("192.0.2.1"))...)
@@ -86,7 +86,7 @@ func (b *serverBench) lease(who byte, options ...Option4) string {
 	return a.String()
 }
 
-func (b *serverBench) events() (kinds []string) {
+func (b *testServer4) events() (kinds []string) {
 	for e, ok := b.s.NextEvent(); ok; e, ok = b.s.NextEvent() {
 		kinds = append(kinds, e.Kind.String()+" "+e.Binding.Addr.String())
 	}
@@ -94,7 +94,7 @@ func (b *serverBench) events() (kinds []string) {
 }
 
 // wait advances the clock.
-func (b *serverBench) wait(d time.Duration) {
+func (b *testServer4) wait(d time.Duration) {
 	b.now = b.now.Add(d)
 	b.s.Tick(b.now)
 	checkTable(b.t, b.s)
@@ -159,7 +159,7 @@ func checkTable(t *testing.T, s *Server4) {
 
 // RFC 2131 4.3.1, table 3, and RFC 6842.
 func TestAServerOffersAndAssignsAnAddress(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) {
+	b := newTestServer4(t, func(cfg *ServerConfig4) {
 		n := &cfg.Link
 		n.Lease, n.MaxLease = 2*time.Hour, 4*time.Hour
 		n.Routers, n.DNS, n.NTP = []netip.Addr{addr("192.0.2.2")}, []netip.Addr{addr("192.0.2.3"), addr("192.0.2.4")}, []netip.Addr{addr("192.0.2.5")}
@@ -225,7 +225,7 @@ func TestAServerOffersAndAssignsAnAddress(t *testing.T) {
 }
 
 func TestALeaseWithoutEnd(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) { cfg.Link.Lease = 200 * 365 * 24 * time.Hour })
+	b := newTestServer4(t, func(cfg *ServerConfig4) { cfg.Link.Lease = 200 * 365 * 24 * time.Hour })
 	b.lease(1)
 	require.True(t, b.s.Deadline().IsZero())
 	m := b.message(Request, 1)
@@ -242,7 +242,7 @@ func TestALeaseWithoutEnd(t *testing.T) {
 // RFC 2131 4.3.1: the client's current address, else its previous one, else the one that it requests, else
 // a new one. New clients get unused addresses first, and then the least recently used one.
 func TestAddressesAreChosenInOrder(t *testing.T) {
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	require.Equal(t, "192.0.2.12", b.lease(1, requested("192.0.2.12")))
 	require.Equal(t, "192.0.2.12", b.lease(1), "the current one")
 	require.Equal(t, "192.0.2.10", b.lease(2, requested("192.0.2.12")), "that is another client's")
@@ -277,7 +277,7 @@ func TestAddressesAreChosenInOrder(t *testing.T) {
 // RFC 2131 4.3.2: what a server answers to a client that requests an address without an offer.
 func TestAServerConfirmsOnlyWhatItKnows(t *testing.T) {
 	for _, authoritative := range []bool{false, true} {
-		b := newServerBench(t, func(cfg *ServerConfig4) { cfg.Authoritative = authoritative })
+		b := newTestServer4(t, func(cfg *ServerConfig4) { cfg.Authoritative = authoritative })
 		b.lease(1)
 		b.lease(2)
 		reboot := func(who byte, a string) *Message4 { return b.message(Request, who, requested(a)) }
@@ -314,7 +314,7 @@ func TestAServerConfirmsOnlyWhatItKnows(t *testing.T) {
 }
 
 func TestAClientMayChooseAnotherServer(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) { cfg.Link.Pools = []Range4{{addr("192.0.2.10"), addr("192.0.2.10")}} })
+	b := newTestServer4(t, func(cfg *ServerConfig4) { cfg.Link.Pools = []Range4{{addr("192.0.2.10"), addr("192.0.2.10")}} })
 	b.want(Offer, b.message(Discover, 1))
 	require.Nil(t, b.ask(b.message(Request, 1, requested("192.0.2.77"), to("192.0.2.9"))))
 	require.EqualValues(t, 1, b.s.Stats().Foreign)
@@ -328,7 +328,7 @@ func TestAClientMayChooseAnotherServer(t *testing.T) {
 
 // The server was restarted between the offer and the request, so it does not know the offer.
 func TestAnOfferIsForgotten(t *testing.T) {
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	r := b.want(ACK, b.message(Request, 1, requested("192.0.2.11"), to("192.0.2.1")))
 	require.Equal(t, "192.0.2.11", r.Message.YIAddr.String())
 	require.Equal(t, "192.0.2.10", b.lease(2))
@@ -337,7 +337,7 @@ func TestAnOfferIsForgotten(t *testing.T) {
 
 // RFC 2131 4.3.3: "The server MUST mark the network address as not available".
 func TestADeclinedAddressIsNotAssignedForAWhile(t *testing.T) {
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	require.Equal(t, "192.0.2.10", b.lease(1))
 	b.events()
 	require.Nil(t, b.ask(b.message(Decline, 2, requested("192.0.2.10"), to("192.0.2.1"))), "of another client")
@@ -358,7 +358,7 @@ func TestADeclinedAddressIsNotAssignedForAWhile(t *testing.T) {
 
 // RFC 2131 4.3.5: no lease time and no yiaddr, unicast to the client.
 func TestAClientIsInformed(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) { cfg.Link.DNS = []netip.Addr{addr("192.0.2.3")} })
+	b := newTestServer4(t, func(cfg *ServerConfig4) { cfg.Link.DNS = []netip.Addr{addr("192.0.2.3")} })
 	m := b.message(Inform, 1, Option4{OptParameters, []byte{byte(OptDNS)}})
 	m.CIAddr = addr("192.0.2.99")
 	r := b.want(ACK, m)
@@ -368,7 +368,7 @@ func TestAClientIsInformed(t *testing.T) {
 	require.False(t, r.Message.YIAddr.IsValid())
 	require.Equal(t, "192.0.2.99:68", r.To.String())
 	m.CIAddr = addr("198.51.100.99")
-	require.Nil(t, b.ask(m), "nobody can direct the answer elsewhere")
+	require.Nil(t, b.ask(m), "the answer cannot be directed to an address outside the network")
 	m.CIAddr = netip.Addr{}
 	require.Nil(t, b.ask(m))
 	require.Empty(t, slices.Collect(b.s.Bindings()))
@@ -377,7 +377,7 @@ func TestAClientIsInformed(t *testing.T) {
 // RFC 4039 3.1.
 func TestRapidCommit(t *testing.T) {
 	for _, enabled := range []bool{false, true} {
-		b := newServerBench(t, func(cfg *ServerConfig4) { cfg.RapidCommit = enabled })
+		b := newTestServer4(t, func(cfg *ServerConfig4) { cfg.RapidCommit = enabled })
 		r := b.ask(b.message(Discover, 1, Option4{OptRapidCommit, nil}))
 		_, ok := r.Message.Options.Get(OptRapidCommit)
 		require.Equal(t, enabled, ok, `RFC 4039 4: "A server MUST include this option in a DHCPACK message sent in a response to a DHCPDISCOVER"`)
@@ -393,16 +393,16 @@ func TestRapidCommit(t *testing.T) {
 
 // RFC 3046, 3527 and RFC 2131 4.1.
 func TestRelayAgents(t *testing.T) {
-	relayed := func(b *serverBench, kind MessageType4, who byte, options ...Option4) *Message4 {
+	relayed := func(b *testServer4, kind MessageType4, who byte, options ...Option4) *Message4 {
 		m := b.message(kind, who, options...)
 		m.GIAddr, m.Hops, m.Flags = addr("198.51.100.1"), 1, 0
 		return m
 	}
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	require.Nil(t, b.ask(relayed(b, Discover, 1)))
 	require.EqualValues(t, 1, b.s.Stats().Relays)
 
-	b = newServerBench(t, func(cfg *ServerConfig4) {
+	b = newTestServer4(t, func(cfg *ServerConfig4) {
 		for _, p := range []string{"198.51.100.0/24", "203.0.113.0/24"} {
 			n := netip.MustParsePrefix(p)
 			first := n.Addr().Next().Next()
@@ -445,7 +445,7 @@ func TestRelayAgents(t *testing.T) {
 
 // RFC 2131 4.1: where replies go. TestRelayAgents has the cases with giaddr.
 func TestDestinationsOfReplies(t *testing.T) {
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	m := b.message(Discover, 1)
 	require.Equal(t, "255.255.255.255:68", b.want(Offer, m).To.String(), "the broadcast bit is set")
 	m.Flags = 0
@@ -460,7 +460,7 @@ func TestDestinationsOfReplies(t *testing.T) {
 }
 
 func TestReservations(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) {
+	b := newTestServer4(t, func(cfg *ServerConfig4) {
 		cfg.Link.DNS = []netip.Addr{addr("192.0.2.3")}
 		cfg.Link.Reservations = []Reservation4{
 			{MAC: [6]byte{2, 0, 0, 0, 0, 1}, Addr: addr("192.0.2.10"), HostName: "one", Options: Options4{{OptDNS, []byte{192, 0, 2, 4}}}},
@@ -497,7 +497,7 @@ func TestReservations(t *testing.T) {
 // A client without a parameter list gets all options except IPv6-Only Preferred. RFC 8925 3.3: this option is
 // only for clients that request it.
 func TestOptionsThatAClientRequests(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) {
+	b := newTestServer4(t, func(cfg *ServerConfig4) {
 		cfg.Link.IPv6Only, cfg.Link.MTU = 10*time.Minute, 1400
 		for code := range OptionCode4(20) {
 			cfg.Link.Options.Set(200+code, make([]byte, 100))
@@ -530,12 +530,12 @@ func TestOptionsThatAClientRequests(t *testing.T) {
 
 // RFC 2131 3.1: "the server may probe the offered address with an ICMP Echo Request."
 func TestAnAddressIsProbedBeforeItIsOffered(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) { cfg.Probe = true })
+	b := newTestServer4(t, func(cfg *ServerConfig4) { cfg.Probe = true })
 	require.Nil(t, b.ask(b.message(Discover, 1)))
 	a, ok := b.s.NextProbe()
 	require.True(t, ok)
 	require.Equal(t, "192.0.2.10", a.String())
-	require.Nil(t, b.ask(b.message(Discover, 1)), "it waits")
+	require.Nil(t, b.ask(b.message(Discover, 1)), "the probe is not answered yet")
 	require.Nil(t, b.ask(b.message(Discover, 2)))
 	_, ok = b.s.NextProbe()
 	require.True(t, ok)
@@ -558,7 +558,7 @@ func TestAnAddressIsProbedBeforeItIsOffered(t *testing.T) {
 	require.Equal(t, "192.0.2.12", b.want(Offer, b.message(Discover, 1)).Message.YIAddr.String(), "it was the client's: no probe")
 
 	// The client itself still has an address of which the server has no record.
-	b = newServerBench(t, func(cfg *ServerConfig4) { cfg.Probe = true })
+	b = newTestServer4(t, func(cfg *ServerConfig4) { cfg.Probe = true })
 	require.Nil(t, b.ask(b.message(Discover, 1, requested("192.0.2.11"))))
 	a, _ = b.s.NextProbe()
 	b.s.Answered(b.now, a, []byte{2, 0, 0, 0, 0, 1})
@@ -568,7 +568,7 @@ func TestAnAddressIsProbedBeforeItIsOffered(t *testing.T) {
 // Invented clients take neither memory nor the addresses of other clients.
 func TestAFloodOfDiscoversIsHarmless(t *testing.T) {
 	for _, probe := range []bool{false, true} {
-		b := newServerBench(t, func(cfg *ServerConfig4) {
+		b := newTestServer4(t, func(cfg *ServerConfig4) {
 			cfg.Probe = probe
 			cfg.Link.Prefix = netip.MustParsePrefix("10.0.0.0/8")
 			cfg.Link.Pools = []Range4{{addr("10.0.0.0"), addr("10.255.255.255")}}
@@ -599,7 +599,7 @@ func TestAFloodOfDiscoversIsHarmless(t *testing.T) {
 		require.Len(t, b.s.table.byClient, 1)
 	}
 	// In a small pool the oldest offer is given to the next client.
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	for who := range byte(200) {
 		b.want(Offer, b.message(Discover, who))
 		b.now = b.now.Add(time.Millisecond)
@@ -610,7 +610,7 @@ func TestAFloodOfDiscoversIsHarmless(t *testing.T) {
 }
 
 func TestTheNumberOfBindingsIsBounded(t *testing.T) {
-	b := newServerBench(t, func(cfg *ServerConfig4) {
+	b := newTestServer4(t, func(cfg *ServerConfig4) {
 		cfg.MaxBindings = 5
 		cfg.Link.Pools = []Range4{{addr("192.0.2.10"), addr("192.0.2.250")}}
 	})
@@ -626,7 +626,7 @@ func TestTheNumberOfBindingsIsBounded(t *testing.T) {
 
 // A server that is started again continues with the bindings of the earlier one.
 func TestBindingsCanBeSaved(t *testing.T) {
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	b.lease(1)
 	b.lease(2, Option4{OptClientID, []byte("two")}, Option4{OptHostName, []byte("two")})
 	b.lease(3)
@@ -639,7 +639,7 @@ func TestBindingsCanBeSaved(t *testing.T) {
 	old = append(old, Binding4{Addr: addr("203.0.113.9"), State: Leased, MAC: mac[:]}, Binding4{Addr: addr("192.0.2.1"), State: Leased, MAC: mac[:]},
 		Binding4{Addr: addr("192.0.2.10"), State: Leased, MAC: mac[:], Until: start.Add(9 * time.Hour)}, Binding4{State: 9}, Binding4{Addr: addr("192.0.2.99"), State: Leased})
 
-	later := newServerBench(t, func(cfg *ServerConfig4) { cfg.Bindings = old })
+	later := newTestServer4(t, func(cfg *ServerConfig4) { cfg.Bindings = old })
 	checkTable(t, later.s)
 	again, err := json.Marshal(slices.Collect(later.s.Bindings()))
 	require.NoError(t, err)
@@ -650,21 +650,21 @@ func TestBindingsCanBeSaved(t *testing.T) {
 	// Much later, the leases have ended, but the server remembers the clients.
 	s, err := NewServer4(ServerConfig4{ID: addr("192.0.2.1"), Link: b.s.cfg.Link, Bindings: old}, start.Add(24*time.Hour))
 	require.NoError(t, err)
-	later = &serverBench{t, s, start.Add(24 * time.Hour)}
+	later = &testServer4{t, s, start.Add(24 * time.Hour)}
 	require.Equal(t, "192.0.2.11", later.lease(2, Option4{OptClientID, []byte("two")}))
 	require.Equal(t, "192.0.2.10", later.lease(1))
 	require.Equal(t, "192.0.2.12", later.lease(4))
 }
 
 func TestMessagesThatNoClientSends(t *testing.T) {
-	b := newServerBench(t, nil)
+	b := newTestServer4(t, nil)
 	for name, change := range map[string]func(m *Message4){
-		"a reply":       func(m *Message4) { m.Op = BootReply },
-		"no client":     func(m *Message4) { m.CHAddr = nil },
-		"no type":       func(m *Message4) { m.Options.Set(OptMessageType, nil) },
-		"of a server":   func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(ACK)}) },
-		"of an unknown": func(m *Message4) { m.Options.Set(OptMessageType, []byte{200}) },
-		"for nothing":   func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(Request)}) },
+		"a reply":                  func(m *Message4) { m.Op = BootReply },
+		"no client":                func(m *Message4) { m.CHAddr = nil },
+		"no type":                  func(m *Message4) { m.Options.Set(OptMessageType, nil) },
+		"of a server":              func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(ACK)}) },
+		"of an unknown type":       func(m *Message4) { m.Options.Set(OptMessageType, []byte{200}) },
+		"a request for no address": func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(Request)}) },
 	} {
 		m := b.message(Discover, 1)
 		change(m)
@@ -710,7 +710,7 @@ func FuzzServer4(f *testing.F) {
 		}
 		return all
 	}
-	b := &serverBench{}
+	b := &testServer4{}
 	renew := b.message(Request, 1)
 	renew.CIAddr = addr("192.0.2.10")
 	relay := b.message(Discover, 1, Option4{OptRelayAgent, []byte{5, 4, 198, 51, 100, 0}})
@@ -718,7 +718,7 @@ func FuzzServer4(f *testing.F) {
 	f.Add(seed(b.message(Discover, 1), b.message(Request, 1, requested("192.0.2.10"), to("192.0.2.1")), renew, b.message(Decline, 1, requested("192.0.2.10"), to("192.0.2.1"))))
 	f.Add(seed(b.message(Discover, 1, Option4{OptRapidCommit, nil}), relay, b.message(Request, 2, requested("192.0.2.11")), b.message(Discover, 7, Option4{OptMaxMessageSize, []byte{2, 90}})))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b := newServerBench(t, func(cfg *ServerConfig4) {
+		b := newTestServer4(t, func(cfg *ServerConfig4) {
 			cfg.RapidCommit, cfg.Authoritative, cfg.Probe = true, true, len(data)%2 == 0
 			cfg.Relayed = []Network4{{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Pools: []Range4{{addr("198.51.100.0"), addr("198.51.100.3")}}}}
 			cfg.Link.Reservations = []Reservation4{{MAC: mac, Addr: addr("192.0.2.11")}, {ClientID: []byte("x"), Addr: addr("192.0.2.99")}}

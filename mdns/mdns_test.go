@@ -178,7 +178,7 @@ func TestAHostResolvesTheNamesOfAnother(t *testing.T) {
 	require.False(t, q.Pending())
 	nsec := l.log[n+1].m.answers[0]
 	require.Equal(t, uint16(typeNSEC), nsec.typ)
-	require.Equal(t, "\x05alice\x05local\x00\x00\x04\x40\x00\x00\x08", nsec.data)
+	require.Equal(t, "\x05alice\x05local\x00\x00\x04\x40\x00\x00\x08", nsec.data, "the bits of A and AAAA are set")
 	// A cached answer needs no query.
 	n = len(l.log)
 	require.Len(t, l.lookup(b, "alice.local", A), 1)

@@ -216,7 +216,7 @@ func TestADenialIsMulticastOnceASecond(t *testing.T) {
 	l.run(time.Second)
 	denials, _ = l.said(0, n, typeNSEC)
 	require.Len(t, denials, 1)
-	require.Equal(t, "\x05alice\x05local\x00\x00\x01\x40", denials[0].data, "only A")
+	require.Equal(t, "\x05alice\x05local\x00\x00\x01\x40", denials[0].data, "only the bit of A is set")
 
 	n = len(l.log)
 	l.run(time.Minute)

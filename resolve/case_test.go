@@ -90,10 +90,10 @@ func TestAServerMayKnowLowerCaseOnly(t *testing.T) {
 				raw := lookup()
 				require.Equal(t, "HOST.TEST.", raw[0])
 				require.Equal(t, "host.test.", raw[len(raw)-1])
-				require.Equal(t, []string{"host.test."}, lookup(), "it is remembered")
+				require.Equal(t, []string{"host.test."}, lookup(), "the resolver remembers that the server needs lower case")
 				require.Zero(t, time.Since(start), "without waiting")
 				time.Sleep(lessonTime)
-				require.Equal(t, raw, lookup(), "for a while")
+				require.Equal(t, raw, lookup(), "after lessonTime, mixed case is tried again")
 			})
 		})
 	}
@@ -114,7 +114,7 @@ func TestAServerMayBeSilentAboutMixedCase(t *testing.T) {
 		start := time.Now()
 		_, err := r.LookupHost(t.Context(), "host.test.")
 		require.NoError(t, err)
-		require.Equal(t, 2*time.Second, time.Since(start), "for a while")
+		require.Equal(t, 2*time.Second, time.Since(start), "after lessonTime, mixed case is tried again")
 		require.Zero(t, n.open)
 	})
 }
@@ -132,9 +132,9 @@ func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
 			return err
 		}
 		require.ErrorIs(t, lookup(silence-1), context.DeadlineExceeded)
-		require.ErrorIs(t, lookup(silence-1), context.DeadlineExceeded, "that was no time to answer in")
+		require.ErrorIs(t, lookup(silence-1), context.DeadlineExceeded, "the first lookup was too short to count")
 		require.ErrorIs(t, lookup(silence), context.DeadlineExceeded)
-		require.NoError(t, lookup(silence), "neither of A and AAAA was answered")
+		require.NoError(t, lookup(silence), "the server was silent about A and about AAAA, so lower case is used")
 	})
 }
 
@@ -225,7 +225,7 @@ func TestARefusalInBothCasesCounts(t *testing.T) {
 				_, err := r.LookupHost(t.Context(), "host.test.")
 				require.Error(t, err)
 				log := n.log()
-				require.Equal(t, "HOST.TEST.", log[0].raw, "the case was not the reason")
+				require.Equal(t, "HOST.TEST.", log[0].raw, "the case was not the reason, so it is still mixed")
 				require.Equal(t, "host.test.", log[len(log)-1].raw)
 				if name == "the question in lower case" {
 					break

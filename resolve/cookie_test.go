@@ -82,12 +82,13 @@ func (s *cookieServer) serve(network string, query []byte) [][]byte {
 // fixed is a Config.Rand that is not all zero: it mixes the case of names.
 func fixed() uint64 { return 0x5555_5555_5555_5555 }
 
-func cookies(n byte) []byte { return bytes.Repeat([]byte{n}, 16) }
+// serverCookie returns a server cookie of 16 bytes n.
+func serverCookie(n byte) []byte { return bytes.Repeat([]byte{n}, 16) }
 
 // RFC 7873 section 5.3: "If the COOKIE option Client Cookie is correct, the client caches the Server
 // Cookie provided".
 func TestTheServerCookieIsReturned(t *testing.T) {
-	s := &cookieServer{zone: hostZone, cookie: cookies(7)}
+	s := &cookieServer{zone: hostZone, cookie: serverCookie(7)}
 	r := resolverOn(newNetwork(map[string]handler{server1: s.serve}), Config{Rand: fixed}, server1)
 	for range 2 {
 		_, err := r.LookupTXT(t.Context(), "host.test.")
@@ -96,20 +97,20 @@ func TestTheServerCookieIsReturned(t *testing.T) {
 	require.GreaterOrEqual(t, len(s.seen), 3)
 	require.Len(t, s.seen[0], 8, "a client cookie only")
 	for _, c := range s.seen[1:] {
-		require.Equal(t, slices.Concat(s.seen[0], cookies(7)), c)
+		require.Equal(t, slices.Concat(s.seen[0], serverCookie(7)), c)
 	}
-	s.cookie = cookies(8) // the server has changed its secret, and accepts the old one for a while
+	s.cookie = serverCookie(8) // the server has changed its secret, and accepts the old one for a while
 	_, err := r.LookupTXT(t.Context(), "host.test.")
 	require.Error(t, err)
 	_, err = r.LookupTXT(t.Context(), "host.test.")
 	require.Error(t, err)
-	require.Equal(t, cookies(8), s.seen[len(s.seen)-1][8:])
+	require.Equal(t, serverCookie(8), s.seen[len(s.seen)-1][8:])
 }
 
 // RFC 7873 section 5.3: "The client SHOULD retry the request using the new Server Cookie from the
 // response."
 func TestBADCOOKIEIsRetriedWithTheNewCookie(t *testing.T) {
-	s := &cookieServer{zone: hostZone, cookie: cookies(7), require: true}
+	s := &cookieServer{zone: hostZone, cookie: serverCookie(7), require: true}
 	r := resolverOn(newNetwork(map[string]handler{server1: s.serve}), Config{Rand: fixed}, server1)
 	_, err := r.LookupIP(t.Context(), "ip4", "host.test.")
 	require.NoError(t, err)
@@ -117,8 +118,8 @@ func TestBADCOOKIEIsRetriedWithTheNewCookie(t *testing.T) {
 	// RFC 7873 section 5.3: "If the reply to a retried request with a fresh Server Cookie is BADCOOKIE,
 	// the client SHOULD retry using TCP as the transport".
 	s.networks = nil
-	s.mangle = func(option []byte) []byte { return append(option[:8:8], cookies(9)...) }
-	s.cookie = cookies(1)
+	s.mangle = func(option []byte) []byte { return append(option[:8:8], serverCookie(9)...) }
+	s.cookie = serverCookie(1)
 	_, err = r.LookupIP(t.Context(), "ip4", "host.test.")
 	require.NoError(t, err)
 	require.Equal(t, []string{"udp", "udp", "tcp"}, s.networks)
@@ -136,7 +137,7 @@ func TestAResponseWithAWrongCookieIsDiscarded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &cookieServer{zone: hostZone, cookie: cookies(7), mangle: mangle}
+				s := &cookieServer{zone: hostZone, cookie: serverCookie(7), mangle: mangle}
 				forged := 0
 				h := func(network string, query []byte) [][]byte {
 					good := *s
@@ -163,7 +164,7 @@ func TestAResponseWithAWrongCookieIsDiscarded(t *testing.T) {
 // missing, the response MUST be discarded."
 func TestAResponseWithoutTheExpectedCookieLeadsToTCP(t *testing.T) {
 	forgery := zone{"host.test.": {a("203.0.113.66")}}
-	s := &cookieServer{zone: hostZone, cookie: cookies(7)}
+	s := &cookieServer{zone: hostZone, cookie: serverCookie(7)}
 	forge := false
 	n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
 		if forge && network == "udp" {
@@ -210,12 +211,12 @@ func TestAnotherLocalAddressHasAnotherClientCookie(t *testing.T) {
 	a1, a2 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	first := j.cookie(a1, random)
 	require.Len(t, first, 8)
-	j.learn(first, cookies(7))
-	require.Equal(t, slices.Concat(first, cookies(7)), j.cookie(a1, random))
+	j.learn(first, serverCookie(7))
+	require.Equal(t, slices.Concat(first, serverCookie(7)), j.cookie(a1, random))
 	second := j.cookie(a2, random)
 	require.Len(t, second, 8, "the server cookie is not for this address")
 	require.NotEqual(t, first, second)
-	j.learn(first, cookies(8)) // late
+	j.learn(first, serverCookie(8)) // a late response to the first address
 	require.False(t, j.known())
 }
 
@@ -243,7 +244,7 @@ func TestAServerThatDropsCookiesIsQueriedWithoutThem(t *testing.T) {
 }
 
 func TestCookiesCanBeTurnedOff(t *testing.T) {
-	s := &cookieServer{zone: hostZone, cookie: cookies(7)}
+	s := &cookieServer{zone: hostZone, cookie: serverCookie(7)}
 	r := resolverOn(newNetwork(map[string]handler{server1: s.serve}), Config{Rand: fixed, NoCookies: true}, server1)
 	_, err := r.LookupIP(t.Context(), "ip4", "host.test.")
 	require.NoError(t, err)
@@ -253,7 +254,7 @@ func TestCookiesCanBeTurnedOff(t *testing.T) {
 // Concurrent queries share the client cookie.
 func TestConcurrentQueriesShareACookie(t *testing.T) {
 	var mu sync.Mutex
-	s := &cookieServer{zone: hostZone, cookie: cookies(7), require: true}
+	s := &cookieServer{zone: hostZone, cookie: serverCookie(7), require: true}
 	n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
 		mu.Lock()
 		defer mu.Unlock()

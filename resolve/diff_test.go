@@ -104,7 +104,7 @@ func diffHandler() handler {
 		switch lower(q.Name.String()) {
 		case "tcpcut.test.", "udpcut.test.", "chain.test.", "lower.test.", "sub.lower.test.":
 			if q.Type == dnsmessage.TypeCNAME {
-				return [][]byte{saying{soa: true}.about(query)}
+				return [][]byte{cannedAnswer{soa: true}.to(query)}
 			}
 		}
 		switch lower(q.Name.String()) {
@@ -216,7 +216,7 @@ type outcome struct {
 	text  string
 	dns   net.DNSError
 	kind  string
-	is    []bool
+	is    []bool // what errors.Is says about each of the context errors
 }
 
 func outcomeOf(value any, err error) outcome {
@@ -304,10 +304,10 @@ func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
 	} {
 		compareAll("LookupAddr "+addr, func(r lookuper) (any, error) { return r.LookupAddr(ctx, addr) })
 	}
-	ports(t, theirs, ours)
+	comparePorts(t, theirs, ours)
 }
 
-func ports(t *testing.T, theirs, ours lookuper) {
+func comparePorts(t *testing.T, theirs, ours lookuper) {
 	t.Helper()
 	for _, network := range []string{"tcp", "tcp4", "udp", "udp6", "ip", "", "bogus"} {
 		for _, service := range []string{

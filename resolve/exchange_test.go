@@ -25,7 +25,7 @@ func TestEveryAttemptAtEveryServerHasItsTimeout(t *testing.T) {
 		cfg := Config{Timeout: 3 * time.Second, Attempts: 2}
 		start := time.Now()
 		_, err := resolverOn(n, cfg, server1, server2).LookupTXT(t.Context(), "host.test.")
-		require.Equal(t, 12*time.Second, time.Since(start), "also if each is asked in two ways")
+		require.Equal(t, 12*time.Second, time.Since(start), "also if queries in mixed case are repeated in plain case")
 		requireDNSError(t, err, "read pipe: i/o timeout", "host.test.", server2)
 		n.asked = nil
 		cfg.Rand = unmixed
@@ -143,8 +143,8 @@ func TestNoDataIsFinal(t *testing.T) {
 func TestALameReferralGoesToTheNextServer(t *testing.T) {
 	ns := resource(mustName("test."), 60, &dnsmessage.NSResource{NS: mustName("ns.test.")})
 	for name, lame := range map[string]func(*dnsmessage.Message){
-		"a referral":                     func(m *dnsmessage.Message) { m.Authorities = append(m.Authorities, ns) },
-		"nothing, from a server of 1990": func(m *dnsmessage.Message) { m.Additionals = nil },
+		"a referral":                   func(m *dnsmessage.Message) { m.Authorities = append(m.Authorities, ns) },
+		"an empty answer without EDNS": func(m *dnsmessage.Message) { m.Additionals = nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := func(_ string, query []byte) [][]byte {
@@ -270,7 +270,7 @@ func TestAServerWithoutEDNSIsAskedWithout(t *testing.T) {
 			for _, q := range n.log() {
 				edns = append(edns, q.edns)
 			}
-			require.Equal(t, []bool{true, false, false}, edns, "it is remembered")
+			require.Equal(t, []bool{true, false, false}, edns, "the resolver remembers that the server has no EDNS")
 		})
 	}
 }
@@ -539,8 +539,8 @@ func (r *Resolver) mixCaseString(s string) string {
 	return name.String()
 }
 
-// FuzzResponse passes arbitrary messages to the parser of responses. It first copies the ID and the question
-// of the query into each message, because the parser rejects other messages early.
+// FuzzResponse passes arbitrary messages to the parser of responses. If match is true, it first copies the ID
+// and the question of the query into the message, because the parser rejects other messages early.
 func FuzzResponse(f *testing.F) {
 	q := dnsmessage.Question{Name: mustName("host.test."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}
 	query, err := New(Config{}).newQuery(q, dialect{edns: true, name: q.Name}, nil)
@@ -553,8 +553,8 @@ func FuzzResponse(f *testing.F) {
 		f.Add(z.serve("udp", query)[0], false)
 		f.Add(z.serve("udp", query)[0], true)
 	}
-	f.Fuzz(func(t *testing.T, msg []byte, in bool) {
-		if in && len(msg) >= headerLen {
+	f.Fuzz(func(t *testing.T, msg []byte, match bool) {
+		if match && len(msg) >= headerLen {
 			msg = append([]byte(nil), msg...)
 			copy(msg, query[:2])
 			msg[2] |= 0x80
@@ -627,7 +627,7 @@ func TestAServerThatClosesTheStreamIsPassedOver(t *testing.T) {
 	}
 }
 
-func TestWhatIsMalformedBesideTheAnswerDoesNotHurtIt(t *testing.T) {
+func TestMalformedRecordsBesideTheAnswerAreIgnored(t *testing.T) {
 	for name, extra := range map[string]dnsmessage.Resource{
 		"SOA too short": {
 			Header: dnsmessage.ResourceHeader{Name: mustName("test."), Type: dnsmessage.TypeSOA, Class: dnsmessage.ClassINET},

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A saying is a possible answer of a server to a query for one type of records of a name.
-type saying struct {
+// A cannedAnswer describes a possible answer of a server to a query for one type of records of a name.
+type cannedAnswer struct {
 	rcode   dnsmessage.RCode
 	alias   bool // the name is an alias of target.test
 	records bool // the answer has a record of the type
@@ -22,8 +22,8 @@ type saying struct {
 	soa     bool // the answer has an SOA record
 }
 
-func sayings() map[string]saying {
-	return map[string]saying{
+func cannedAnswers() map[string]cannedAnswer {
+	return map[string]cannedAnswer{
 		"ok":          {records: true},
 		"okcut":       {records: true, cut: true},
 		"cut":         {cut: true},
@@ -38,7 +38,8 @@ func sayings() map[string]saying {
 	}
 }
 
-func (s saying) about(query []byte) []byte {
+// to returns the answer to a query.
+func (s cannedAnswer) to(query []byte) []byte {
 	m := respond(query)
 	m.Additionals = nil
 	m.RCode = s.rcode
@@ -85,26 +86,26 @@ func someBody(typ dnsmessage.Type) dnsmessage.ResourceBody {
 	return cname("target.test.")
 }
 
-// sayingHandler is a handler for names whose first three labels are keys of sayings. These labels select the
+// cannedHandler is a handler for names whose first three labels are keys of cannedAnswers. These labels select the
 // answers for A, AAAA and CNAME.
-func sayingHandler(_ string, query []byte) [][]byte {
+func cannedHandler(_ string, query []byte) [][]byte {
 	_, q := parseQuery(query)
 	labels := strings.Split(lower(q.Name.String()), ".")
 	label, ok := map[dnsmessage.Type]int{dnsmessage.TypeA: 0, dnsmessage.TypeAAAA: 1, dnsmessage.TypeCNAME: 2}[q.Type]
 	if len(labels) < 4 || !ok {
-		return [][]byte{saying{soa: true}.about(query)}
+		return [][]byte{cannedAnswer{soa: true}.to(query)}
 	}
-	said, ok := sayings()[labels[label]]
+	canned, ok := cannedAnswers()[labels[label]]
 	if !ok {
 		panic(labels[label])
 	}
-	return [][]byte{said.about(query)}
+	return [][]byte{canned.to(query)}
 }
 
 // TestWhatOneTypeSaysIsEnough queries names for which the server gives all combinations of answers
 // for A, AAAA and CNAME that are consistent or failures.
 func TestWhatOneTypeSaysIsEnough(t *testing.T) {
-	address := listen(t, sayingHandler)
+	address := listen(t, cannedHandler)
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, address)
@@ -113,12 +114,12 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 	cfg.Dial = dial
 	theirs, ours := &net.Resolver{PreferGo: true, Dial: dial}, New(cfg)
 	compared := 0
-	for A, a := range sayings() {
-		for AAAA, aaaa := range sayings() {
+	for A, a := range cannedAnswers() {
+		for AAAA, aaaa := range cannedAnswers() {
 			for _, CNAME := range []string{"aliasonly", "nodata", "servfail", "cut"} {
-				all := []saying{a, aaaa, sayings()[CNAME]}
-				isAlias := func(s saying) bool { return s.alias }
-				isNone := func(s saying) bool { return !s.alias && (s.records || s.soa) }
+				all := []cannedAnswer{a, aaaa, cannedAnswers()[CNAME]}
+				isAlias := func(s cannedAnswer) bool { return s.alias }
+				isNone := func(s cannedAnswer) bool { return !s.alias && (s.records || s.soa) }
 				if slices.ContainsFunc(all, isAlias) && slices.ContainsFunc(all, isNone) {
 					continue
 				}
@@ -135,7 +136,7 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 					require.Equal(t, theirs, canonical, name)
 				}
 				// net learns an alias only from the answer for CNAME, or from an answer with addresses.
-				if slices.ContainsFunc(all, func(s saying) bool { return s.alias && (s.records || !s.cut) }) {
+				if slices.ContainsFunc(all, func(s cannedAnswer) bool { return s.alias && (s.records || !s.cut) }) {
 					require.NoError(t, gotErr, name)
 					require.Equal(t, "target.test.", canonical, name)
 				}
@@ -146,7 +147,7 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 	require.Greater(t, compared, 200)
 }
 
-func failed(s saying) bool { return s.cut || s.rcode != dnsmessage.RCodeSuccess }
+func failed(s cannedAnswer) bool { return s.cut || s.rcode != dnsmessage.RCodeSuccess }
 
 // requireNotFound checks that err, if not nil, says that the name does not exist if and only if known is
 // true.
@@ -161,7 +162,7 @@ func TestAFailureOutweighsThatThereIsNothing(t *testing.T) {
 	for name, fail := range map[string]handler{
 		"SERVFAIL":   failing(dnsmessage.RCodeServerFailure),
 		"REFUSED":    failing(dnsmessage.RCodeRefused),
-		"unreadable": func(_ string, query []byte) [][]byte { return [][]byte{saying{cut: true}.about(query)} },
+		"unreadable": func(_ string, query []byte) [][]byte { return [][]byte{cannedAnswer{cut: true}.to(query)} },
 		"silence":    silent,
 	} {
 		for _, failing := range []string{"www.test.", "www.test.a.test.", "www.test.b.test."} {

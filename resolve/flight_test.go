@@ -116,7 +116,7 @@ func TestTheImpatientDoNotStarveAPatientLookup(t *testing.T) {
 		wg.Wait()
 		require.NoError(t, err)
 		require.LessOrEqual(t, took, time.Second)
-		require.Equal(t, 1, queries, "and it was answered")
+		require.Equal(t, 1, queries, "the callers that gave up did not end the query")
 	})
 }
 
@@ -150,7 +150,7 @@ func TestALookupHasTheValuesOfTheCallerThatBeganIt(t *testing.T) {
 	})
 }
 
-func TestAnErrorIsEachOnesOwn(t *testing.T) {
+func TestEachCallersErrorHasItsOwnName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: late(failing(dnsmessage.RCodeServerFailure))})
 		r := resolverOn(n, Config{Attempts: 1, Search: []string{"a.test"}, Ndots: 5, Rand: unmixed}, server1)

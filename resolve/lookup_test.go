@@ -130,7 +130,7 @@ func TestHostsComeBeforeTheServers(t *testing.T) {
 	hosts.Add(netip.MustParseAddr("192.0.2.8"), "seven.test")
 	addrs, err = r.LookupHost(t.Context(), "seven.test")
 	require.NoError(t, err)
-	require.Len(t, addrs, 2, "New has copied them")
+	require.Len(t, addrs, 2, "New has copied the hosts")
 }
 
 func TestSearchListAndNdots(t *testing.T) {
@@ -182,7 +182,7 @@ func TestTheErrorIsTheOneAboutTheNameAsGiven(t *testing.T) {
 	require.True(t, requireDNSError(t, err, "server misbehaving", "www", server1).IsTemporary)
 }
 
-func TestThatAFamilyCouldNotBeAskedOutweighsThatTheOtherHasNothing(t *testing.T) {
+func TestAFailureForOneFamilyOutweighsNoDataForTheOther(t *testing.T) {
 	for _, broken := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 		h := func(network string, query []byte) [][]byte {
 			if _, q := parseQuery(query); q.Type == broken {
@@ -369,7 +369,7 @@ func TestTooManyAliasesIsNotNoSuchHost(t *testing.T) {
 	requireDNSError(t, err, "too many aliases", "a.test.", server1)
 	_, err = r.LookupCNAME(t.Context(), "a.test.")
 	requireDNSError(t, err, "too many aliases", "a.test.", server1)
-	require.LessOrEqual(t, len(n.log()), 8*(maxChain+1), "what it costs is bounded")
+	require.LessOrEqual(t, len(n.log()), 8*(maxChain+1), "the number of queries is bounded")
 
 	// If the servers do not follow all aliases, the resolver does not know whether the last name exists.
 	n = newNetwork(map[string]handler{server1: chain(1000, 1)})
@@ -382,11 +382,11 @@ func TestAReplyThatIsCutGivesItsWholeAddresses(t *testing.T) {
 	for i := range 200 {
 		addrs = append(addrs, a(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String()))
 	}
-	for name, first := range map[string]bool{"truncated": true, "not marked": false} {
+	for name, truncated := range map[string]bool{"truncated": true, "not marked": false} {
 		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
 			m := respond(query)
 			m.Additionals = nil
-			m.Truncated = first
+			m.Truncated = truncated
 			zone{"host.test.": addrs}.resolve(m)
 			b := pack(m)
 			return [][]byte{b[:len(b)-7]}
@@ -395,8 +395,8 @@ func TestAReplyThatIsCutGivesItsWholeAddresses(t *testing.T) {
 		got, err := r.LookupHost(t.Context(), "host.test.")
 		require.NoError(t, err, name)
 		require.Len(t, got, 199, name)
-		require.Equal(t, first, n.log()[len(n.log())-1].network == "tcp", name)
-		require.Empty(t, r.cache.entries, "what is not complete is not kept")
+		require.Equal(t, truncated, n.log()[len(n.log())-1].network == "tcp", name)
+		require.Empty(t, r.cache.entries, "an incomplete answer is not cached")
 	}
 }
 
@@ -405,7 +405,7 @@ func TestAnAliasOfANameWithoutTheRecordIsNotAskedForAgain(t *testing.T) {
 	n := newNetwork(map[string]handler{server1: z.serve})
 	_, err := resolverOn(n, Config{Rand: unmixed}, server1).LookupMX(t.Context(), "a.test.")
 	requireDNSError(t, err, "no such host", "a.test.", server1)
-	require.Equal(t, []string{"a.test."}, n.names(), "the SOA record says that b.test has none")
+	require.Equal(t, []string{"a.test."}, n.names(), "the SOA record says that b.test has no MX record")
 }
 
 func TestAddressesAreOrderedBySource(t *testing.T) {

@@ -61,7 +61,7 @@ func TestLookupsOnANetworkWithNAT64(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name                string
-		nat64, v4, learned  bool
+		nat64, v4, learned  bool // Config.NAT64; the host has IPv4; the prefix is that of a router
 		network, host, want string
 	}{
 		{"a name without AAAA", true, false, false, "ip", "four.test", "2001:db8:64::c000:221 192.0.2.33"},
@@ -71,7 +71,7 @@ func TestLookupsOnANetworkWithNAT64(t *testing.T) {
 		{"a name with AAAA", true, false, false, "ip", "both.test", "2001:db8::34 192.0.2.34"},
 		{"a name with AAAA, IPv6 only", true, false, false, "ip6", "both.test", "2001:db8::34"},
 		{"a host with IPv4", true, true, false, "ip", "four.test", "192.0.2.33"},
-		{"not by choice", false, false, false, "ip", "four.test", "192.0.2.33"},
+		{"NAT64 is off", false, false, false, "ip", "four.test", "192.0.2.33"},
 		{"a prefix of the router", true, false, true, "ip6", "four.test", "2001:db8:65::c000:221"},
 		{"no such name", true, false, false, "ip6", "nowhere.test", "no such host"},
 	} {

@@ -72,7 +72,7 @@ func TestInvalidDiscoveryOfEachKindIsDropped(t *testing.T) {
 		for why, change := range map[string]func(m *ndMessage){
 			"hop limit": func(m *ndMessage) { m.hops = 254 },
 			"code":      func(m *ndMessage) { m.code = 1 },
-			"option":    func(m *ndMessage) { m.body[len(m.body)-7] = 0 },
+			"option":    func(m *ndMessage) { m.body[len(m.body)-7] = 0 }, // the last option has the length 0
 			"cut short": func(m *ndMessage) { m.body = m.body[:len(m.body)-1] },
 		} {
 			m := m
@@ -149,7 +149,7 @@ func TestASilentProbedNeighbourIsForgotten(t *testing.T) {
 		}
 		require.Equal(t, "failed", state6(s, "2001:db8::2"))
 		sendUDP6(t, u, "2001:db8::2", "x")
-		require.Contains(t, p.sent()[0], "ff02::1:ff00:2", "it is looked for anew")
+		require.Contains(t, p.sent()[0], "ff02::1:ff00:2", "the next packet starts a new resolution")
 	})
 }
 
@@ -201,7 +201,7 @@ func TestADeprecatedAddressStillWorks(t *testing.T) {
 		require.NotZero(t, echo())
 		way, err := s.route(addr("2001:db8:1::9"), netip.Addr{})
 		require.NoError(t, err)
-		require.NotEqual(t, old, way.src, "though its prefix is that of the destination")
+		require.NotEqual(t, old, way.src, "although the deprecated address shares its prefix with the destination")
 		way, err = s.route(addr("2001:db8:9::9"), old)
 		require.NoError(t, err)
 		require.Equal(t, old, way.src)

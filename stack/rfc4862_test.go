@@ -136,7 +136,7 @@ func TestASolicitedNodeGroupOutlivesOneAddress(t *testing.T) {
 		require.NotContains(t, strings.Join(p.sent(), "\n"), "ff02::1:ff00:1")
 		h := wire.NeighborSol{Target: addr("2001:db8:9::1"), Source: macB, HasSource: true}
 		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: llB, dst: "ff02::1:ff00:1", body: h.Append(nil)})
-		require.Len(t, p.sent(), 1, "it is still asked by the group")
+		require.Len(t, p.sent(), 1, "a solicitation to the group still reaches the host")
 		require.NoError(t, s.RemoveAddr("", addr("2001:db8:9::1")))
 		time.Sleep(5 * time.Second)
 		require.Contains(t, strings.Join(p.sent(), "\n"), "TO_IN ff02::1:ff00:1")
@@ -190,6 +190,7 @@ func TestEachAddressOfAnIdentifierIsProbed(t *testing.T) {
 // interface". The probes are RetransTimer apart, and the detection ends RetransTimer after the last
 // probe. RFC 4862 5.4: with zero transmits there is no detection (NIC.DADTransmits: a negative number).
 func TestTheNumberOfProbesCanBeSet(t *testing.T) {
+	// With 10 transmits, the test also loops each probe back, and the host then sends dadMore more.
 	for transmits, want := range map[int]int{0: 1, 1: 1, 3: 3, 10: 10, -1: 0} {
 		synctest.Test(t, func(t *testing.T) {
 			s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}), func(c *Config) { c.NICs[0].DADTransmits = transmits })
@@ -243,7 +244,7 @@ func TestATentativeAddressAnswersNoNode(t *testing.T) {
 		p.nd(ndMessage{typ: wire.ICMPv6NeighborAdv, rest: wire.NASolicited, src: "2001:db8::1", dst: "2001:db8::1", body: adv.Append(nil)})
 		p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[2001:db8::1]:6"), nil))))
 		require.Empty(t, p.sent())
-		require.Equal(t, "tentative", stateOf(s, "2001:db8::1"), "the packets to the address itself are others")
+		require.Equal(t, "tentative", stateOf(s, "2001:db8::1"), "a message to the tentative address itself is no sign of a duplicate")
 		time.Sleep(3 * time.Second)
 		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
 	})

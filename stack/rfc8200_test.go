@@ -46,13 +46,14 @@ func TestHeadersAreAcceptedInAnyOrder(t *testing.T) {
 // and process that option prior to processing all preceding ones."
 func TestOptionsAreProcessedInOrder(t *testing.T) {
 	_, p := hostAndPeer6(t)
+	// The types 0x80 and 0xc0 ask for a Parameter Problem, and 0x40 for a silent discard.
 	two := []byte{byte(wire.ProtoNone), 0, 0x80, 0, 0xc0, 0, 0x40, 0}
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, two))
 	m, _ := icmp6(t, p.take()[0])
-	require.EqualValues(t, 42, m.Rest, "the first is reported")
+	require.EqualValues(t, 42, m.Rest, "the first option is reported")
 	two[2] = 0x40
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, two))
-	require.Empty(t, p.take(), "the first has the packet discarded in silence")
+	require.Empty(t, p.take(), "the first option makes the host discard the packet silently")
 }
 
 // RFC 8200 MUST-41: "the response packet(s) must not include a Routing header that was automatically derived by
@@ -101,9 +102,9 @@ func TestPacketsOfAllSizesAreAccepted(t *testing.T) {
 	require.Equal(t, 1440, out.mss())
 }
 
-// asked sends an echo request behind the given extension headers, and returns the packets that the host
+// echoBehind sends an echo request behind the given extension headers, and returns the packets that the host
 // sends in reply. The last header must have ICMPv6 as its Next Header.
-func (p *peer) asked(first wire.Proto, headers ...[]byte) [][]byte {
+func (p *peer) echoBehind(first wire.Proto, headers ...[]byte) [][]byte {
 	p.t.Helper()
 	echo := echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 7, 8, []byte("data"))
 	p.send(ip6Packet(wire.IPv6{Next: first}, append(bytes.Join(headers, nil), echo...)))
@@ -114,23 +115,26 @@ func (p *peer) asked(first wire.Proto, headers ...[]byte) [][]byte {
 // extension header and process that header prior to processing all preceding ones."
 func TestExtensionHeadersAreProcessedInOrder(t *testing.T) {
 	_, p := hostAndPeer6(t)
+	// discard and report are Destination Options with an unknown option: the host discards the packet
+	// silently, or reports the option. route is a Routing header of type 0 with one segment left, which the
+	// host reports.
 	discard := func(next wire.Proto) []byte { return ext(next, 0x7e, 4) }
 	report := func(next wire.Proto) []byte { return ext(next, 0xbe, 4) }
-	visit := func(next wire.Proto) []byte { return ext(next, 0, 1) }
+	route := func(next wire.Proto) []byte { return ext(next, 0, 1) }
 	const routing, options, icmp = wire.ProtoRouting, wire.ProtoDstOpts, wire.ProtoICMPv6
-	require.Empty(t, p.asked(options, discard(routing), visit(icmp)))
-	require.Empty(t, p.asked(options, discard(options), report(icmp)))
-	require.Empty(t, p.asked(options, discard(200)))
+	require.Empty(t, p.echoBehind(options, discard(routing), route(icmp)))
+	require.Empty(t, p.echoBehind(options, discard(options), report(icmp)))
+	require.Empty(t, p.echoBehind(options, discard(200)))
 	for _, x := range []struct {
 		frames  [][]byte
 		code    uint8
 		pointer uint32
 	}{
-		{p.asked(routing, visit(options), discard(icmp)), wire.ParamHeader, 42},
-		{p.asked(options, report(options), discard(icmp)), wire.ParamOption, 42},
-		{p.asked(options, report(routing), visit(icmp)), wire.ParamOption, 42},
-		{p.asked(routing, visit(options), report(icmp)), wire.ParamHeader, 42},
-		{p.asked(options, ext(options, 1, 4), report(200)), wire.ParamOption, 50},
+		{p.echoBehind(routing, route(options), discard(icmp)), wire.ParamHeader, 42},
+		{p.echoBehind(options, report(options), discard(icmp)), wire.ParamOption, 42},
+		{p.echoBehind(options, report(routing), route(icmp)), wire.ParamOption, 42},
+		{p.echoBehind(routing, route(options), report(icmp)), wire.ParamHeader, 42},
+		{p.echoBehind(options, ext(options, 1, 4), report(200)), wire.ParamOption, 50},
 	} {
 		require.Len(t, x.frames, 1)
 		m, _ := icmp6(t, x.frames[0])
@@ -144,7 +148,7 @@ func TestAnOptionIsItsWholeType(t *testing.T) {
 	_, p := hostAndPeer6(t)
 	for _, low := range []byte{0, 1} {
 		for high := range byte(8) {
-			frames := p.asked(wire.ProtoDstOpts, ext(wire.ProtoICMPv6, low|high<<5, 4))
+			frames := p.echoBehind(wire.ProtoDstOpts, ext(wire.ProtoICMPv6, low|high<<5, 4))
 			switch {
 			case high == 0 && low == 0:
 				// Pad1, followed by an unknown option of type 4, which is skipped.

@@ -18,10 +18,10 @@ func TestUnicastSolicitationsAreAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p := ndHost(t)
 		for _, target := range []string{"2001:db8::1", llA} {
-			for _, with := range []bool{true, false} {
+			for _, hasMAC := range []bool{true, false} {
 				// RFC 4861 4.3: a unicast solicitation need not include the sender's MAC, because the
 				// host already knows it.
-				h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: with}
+				h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: hasMAC}
 				p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: target, body: h.Append(nil)})
 				require.Equal(t, []string{macA.String() + " > " + macB.String() + " IPv6 " + target + " > 2001:db8::2 ICMPv6 neighbor advertisement " +
 					target + " is-at " + macA.String() + " solicited override"}, p.sent())

@@ -57,8 +57,8 @@ func TestProtocol255SendsTheCallersHeader(t *testing.T) {
 	}{
 		{nil, syscall.EINVAL},
 		{packet[:19], syscall.EINVAL},
-		{append([]byte{0x44}, packet[1:]...), syscall.EINVAL},
-		{append([]byte{0x4f}, packet[1:]...), syscall.EINVAL},
+		{append([]byte{0x44}, packet[1:]...), syscall.EINVAL}, // a header of 16 bytes
+		{append([]byte{0x4f}, packet[1:]...), syscall.EINVAL}, // a header of 60 bytes, longer than the packet
 		{make([]byte, 1501), syscall.EMSGSIZE},
 		{make([]byte, 70000), syscall.EMSGSIZE},
 	} {

@@ -230,7 +230,7 @@ func TestReadBatchTakesWhatIsThereAndWaitsForTheFirst(t *testing.T) {
 		u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")
 		n, err := v.ReadBatch(nil)
 		require.NoError(t, err)
-		require.Zero(t, n, "it does not wait")
+		require.Zero(t, n, "an empty batch does not wait")
 		ms := make([]Datagram, 40)
 		for i := range ms {
 			ms[i].Buffers = [][]byte{make([]byte, 3)}

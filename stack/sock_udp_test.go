@@ -426,10 +426,10 @@ func TestRawSocketsGetCopiesOfTheirProtocol(t *testing.T) {
 		require.NoError(t, err)
 		others = append(others, o)
 	}
-	elsewhere, err := b.OpenRaw(FamilyAny, proto, netip.Addr{})
+	otherPeer, err := b.OpenRaw(FamilyAny, proto, netip.Addr{})
 	require.NoError(t, err)
-	require.NoError(t, elsewhere.Connect(addr("192.0.2.77")))
-	require.Equal(t, addr("192.0.2.2"), elsewhere.LocalAddr())
+	require.NoError(t, otherPeer.Connect(addr("192.0.2.77")))
+	require.Equal(t, addr("192.0.2.2"), otherPeer.LocalAddr())
 	require.NoError(t, r.Connect(addr("192.0.2.2")))
 	big := bytes.Repeat([]byte("raw!"), 1000)
 	_, err = r.Write(big)
@@ -443,12 +443,12 @@ func TestRawSocketsGetCopiesOfTheirProtocol(t *testing.T) {
 		require.Equal(t, addr("192.0.2.1"), from)
 		require.EqualValues(t, 64, meta.TTL)
 	}
-	for _, o := range []*Raw{others[2], elsewhere} {
+	for _, o := range []*Raw{others[2], otherPeer} {
 		o.mu.Lock()
 		require.Zero(t, o.queue.n)
 		o.mu.Unlock()
 	}
-	for _, o := range append(others, elsewhere) {
+	for _, o := range append(others, otherPeer) {
 		require.NoError(t, o.Close())
 		require.ErrorIs(t, o.Close(), net.ErrClosed)
 	}
@@ -472,7 +472,7 @@ func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
 	packet := make([]byte, 2*start)
 	for offset, want := range map[int][]byte{wire.UDPChecksumOffset: {0xff, 0xff}, wire.TCPChecksumOffset: {0, 0}} {
 		clear(packet)
-		copy(packet[start:], []byte{0xff, 0xf0, 0, 0x0f})
+		copy(packet[start:], []byte{0xff, 0xf0, 0, 0x0f}) // the sum is 0xffff, so the checksum is 0
 		completeChecksum(packet[start:], offset)
 		require.Equal(t, want, packet[start+offset:][:2])
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A stressed has three hosts on a switch. Several goroutines use the hosts at random.
-type stressed struct {
+// A stressTest has three hosts on a switch, which several goroutines use at random.
+type stressTest struct {
 	t     *testing.T
 	hosts []*Stack
 	addrs []netip.Addr
@@ -25,8 +25,8 @@ type stressed struct {
 	used  atomic.Int32 // number of connections that use has handled
 }
 
-func newStressed(t *testing.T, imp nic.Impairment) *stressed {
-	x := &stressed{t: t}
+func newStressTest(t *testing.T, imp nic.Impairment) *stressTest {
+	x := &stressTest{t: t}
 	sw := nic.NewSwitch(nic.SwitchConfig{})
 	x.other = nic.NewSwitch(nic.SwitchConfig{})
 	for i := range 3 {
@@ -49,15 +49,15 @@ func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 }
 
 // port returns one of four ports, so that goroutines often use the same port.
-func (x *stressed) port(r *rand.Rand) uint16 { return uint16(1000 + r.IntN(4)) }
+func (x *stressTest) port(r *rand.Rand) uint16 { return uint16(1000 + r.IntN(4)) }
 
 // soon returns a deadline that may have passed already.
-func (x *stressed) soon(r *rand.Rand) time.Time {
+func (x *stressTest) soon(r *rand.Rand) time.Time {
 	return time.Now().Add(time.Duration(r.IntN(3000)-200) * time.Microsecond)
 }
 
 // use reads and writes on a connection, and ends it in one of several ways.
-func (x *stressed) use(c *TCP, r *rand.Rand) {
+func (x *stressTest) use(c *TCP, r *rand.Rand) {
 	x.used.Add(1)
 	var wg sync.WaitGroup
 	c.SetDeadline(time.Now().Add(20 * time.Millisecond))
@@ -100,7 +100,7 @@ func (x *stressed) use(c *TCP, r *rand.Rand) {
 }
 
 // end closes c in one of four ways.
-func (x *stressed) end(c *TCP, r *rand.Rand) {
+func (x *stressTest) end(c *TCP, r *rand.Rand) {
 	switch r.IntN(4) {
 	case 0:
 		c.SetLinger(0)
@@ -115,7 +115,7 @@ func (x *stressed) end(c *TCP, r *rand.Rand) {
 }
 
 // step makes one random change or use.
-func (x *stressed) step(r *rand.Rand) {
+func (x *stressTest) step(r *rand.Rand) {
 	i := r.IntN(len(x.hosts))
 	s := x.hosts[i]
 	switch r.IntN(10) {
@@ -234,7 +234,7 @@ func TestConcurrentUseLeavesNothingBehind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := runtime.NumGoroutine()
-			x := newStressed(t, imp)
+			x := newStressTest(t, imp)
 			var wg sync.WaitGroup
 			seed := rand.Uint64()
 			t.Log("seed", seed)

@@ -38,11 +38,12 @@ func TestSegmentsOfAConnectionAllocateNothing(t *testing.T) {
 	}
 }
 
+// The name of this test makes wiredPair use IPv6 addresses: see overIPv6.
 func TestSocketsOverIPv6AllocateNothing(t *testing.T) {
 	TestSegmentsOfAConnectionAllocateNothing(t)
 }
 
-// A host that was watched once, and is watched no more, is as a host that never was.
+// After its last watcher is closed, a host again allocates nothing for watchers.
 func TestAHostWithoutWatchersAllocatesNothingForThem(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	w, err := a.Watch(WatchConfig{Frames: true, Drops: true, Conns: true})

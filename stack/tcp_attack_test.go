@@ -81,14 +81,14 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 		c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
 		require.NoError(t, err)
 		require.Zero(t, c.Info().Retrans, "the first SYN was answered")
-		exchangeDone := make(chan *TCP, 1)
+		accepted := make(chan *TCP, 1)
 		go func() {
 			d, _ := l.Accept()
-			exchangeDone <- d
+			accepted <- d
 		}()
 		_, err = c.Write([]byte("x")) // the ACK that carries the cookie is already on its way
 		require.NoError(t, err)
-		d := <-exchangeDone
+		d := <-accepted
 		_, err = d.Read(make([]byte, 1))
 		require.NoError(t, err)
 		exchange(t, c, d, 1<<20)
@@ -141,8 +141,8 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	n := flood(t)
 	// The attacker knows addresses and ports, and guesses the sequence numbers. Its RSTs never have
 	// exactly the next sequence number, and its data never has an acceptable acknowledgement number.
-	w, v := d.conn.Waiter(d.s.now()), c.conn.Waiter(c.s.now())
-	nxt, acked, junk := uint32(w.RcvNxt()), uint32(v.RcvNxt()), bytes.Repeat([]byte("junk"), 350)
+	dState, cState := d.conn.Waiter(d.s.now()), c.conn.Waiter(c.s.now())
+	nxt, acked, junk := uint32(dState.RcvNxt()), uint32(cState.RcvNxt()), bytes.Repeat([]byte("junk"), 350)
 	guess := func(i int, seq uint32) {
 		h := wire.TCP{
 			SrcPort: c.LocalAddr().Port(), DstPort: d.LocalAddr().Port(),

@@ -24,6 +24,8 @@ func TestConcurrentBindsOfAPortSucceedOnce(t *testing.T) {
 			}
 		}()
 	}
+	// dial and listen give functions that bind port 999. Such a function returns a function that frees the
+	// port again, or nil if the port was in use.
 	dial := func(to netip.AddrPort) func() func() {
 		return func() func() {
 			c, err := a.DialTCP(context.Background(), FamilyAny, addrPort("192.0.2.1:999"), to, TCPOptions{})
@@ -43,30 +45,30 @@ func TestConcurrentBindsOfAPortSucceedOnce(t *testing.T) {
 		}
 		return func() { l.Close() }
 	}
-	for name, asks := range map[string][2]func() func(){
+	for name, binds := range map[string][2]func() func(){
 		"dial and listen": {dial(addrPort("192.0.2.2:80")), listen},
 		"dial and dial":   {dial(addrPort("192.0.2.2:80")), dial(addrPort("192.0.2.2:81"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			both := 0
 			for range times {
-				var ends [2]func()
+				var free [2]func()
 				var wg sync.WaitGroup
 				start := make(chan struct{})
-				for i, ask := range asks {
+				for i, bind := range binds {
 					wg.Go(func() {
 						<-start
-						ends[i] = ask()
+						free[i] = bind()
 					})
 				}
 				close(start)
 				wg.Wait()
-				if ends[0] != nil && ends[1] != nil {
+				if free[0] != nil && free[1] != nil {
 					both++
 				}
-				for _, end := range ends {
-					if end != nil {
-						end()
+				for _, f := range free {
+					if f != nil {
+						f()
 					}
 				}
 			}

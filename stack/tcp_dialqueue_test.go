@@ -28,9 +28,9 @@ func noTimestamps(c *Config) {
 	c.TCP.Params = &p
 }
 
-// closing accepts connections. It closes each connection when the peer does, or keeps it open if hold is
+// acceptAndClose accepts connections. It closes each connection when the peer does, or keeps it open if hold is
 // true.
-func closing(t *testing.T, s *Stack, on string, hold bool) {
+func acceptAndClose(t *testing.T, s *Stack, on string, hold bool) {
 	l, err := s.ListenTCP(FamilyAny, addrPort(on), ListenOptions{})
 	require.NoError(t, err)
 	go func() {
@@ -71,7 +71,7 @@ func TestConnectsMoreThanThereArePorts(t *testing.T) {
 				if tc.name == "loopback" {
 					b = a
 				}
-				closing(t, b, "0.0.0.0:80", false)
+				acceptAndClose(t, b, "0.0.0.0:80", false)
 				began := time.Now()
 				for i := range dials {
 					c, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort(tc.to), TCPOptions{})
@@ -91,7 +91,7 @@ func TestManyDialsWaitForPorts(t *testing.T) {
 	// port can be reused yet.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
-		closing(t, b, "0.0.0.0:80", false)
+		acceptAndClose(t, b, "0.0.0.0:80", false)
 		for range numEphemeral {
 			c, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 			require.NoError(t, err)
@@ -124,10 +124,10 @@ func TestManyDialsWaitForPorts(t *testing.T) {
 }
 
 func TestAQueuedDialEnds(t *testing.T) {
-	// full makes two hosts without timestamps, and fills all ports with connections in TIME-WAIT.
-	full := func(t *testing.T) (a, b *Stack) {
+	// fillPorts makes two hosts without timestamps, and fills all ports with connections in TIME-WAIT.
+	fillPorts := func(t *testing.T) (a, b *Stack) {
 		a, b = pipedHosts(t, noTimestamps)
-		closing(t, b, "0.0.0.0:80", false)
+		acceptAndClose(t, b, "0.0.0.0:80", false)
 		for range numEphemeral {
 			c, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 			require.NoError(t, err)
@@ -138,7 +138,7 @@ func TestAQueuedDialEnds(t *testing.T) {
 	}
 	t.Run("with its context", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			a, _ := full(t)
+			a, _ := fillPorts(t)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			_, err := a.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
@@ -148,7 +148,7 @@ func TestAQueuedDialEnds(t *testing.T) {
 	})
 	t.Run("with its host", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			a, _ := full(t)
+			a, _ := fillPorts(t)
 			time.AfterFunc(time.Second, func() { a.Close() })
 			_, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 			require.ErrorIs(t, err, net.ErrClosed)
@@ -156,7 +156,7 @@ func TestAQueuedDialEnds(t *testing.T) {
 	})
 	t.Run("when 2 MSL are over", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			a, _ := full(t)
+			a, _ := fillPorts(t)
 			began := time.Now()
 			_, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 			require.NoError(t, err)
@@ -169,7 +169,7 @@ func TestADialFailsWhereOpenConnectionsHoldThePorts(t *testing.T) {
 	// As on Linux, the dial does not wait: the connections may stay open forever.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
-		closing(t, b, "0.0.0.0:80", true)
+		acceptAndClose(t, b, "0.0.0.0:80", true)
 		var last *TCP
 		for range numEphemeral {
 			c, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
@@ -196,7 +196,7 @@ func TestANewConnectionIsBeyondTheOneInTimeWait(t *testing.T) {
 	// timestamp is later, too.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
-		closing(t, b, "0.0.0.0:80", false)
+		acceptAndClose(t, b, "0.0.0.0:80", false)
 		c, d := connect(t, a, b)
 		path, remote := c.path, c.RemoteAddr()
 		_ = d
@@ -217,6 +217,6 @@ func TestANewConnectionIsBeyondTheOneInTimeWait(t *testing.T) {
 		require.Same(t, next, sock)
 		require.Nil(t, wait)
 		ok, _ = a.tcp.waits.take(a.now(), tw, next)
-		require.False(t, ok, "it is taken only once")
+		require.False(t, ok, "the entry is taken only once")
 	})
 }

@@ -113,6 +113,7 @@ func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 			c.Write(buf)
 			require.Equal(t, before+1, c.ipID, "one packet")
 			require.Equal(t, direct+1, ifc.stats.TxDirect.Frames())
+			// The payload follows a TCP header of 32 bytes, with timestamps.
 			require.Equal(t, buf, ifc.tx.scratch.bytes[transportAt+32:][:len(buf)])
 			_, err := io.ReadFull(d, buf)
 			require.NoError(t, err)

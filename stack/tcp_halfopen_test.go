@@ -16,8 +16,8 @@ import (
 func TestHalfOpenConnectionsEndSoonerInAFullQueue(t *testing.T) {
 	// RFC 4987 3.3: "Reducing the SYN-RECEIVED Timer".
 	for _, tc := range []struct {
-		n     int
-		after time.Duration
+		n     int           // half-open connections, of at most 32
+		after time.Duration // when the first of them ends
 	}{{1, 63 * time.Second}, {16, 63 * time.Second}, {20, 31 * time.Second}, {24, 15 * time.Second}, {32, 7 * time.Second}} {
 		synctest.Test(t, func(t *testing.T) {
 			d := &crowdDevice{t: t}
@@ -59,7 +59,7 @@ func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
 			require.NotNil(t, half)
 			reset := wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1005, Ack: uint32(half.conn.Una() + 1), Flags: flags}
 			f.send(remote.Addr(), addrA, reset, nil)
-			require.EqualValues(t, 1, l.nhalf.Load(), "its sequence number is not the expected one")
+			require.EqualValues(t, 1, l.nhalf.Load(), "a RST without the expected sequence number is ignored")
 			reset.Seq = 1001
 			f.send(remote.Addr(), addrA, reset, nil)
 			require.Zero(t, l.nhalf.Load())
@@ -85,7 +85,7 @@ func TestTheKeyOfCookiesRotates(t *testing.T) {
 		require.Equal(t, key, before)
 		time.Sleep(period)
 		_, ok = s.cookieKey(first)
-		require.False(t, ok, "older ones are not")
+		require.False(t, ok, "older cookies are not valid")
 		time.Sleep(2 * period)
 		_, ok = s.cookieKey(first + 3)
 		require.False(t, ok, "no cookie was made in that period")

@@ -175,18 +175,18 @@ func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
 	l.overflowAt.Store(int64(server.now()))
 	remote := addrPort("192.0.2.77:5000")
 	iss, _ := server.cookie(netip.AddrPortFrom(addrA, 80), remote, 1000, server.cookieCount(), 1)
-	back := func() {
+	returnCookie := func() {
 		f.send(remote.Addr(), addrA, wire.TCP{
 			SrcPort: remote.Port(), DstPort: 80, Seq: 1001, Ack: uint32(iss) + 1, Flags: wire.FlagACK, Window: 1000,
 		}, nil)
 	}
 	before := server.Stats().TCP
-	back()
+	returnCookie()
 	require.Equal(t, before.Sent, server.Stats().TCP.Sent)
 	require.Equal(t, 1, dropped(server, dropAcceptQueue))
 	_, err = l.Accept()
 	require.NoError(t, err)
-	back()
+	returnCookie()
 	d, err := l.Accept()
 	require.NoError(t, err)
 	require.Equal(t, remote, d.RemoteAddr())
@@ -194,7 +194,7 @@ func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
 	dial()
 	remote = addrPort("192.0.2.77:5001")
 	before = server.Stats().TCP
-	back()
+	returnCookie()
 	require.Equal(t, before.Sent+1, server.Stats().TCP.Sent)
 	require.Equal(t, before.CookiesBad+1, server.Stats().TCP.CookiesBad)
 }

@@ -169,10 +169,10 @@ func TestAWaitingConnectionMovesToTheRemainingLink(t *testing.T) {
 			case <-e1.in:
 				e1.out <- errors.New("gone")
 			case <-e0.sent:
-				e0.sent <- 1
+				e0.sent <- 1 // put it back, to end the loop
 			}
 		}
-		require.Equal(t, start, time.Now(), "it was not sent by the retransmission timer")
+		require.Equal(t, start, time.Now(), "the SYN was sent at once, and not by the retransmission timer")
 		go func() {
 			for range e1.in {
 				e1.out <- errors.New("gone")

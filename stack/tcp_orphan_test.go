@@ -142,7 +142,7 @@ func (d *crowdDevice) connects(t testing.TB, port uint16) {
 		got += d.answer(65535)
 		synctest.Wait()
 	}
-	require.Positive(t, got, "a new client is not served")
+	require.Positive(t, got, "the server sends no data to the new client")
 	d.send(port, wire.TCP{Seq: 1001, Flags: wire.FlagRST})
 }
 
@@ -201,7 +201,7 @@ func TestOrphansAreBounded(t *testing.T) {
 		require.Equal(t, 10, st.Orphans)
 		require.EqualValues(t, 20, st.OrphansReset)
 		for _, c := range s.tcp.table.sockets() {
-			require.GreaterOrEqual(t, c.RemoteAddr().Port(), uint16(2020), "the oldest are reset")
+			require.GreaterOrEqual(t, c.RemoteAddr().Port(), uint16(2020), "the oldest orphans were reset")
 		}
 		time.Sleep(time.Hour)
 		require.Zero(t, s.Stats().TCP.Orphans)
@@ -237,7 +237,7 @@ func TestAnExcessOrphanIsResetAtOnce(t *testing.T) {
 func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
 	for _, tc := range []struct {
 		age         tcp.Time
-		bytes, left int
+		bytes, left int // unacknowledged when the connection was closed, and now
 		want        bool
 	}{
 		{0, 1000, 1000, false},

@@ -36,7 +36,7 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 	ports := []uint16{0, 80, 127, 128, 65535}
 	have := map[tuple]*tcpEntry{}
 	var order []*tcpEntry
-	came := &TCPListener{}
+	passive := &TCPListener{} // the listener of connections that others opened
 	busy := 0
 	for range 20_000 {
 		switch n := rng.IntN(10); {
@@ -44,7 +44,7 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 			local := netip.AddrPortFrom(addrs[rng.IntN(len(addrs))], ports[rng.IntN(len(ports))])
 			e := s.newTCP(local, netip.AddrPortFrom(addrB, uint16(rng.IntN(3))), &path{ifc: s.lo})
 			if n%2 == 0 {
-				e.listener = came
+				e.listener = passive
 			}
 			require.Equal(t, have[e.key] == nil, tt.insert(&e.tcpEntry))
 			if have[e.key] == nil {
@@ -120,7 +120,7 @@ func TestListenAndCloseVisitNoConnection(t *testing.T) {
 	case err := <-done:
 		require.ErrorIs(t, err, syscall.EADDRINUSE, "this host opened a connection from the port")
 	case <-time.After(20 * time.Second):
-		t.Fatal("the table is looked through")
+		t.Fatal("a call waits for the lock of a shard")
 	}
 }
 

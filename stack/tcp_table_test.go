@@ -90,7 +90,7 @@ func TestTheWheelReachesConnectionsBeforeDeadlines(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, 4))
 		// The connections are not open, so their ticks do nothing.
 		var all []*TCP
-		left := map[*TCP]tcp.Time{}
+		left := map[*TCP]tcp.Time{} // connections in the wheel, and when they leave it
 		check := func(now tcp.Time) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

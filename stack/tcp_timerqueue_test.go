@@ -75,6 +75,7 @@ func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 	})
 }
 
+// Connections whose timers expire while the transmit queue is full share one waiter of the queue.
 func TestDueConnectionsWaitForRoomAsOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dev *sticky
@@ -100,7 +101,7 @@ func TestDueConnectionsWaitForRoomAsOne(t *testing.T) {
 		q.mu.Lock()
 		waiters := len(q.waiters)
 		q.mu.Unlock()
-		require.LessOrEqual(t, waiters, 3, "a new waiter is among the first")
+		require.LessOrEqual(t, waiters, 3, "not one for each connection")
 		close(dev.out)
 		time.Sleep(time.Second)
 		synctest.Wait()

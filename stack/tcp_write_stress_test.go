@@ -20,9 +20,9 @@ import (
 // streamByte returns byte i of the stream that seed selects.
 func streamByte(seed byte, i int) byte { return byte(i*7+i>>8*13+i>>16*29) ^ seed }
 
-// interrupted writes up to total bytes of a stream, in Writes that deadlines interrupt. After each Write it
+// writeInterrupted writes up to total bytes of a stream, in Writes that deadlines interrupt. After each Write it
 // overwrites its buffer. It adds the results of Write to sent.
-func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64) error {
+func writeInterrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64) error {
 	buf := make([]byte, 300_000)
 	for at := 0; at < total; {
 		p := buf[:min(total-at, 1+r.IntN(len(buf)))]
@@ -47,8 +47,8 @@ func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64)
 	return nil
 }
 
-// verified reads a stream to its end, sometimes slowly, and checks its bytes. It returns their number.
-func verified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) {
+// readVerified reads a stream to its end, sometimes slowly, and checks its bytes. It returns their number.
+func readVerified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 	buf := make([]byte, 200_000)
 	for {
 		k, err := d.Read(buf[:1+r.IntN(len(buf))])
@@ -82,7 +82,7 @@ func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 		"impaired": impaired,
 		"loopback": func(t *testing.T) (a, b *Stack) { a, _ = wiredPair(t, nil); return a, a },
 	} {
-		for _, end := range []string{"finish", "close", "abort", "host"} {
+		for _, end := range []string{"finish", "close", "abort", "host"} { // how the connections end
 			t.Run(name+" "+end, func(t *testing.T) {
 				t.Parallel()
 				a, b := hosts(t)
@@ -100,14 +100,14 @@ func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 						from, to := ends[0], ends[1]
 						var sent atomic.Int64
 						all.Go(func() {
-							err := interrupted(from, r, seed, 1_500_000, &sent)
+							err := writeInterrupted(from, r, seed, 1_500_000, &sent)
 							if end == "finish" && err != nil {
 								t.Errorf("write: %v", err)
 							}
 							from.CloseWrite()
 						})
 						all.Go(func() {
-							n, err := verified(t, to, r2, seed)
+							n, err := readVerified(t, to, r2, seed)
 							if end == "finish" && (err != io.EOF || n != 1_500_000) {
 								t.Errorf("read %d bytes, then %v", n, err)
 							}

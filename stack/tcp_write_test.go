@@ -321,7 +321,7 @@ func TestFramesThatANeighborDropsAreCompleted(t *testing.T) {
 		},
 		"the link is down":     func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(true) },
 		"the table is flushed": func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(false) },
-		"others are parked instead": func(t *testing.T, nt *neighborTable, n *neighbor) {
+		"the bytes are needed for other datagrams": func(t *testing.T, nt *neighborTable, n *neighbor) {
 			nt.mu.Lock()
 			nt.park(n, addrA, txEntry{buf: nt.ifc.s.bufs.get(maxWaiting)})
 			nt.mu.Unlock()

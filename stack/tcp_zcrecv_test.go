@@ -69,7 +69,7 @@ func (d *zeroCopyDevice) receive(f nic.Frame) {
 	d.fill(f, room)
 }
 
-// fill passes a frame on. Its payload is in the buffer room if it fits there.
+// fill passes a frame on. If the payload of the frame fits in the buffer of room, fill puts it there.
 func (d *zeroCopyDevice) fill(f nic.Frame, room nic.ReceiveBuffer) {
 	if b := f.AppendTo(nil); room.Headers == int(f.HeaderLen) {
 		f.Head = b[:room.Headers]
@@ -106,9 +106,9 @@ func startReading(c *TCP) *reading {
 	return r
 }
 
-// inBubble runs a test in a synctest bubble, with a connection from c to d. text was written to c, and the
-// device holds its frames until the test passes them to d.
-func inBubble(t *testing.T, f func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte)) {
+// withHeldFrames runs a test in a synctest bubble, with a connection from c to d. text was written to c. The
+// device holds the frames of text in dev.held until the test passes them to d.
+func withHeldFrames(t *testing.T, f func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte)) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := zeroCopyPair(t)
 		c, d := connect(t, a, b)
@@ -125,7 +125,7 @@ func inBubble(t *testing.T, f func(t *testing.T, dev *zeroCopyDevice, c, d *TCP,
 }
 
 func TestReadReturnsWhatADevicePutIntoItsBuffer(t *testing.T) {
-	inBubble(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
+	withHeldFrames(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
 		r := startReading(d)
 		room := dev.ask()
 		require.Same(t, &r.buf[0], &room.Buf[0])
@@ -155,11 +155,11 @@ func TestReadWaitsWhileADeviceMayWriteToItsBuffer(t *testing.T) {
 		"passed deadline": {end: func(dev *zeroCopyDevice, c, d *TCP) { d.SetReadDeadline(time.Unix(1, 0)) }, err: os.ErrDeadlineExceeded},
 		"close of reads":  {end: func(dev *zeroCopyDevice, c, d *TCP) { d.CloseRead() }, err: io.EOF},
 		"close of host":   {end: func(dev *zeroCopyDevice, c, d *TCP) { d.s.Close() }, err: net.ErrClosed},
-		"text":            {end: func(dev *zeroCopyDevice, c, d *TCP) { dev.recv(dev.held) }, n: 10_000},
+		"data":            {end: func(dev *zeroCopyDevice, c, d *TCP) { dev.recv(dev.held) }, n: 10_000},
 		"peer's reset":    {end: func(dev *zeroCopyDevice, c, d *TCP) { c.SetLinger(0); c.Close() }, err: syscall.ECONNRESET},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
+			withHeldFrames(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
 				r := startReading(d)
 				room := dev.ask()
 				require.NotNil(t, room.Buf)
@@ -191,7 +191,7 @@ func TestZeroCopyDataIsReadInOrder(t *testing.T) {
 				dev.receive(dev.held[i])
 			}
 		},
-		"while what is before it comes": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
+		"while earlier data arrives without a buffer": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			room := dev.ask()
 			dev.recv(dev.held[:1])
 			dev.fill(dev.held[1], room)
@@ -205,7 +205,7 @@ func TestZeroCopyDataIsReadInOrder(t *testing.T) {
 			dev.receive(dev.held[0])
 			dev.receive(dev.held[1])
 		},
-		"in another's room": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
+		"in the buffer of another connection": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			e, f := connect(t, c.s, d.s)
 			r := startReading(f) // the device gets the buffer of the reader that began to wait last
 			room := dev.ask()
@@ -221,7 +221,7 @@ func TestZeroCopyDataIsReadInOrder(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
+			withHeldFrames(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
 				r := startReading(d)
 				give(t, dev, c, d)
 				synctest.Wait()
@@ -247,9 +247,9 @@ func TestOnlyALargeBufferIsOffered(t *testing.T) {
 	})
 }
 
-// spoiled reads to the end, in Reads that deadlines interrupt. After each Read it overwrites its whole
+// readInterrupted reads to the end, in Reads that deadlines interrupt. After each Read it overwrites its whole
 // buffer.
-func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
+func readInterrupted(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 	buf := make([]byte, 70_000)
 	for {
 		d.SetReadDeadline(time.Now().Add(time.Duration(r.IntN(2000)) * time.Microsecond))
@@ -278,13 +278,13 @@ func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 		r := rand.New(rand.NewPCG(uint64(k), 1))
 		all.Go(func() {
 			var sent atomic.Int64
-			if err := interrupted(c, rand.New(rand.NewPCG(uint64(k), 2)), seed, total, &sent); err != nil {
+			if err := writeInterrupted(c, rand.New(rand.NewPCG(uint64(k), 2)), seed, total, &sent); err != nil {
 				t.Errorf("write: %v", err)
 			}
 			c.CloseWrite()
 		})
 		all.Go(func() {
-			n, err := spoiled(d, r, seed)
+			n, err := readInterrupted(d, r, seed)
 			if err != io.EOF || n != total {
 				t.Errorf("read %d bytes, then %v", n, err)
 			}

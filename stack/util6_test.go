@@ -61,8 +61,8 @@ func echoRequest6(src, dst netip.Addr, id, seq uint16, body []byte) []byte {
 	return b
 }
 
-// overIPv6 reports whether t is a subtest of TestSocketsOverIPv6. Hosts then get IPv6 addresses instead
-// of IPv4 addresses.
+// overIPv6 reports whether t is a subtest of TestSocketsOverIPv6, or a test whose name begins so. Hosts then
+// get IPv6 addresses instead of IPv4 addresses.
 func overIPv6(t testing.TB) bool { return strings.HasPrefix(t.Name(), "TestSocketsOverIPv6") }
 
 // TestSocketsOverIPv6 repeats tests of sockets over IPv6. These tests do not depend on the family.

@@ -14,8 +14,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// pass moves the time of a deadline into the past, but its timer does not fire.
-func (d *deadline) pass(mu sync.Locker) {
+// passUnnoticed moves the time of a deadline into the past, but its timer does not fire.
+func (d *deadline) passUnnoticed(mu sync.Locker) {
 	mu.Lock()
 	d.when = time.Now().Add(-time.Nanosecond)
 	mu.Unlock()
@@ -39,13 +39,13 @@ func TestAWaiterThatGivesUpLeavesItsItem(t *testing.T) {
 				}()
 			}
 			synctest.Wait()
-			l.dl.pass(&l.mu)
+			l.dl.passUnnoticed(&l.mu)
 			_, err = a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
 			require.NoError(t, err)
 			synctest.Wait()
 			require.NoError(t, l.SetDeadline(time.Time{}))
 			synctest.Wait()
-			require.True(t, waiting.Load() == 0 || l.n.Load() == 0, "%d wait for what is there", waiting.Load())
+			require.True(t, waiting.Load() == 0 || l.n.Load() == 0, "%d goroutines wait, although a connection is there", waiting.Load())
 			l.Close()
 		})
 	})
@@ -62,13 +62,13 @@ func TestAWaiterThatGivesUpLeavesItsItem(t *testing.T) {
 				}()
 			}
 			synctest.Wait()
-			v.rd.pass(&v.mu)
+			v.rd.passUnnoticed(&v.mu)
 			_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:2"), SendOptions{})
 			require.NoError(t, err)
 			synctest.Wait()
 			require.NoError(t, v.SetReadDeadline(time.Time{}))
 			synctest.Wait()
-			require.True(t, waiting.Load() == 0 || v.queue.n == 0, "%d wait for what is there", waiting.Load())
+			require.True(t, waiting.Load() == 0 || v.queue.n == 0, "%d goroutines wait, although a datagram is there", waiting.Load())
 			v.Close()
 		})
 	})

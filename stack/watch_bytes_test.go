@@ -14,7 +14,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// requireWhole fails if the event has not the bytes of a complete IPv4 packet with a valid checksum.
+// requireWhole fails unless the event has the bytes of a complete IPv4 packet with valid checksums. It returns
+// the payload of the packet.
 func requireWhole(t *testing.T, e *WatchEvent) (payload []byte) {
 	t.Helper()
 	require.False(t, e.Ethernet)
@@ -45,7 +46,7 @@ func TestPacketsForALinkThatIsDownAreWatchedWhole(t *testing.T) {
 		go c.Write(make([]byte, 300_000))
 		synctest.Wait()
 		super, large := 0, 0
-		for _, e := range waiting(w) {
+		for _, e := range pendingEvents(w) {
 			require.Equal(t, DropReason("link down"), e.Reason)
 			require.True(t, e.Outbound)
 			requireWhole(t, &e)
@@ -71,13 +72,13 @@ func TestLoopedDatagramsThatAreDroppedAreWatchedWhole(t *testing.T) {
 	for dropped(a, dropUDPQueue) == 0 {
 		say(t, u, "224.1.2.3:5", "hello", SendOptions{})
 	}
-	all := waiting(w)
+	all := pendingEvents(w)
 	require.Len(t, all, 1)
 	require.Equal(t, "hello", string(requireWhole(t, &all[0])[wire.UDPLen:]))
 	a.loop.bytes.Add(maxLooped) // as if that many bytes waited
 	say(t, u, "224.1.2.3:5", "full", SendOptions{})
 	a.loop.bytes.Add(-maxLooped)
-	all = waiting(w)
+	all = pendingEvents(w)
 	require.Len(t, all, 1)
 	require.Equal(t, "full", string(requireWhole(t, &all[0])[wire.UDPLen:]))
 }
@@ -89,7 +90,7 @@ func TestALaterFragmentHasNoPorts(t *testing.T) {
 	p.ip(macA, h, []byte("12345678"))
 	h.FragOffset, h.MoreFragments = 0, true
 	p.ip(macA, h, []byte("12345678"))
-	all := waiting(w)
+	all := pendingEvents(w)
 	require.Len(t, all, 2)
 	require.Equal(t, addrPort("192.0.2.2:0"), all[0].Remote)
 	require.Equal(t, addrPort("192.0.2.9:0"), all[0].Local)
@@ -101,7 +102,7 @@ func TestAFrameOfAnUnknownVLANIsWatchedTwice(t *testing.T) {
 	w := watch(t, s, WatchConfig{Frames: true, Drops: true})
 	for range 2 {
 		p.send(tagFrame(300, pingFrame("192.0.2.2", "192.0.2.1")))
-		all := waiting(w)
+		all := pendingEvents(w)
 		require.Len(t, all, 2)
 		require.Equal(t, FrameReceived, all[0].Kind)
 		require.Equal(t, PacketDropped, all[1].Kind)
@@ -120,7 +121,7 @@ func TestAFilterMatchesLinkLocalAddressesOnTheLoopback(t *testing.T) {
 		u := openUDP(t, s, "[fe80::1%eth0]:9")
 		_, err = u.WriteTo([]byte("hello"), addrPort("[fe80::1%eth0]:9"), SendOptions{})
 		require.NoError(t, err)
-		all := waiting(w)
+		all := pendingEvents(w)
 		require.Len(t, all, 2)
 		require.Equal(t, FrameSent, all[0].Kind)
 		require.Equal(t, FrameReceived, all[1].Kind)
@@ -146,7 +147,7 @@ func TestFramesThatTheDeviceDoesNotTakeAreWatched(t *testing.T) {
 	u := openUDP(t, s, "192.0.2.1:9")
 	_, err := u.WriteTo([]byte("refused"), addrPort("192.0.2.2:5"), SendOptions{})
 	require.NoError(t, err)
-	all := waiting(w)
+	all := pendingEvents(w)
 	require.Len(t, all, 2)
 	require.Equal(t, FrameSent, all[0].Kind)
 	require.Equal(t, PacketDropped, all[1].Kind)
@@ -166,10 +167,10 @@ func TestFramesOfAQueueThatIsClosedAreWatched(t *testing.T) {
 		require.NoError(t, s.RemoveNIC(ifc.name))
 		stuck.Close()
 		synctest.Wait()
-		require.NotEmpty(t, waiting(w)) // the goroutine that sends has dropped some of them, or the queue has
+		require.NotEmpty(t, pendingEvents(w)) // the goroutine that sends has dropped some of them, or the queue has
 		buf := s.bufs.get(100)
 		ifc.enqueue(&txEntry{frame: nic.Frame{Head: buf}, buf: buf})
-		all := waiting(w)
+		all := pendingEvents(w)
 		n := 0
 		for _, e := range all {
 			if e.Reason == "transmit queue full or closed" {

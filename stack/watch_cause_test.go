@@ -48,7 +48,7 @@ func (x *watchedClient) send(n uint32, flags wire.TCPFlags) {
 // end returns the last event.
 func (x *watchedClient) end() WatchEvent {
 	x.t.Helper()
-	all := waiting(x.w)
+	all := pendingEvents(x.w)
 	require.NotEmpty(x.t, all)
 	return all[len(all)-1]
 }
@@ -127,7 +127,7 @@ func TestAPassiveHandshakeThatEndsIsWatched(t *testing.T) {
 			x := newWatchedClient(t)
 			x.send(0, flags)
 			synctest.Wait()
-			all := waiting(x.w)
+			all := pendingEvents(x.w)
 			require.Len(t, all, 1, "%v", flags)
 			require.Equal(t, ConnFailed, all[0].Kind)
 			require.Equal(t, syscall.ECONNREFUSED, all[0].Err)
@@ -140,12 +140,12 @@ func TestAPassiveHandshakeThatEndsIsWatched(t *testing.T) {
 
 func TestAConnThatWasNeverOpenedIsNotWatched(t *testing.T) {
 	x := newWatchedClient(t)
-	waiting(x.w)
+	pendingEvents(x.w)
 	s := x.w.s
 	p, err := s.sharedRoute(addr("192.0.2.2"), addr("192.0.2.1"), 0)
 	require.NoError(t, err)
 	c, _, err := s.bindDial(t.Context(), p, 0, 80)
 	require.NoError(t, err)
 	c.kill()
-	require.Empty(t, waiting(x.w))
+	require.Empty(t, pendingEvents(x.w))
 }

@@ -28,8 +28,8 @@ func watch(t testing.TB, s *Stack, cfg WatchConfig) *Watcher {
 	return w
 }
 
-// waiting returns the events that wait in the buffer.
-func waiting(w *Watcher) (all []WatchEvent) {
+// pendingEvents removes the events from the buffer, and returns them.
+func pendingEvents(w *Watcher) (all []WatchEvent) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for e := range w.Events(ctx) {
@@ -94,7 +94,7 @@ func TestWatchTellsWhyAFrameWasDropped(t *testing.T) {
 		} {
 			before := s.Stats().Drops[c.why]
 			p.send(c.frame)
-			all := waiting(w)
+			all := pendingEvents(w)
 			require.Len(t, all, 1, c.why)
 			e := all[0]
 			require.Equal(t, before+1, s.Stats().Drops[c.why], "%s: %s", c.why, e.Reason)
@@ -107,7 +107,7 @@ func TestWatchTellsWhyAFrameWasDropped(t *testing.T) {
 			require.True(t, e.Time.Equal(time.Now()), "the time is virtual")
 		}
 		p.send(ip(wire.IPv4{Proto: wire.ProtoUDP}, udp(9)))
-		e := waiting(w)[0]
+		e := pendingEvents(w)[0]
 		require.Equal(t, addrPort("192.0.2.1:9"), e.Local)
 		require.Equal(t, addrPort("192.0.2.2:1000"), e.Remote)
 		require.Contains(t, DropReason("loopback address on the wire").Rule(), "RFC 1122")
@@ -122,7 +122,7 @@ func TestWatchHasWhatTheHostCouldNotSend(t *testing.T) {
 		_, err := u.WriteTo([]byte("nobody"), addrPort("192.0.2.77:5"), SendOptions{})
 		require.NoError(t, err)
 		time.Sleep(10 * time.Second)
-		e := waiting(w)
+		e := pendingEvents(w)
 		require.Len(t, e, 1)
 		require.Equal(t, DropReason("neighbor did not answer"), e[0].Reason)
 		require.True(t, e[0].Outbound)
@@ -130,7 +130,7 @@ func TestWatchHasWhatTheHostCouldNotSend(t *testing.T) {
 		require.NoError(t, p.dev.Close())
 		_, _ = u.WriteTo([]byte("down"), addrPort("192.0.2.77:5"), SendOptions{})
 		time.Sleep(10 * time.Second)
-		e = waiting(w)
+		e = pendingEvents(w)
 		require.Len(t, e, 1)
 		require.Equal(t, DropReason("neighbor did not answer"), e[0].Reason)
 		require.True(t, e[0].Outbound)
@@ -144,7 +144,7 @@ func TestReassembliesThatEndAreWatched(t *testing.T) {
 		w := watch(t, s, WatchConfig{Drops: true})
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP, MoreFragments: true, ID: 5}, make([]byte, 16))
 		time.Sleep(time.Minute)
-		all := waiting(w)
+		all := pendingEvents(w)
 		require.Len(t, all, 1)
 		require.Equal(t, DropReason("reassembly timed out"), all[0].Reason)
 		require.Equal(t, wire.IPv4Len+16, len(all[0].Data))
@@ -161,7 +161,7 @@ func TestWatchedFramesHaveChecksumsAndGSO(t *testing.T) {
 		c, d := connect(t, a, b)
 		exchange(t, c, d, 500_000)
 		super, sent, received := 0, 0, 0
-		for _, e := range waiting(w) {
+		for _, e := range pendingEvents(w) {
 			require.Zero(t, e.Lost)
 			require.Len(t, e.Data, e.Len)
 			_, packet, r := wire.ParseEthernet(e.Data)
@@ -186,7 +186,7 @@ func TestWatchedFramesHaveChecksumsAndGSO(t *testing.T) {
 		require.NotZero(t, sent)
 		require.NotZero(t, received)
 		long := 0
-		for _, e := range waiting(head) {
+		for _, e := range pendingEvents(head) {
 			require.LessOrEqual(t, len(e.Data), 80)
 			if e.Len > 80 {
 				require.Len(t, e.Data, 80)
@@ -204,7 +204,7 @@ func TestWatchFiltersFrames(t *testing.T) {
 		for _, port := range []uint16{6, 7, 8} {
 			p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, udpDatagram(addrPort("192.0.2.2:1"), netip.AddrPortFrom(addr("192.0.2.1"), port), nil))
 		}
-		all := waiting(w)
+		all := pendingEvents(w)
 		require.Len(t, all, 2)
 		require.Equal(t, FrameReceived, all[0].Kind)
 		require.Equal(t, PacketDropped, all[1].Kind)
@@ -247,7 +247,7 @@ func TestAFloodOfDropsIsBoundedForASlowReader(t *testing.T) {
 	w.mu.Lock()
 	require.LessOrEqual(t, len(w.queue), buffer/1000)
 	w.mu.Unlock()
-	rest := waiting(w)
+	rest := pendingEvents(w)
 	for _, e := range rest {
 		lost += e.Lost
 	}
@@ -326,20 +326,20 @@ func TestConnectionsAreWatched(t *testing.T) {
 		a, b := wiredPair(t, nil)
 		wa, wb := watch(t, a, WatchConfig{Conns: true}), watch(t, b, WatchConfig{Conns: true})
 		c, d := connect(t, a, b)
-		opened := waiting(wa)
+		opened := pendingEvents(wa)
 		require.Len(t, opened, 1)
 		require.Equal(t, ConnOpened, opened[0].Kind)
 		require.Equal(t, c.LocalAddr(), opened[0].Local)
 		require.Equal(t, c.RemoteAddr(), opened[0].Remote)
 		require.False(t, opened[0].Passive)
-		require.True(t, waiting(wb)[0].Passive)
+		require.True(t, pendingEvents(wb)[0].Passive)
 		exchange(t, c, d, 100_000)
 		time.Sleep(3 * time.Second)
 		require.NoError(t, c.Close())
 		require.NoError(t, d.Close())
 		synctest.Wait()
 		for i, w := range []*Watcher{wa, wb} {
-			e := waiting(w)
+			e := pendingEvents(w)
 			require.Len(t, e, 1)
 			require.Equal(t, ConnClosed, e[0].Kind)
 			require.NoError(t, e[0].Err)
@@ -353,7 +353,7 @@ func TestConnectionsAreWatched(t *testing.T) {
 		require.NoError(t, c.SetLinger(0))
 		require.NoError(t, c.Close())
 		synctest.Wait()
-		ea, eb := waiting(wa), waiting(wb)
+		ea, eb := pendingEvents(wa), pendingEvents(wb)
 		require.Len(t, ea, 2)
 		require.Len(t, eb, 2)
 		require.Equal(t, syscall.ECONNABORTED, ea[1].Err)
@@ -362,11 +362,11 @@ func TestConnectionsAreWatched(t *testing.T) {
 		// A refused dial.
 		_, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrB, 4), TCPOptions{})
 		require.Error(t, err)
-		ea = waiting(wa)
+		ea = pendingEvents(wa)
 		require.Len(t, ea, 1)
 		require.Equal(t, ConnFailed, ea[0].Kind)
 		require.Equal(t, syscall.ECONNREFUSED, ea[0].Err)
-		require.Empty(t, waiting(wb))
+		require.Empty(t, pendingEvents(wb))
 	})
 }
 
@@ -380,7 +380,7 @@ func TestAWatchedConnectionThatLosesItsPeer(t *testing.T) {
 		_, err := c.Write([]byte("lost"))
 		require.NoError(t, err)
 		time.Sleep(time.Hour)
-		e := waiting(w)
+		e := pendingEvents(w)
 		require.Len(t, e, 2)
 		require.Equal(t, syscall.EHOSTUNREACH, e[1].Err, "ARP gets no answer either")
 		require.NotZero(t, e[1].Info.Retrans)
@@ -433,7 +433,7 @@ func TestNotifyIsCalledForEvents(t *testing.T) {
 		var events atomic.Int32
 		var w *Watcher
 		w, err := s.Watch(WatchConfig{Drops: true, Notify: func() {
-			events.Add(int32(len(waiting(w))))
+			events.Add(int32(len(pendingEvents(w))))
 		}})
 		require.NoError(t, err)
 		for range 2 {

@@ -115,7 +115,7 @@ func TestLinkTypesOfIP(t *testing.T) {
 func TestTheCheckSequenceIsNotPartOfThePacket(t *testing.T) {
 	o := orders["little"]
 	frame := []byte("a frame and its FCS.")
-	b := pcapFile(o, magicMicro, 1|1<<26|2<<28)
+	b := pcapFile(o, magicMicro, 1|1<<26|2<<28) // Ethernet, with an FCS of 2 words of 16 bits
 	b = record(o, b, 0, 0, frame, len(frame))
 	b = record(o, b, 0, 0, frame, 100) // the end is missing anyway
 	got, err := readAll(b)
@@ -129,7 +129,7 @@ func TestTheCheckSequenceIsNotPartOfThePacket(t *testing.T) {
 	b = block(o, b, blockInterface, uint16(1), uint16(0), uint32(0))
 	for i := range uint32(2) {
 		b = block(o, b, blockPacket, i, uint64(0), uint32(20), uint32(20), frame,
-			uint16(optFlags), uint16(4), 2*i<<5, uint32(0)) // the second one: 2 bytes, as its flags say
+			uint16(optFlags), uint16(4), 2*i<<5, uint32(0)) // the flags of the second packet say that its FCS has 2 bytes
 	}
 	got, err = readAll(b)
 	require.Equal(t, io.EOF, err)
@@ -208,7 +208,7 @@ func written(t testing.TB) ([]byte, []Packet) {
 		require.NoError(t, w.Write(p))
 		p.Interface = cmp.Or(p.Interface, "test0")
 		if len(p.Data) > 64 {
-			t.Fatal("no packet is cut")
+			t.Fatal("a packet is longer than SnapLen")
 		}
 		want = append(want, p)
 	}
@@ -251,7 +251,7 @@ func TestACutCaptureIsAnError(t *testing.T) {
 		got, err := readAll(old[:n])
 		if ends[n] {
 			require.Equal(t, io.EOF, err)
-			require.Len(t, got, (n-24)/36)
+			require.Len(t, got, (n-24)/36) // the file header has 24 bytes, and each record 16 + 20
 			continue
 		}
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF, "%d", n)

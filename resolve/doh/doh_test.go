@@ -17,7 +17,8 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// serve starts an HTTPS server in the kernel's loopback and returns a Client whose dial reaches it.
+// serve starts an HTTPS server on the kernel's loopback. It returns a Client, a dial function that reaches the
+// server, and the addresses for which dial was called.
 func serve(t *testing.T, http2 bool, h http.HandlerFunc) (*Client, func(context.Context, string, string) (net.Conn, error), *[]string) {
 	t.Helper()
 	clientTLS, serverTLS := hosttest.TLS(t, "h2")
