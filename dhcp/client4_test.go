@@ -265,7 +265,7 @@ func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 		waits = append(waits, b.next())
 	}
 	require.Equal(t, l.Rebind, b.now)
-	for i := range waits[:len(waits)-2] {
+	for i := range waits[:len(waits)-2] { // the last wait is cut short by T2
 		require.InDelta(t, max(waits[i]/2, time.Minute), waits[i+1], 2, "%v", waits)
 	}
 	require.Less(t, len(waits), 16)
@@ -354,7 +354,8 @@ func TestLeasesWithoutEndAndNearlySo(t *testing.T) {
 func TestTimesOfAServer(t *testing.T) {
 	secs := func(n byte) []byte { return []byte{0, 0, 0, n} }
 	// t1 and t2 are the times of the server in seconds, for a lease of 100 seconds. The client replaces a time
-	// that is 0 or not before the next one.
+	// that is 0 or not before the next one: T2 by 7/8 of the lease, and T1 by half of the lease or, if that is
+	// less, 4/7 of the server's T2.
 	for _, c := range []struct{ t1, t2, want1, want2 int }{
 		{0, 0, 50, 87}, {10, 20, 10, 20}, {0, 20, 11, 20}, {90, 0, 50, 87}, {0, 200, 50, 87}, {30, 100, 30, 87}, {20, 20, 11, 20},
 	} {
@@ -476,7 +477,7 @@ func TestALoopOfRefusalsSlowsDown(t *testing.T) {
 		b.want(Discover)
 		b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
 		if i > 0 {
-			b.next()
+			b.next() // after a refusal, the client first waits for offers of other servers
 		}
 		b.want(Request)
 		b.receive(b.reply(NAK, "192.0.2.1", "", 0))

@@ -164,9 +164,9 @@ func TestAClientGetsAnIPv6Lease(t *testing.T) {
 // RFC 8415 15 and 18.2.1: the first Solicit is sent after up to a second, then after 1, 2, 4 ... seconds up to
 // SOL_MAX_RT.
 func TestSolicitsBecomeRare(t *testing.T) {
-	for name, random := range map[string]uint64{"low": 0, "high": 1<<63 - 1} {
+	for name, seed := range map[string]uint64{"seed 0": 0, "seed 1<<63-1": 1<<63 - 1} {
 		l := newLink6(t, func(c *ClientConfig6, _ *ServerConfig6) {
-			r := rand.New(rand.NewPCG(random, 1))
+			r := rand.New(rand.NewPCG(seed, 1))
 			c.Rand = r.Uint64
 		})
 		l.dead = true
@@ -230,7 +230,7 @@ func TestRapidCommit6(t *testing.T) {
 		l := newLink6(t, func(c *ClientConfig6, s *ServerConfig6) { c.RapidCommit, s.RapidCommit = true, server })
 		l.c.Up(l.now)
 		l.until(Bound6)
-		require.Equal(t, server, len(l.took()) == 1)
+		require.Equal(t, server, len(l.took()) == 1, "with Rapid Commit, the client sends only a Solicit")
 	}
 }
 
@@ -260,11 +260,11 @@ func TestTheBestAdvertiseIsRequested(t *testing.T) {
 	require.Equal(t, Soliciting6, l.c.State())
 	l.next()
 	require.Equal(t, []MessageType6{Solicit6, Request6}, l.took())
-	require.EqualValues(t, 1, l.s.Stats().Foreign)
+	require.EqualValues(t, 1, l.s.Stats().Foreign, "the Request was for the other server, which has the higher preference")
 	// RFC 8415 18.2.2: after REQ_MAX_RC requests the client searches again.
 	l.change = nil
 	l.until(Soliciting6)
-	require.Len(t, l.took(), 9)
+	require.Len(t, l.took(), 9, "with the first one, these are REQ_MAX_RC (10) requests")
 	l.until(Bound6)
 }
 

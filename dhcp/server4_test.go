@@ -48,7 +48,8 @@ func requested(a string) Option4 { return Option4{OptRequestedAddr, AppendAddrs(
 
 func to(server string) Option4 { return Option4{OptServerID, AppendAddrs(nil, addr(server))} }
 
-// ask passes a message to the server and returns the reply; nil if there is none.
+// ask passes a message to the server and returns the reply; nil if there is none. The message is a broadcast
+// unless it has a ciaddr.
 func (b *testServer4) ask(m *Message4) *Reply4 {
 	b.t.Helper()
 	b.s.Receive(b.now, mustParse(b.t, mustAppend(b.t, m, 0)), !m.CIAddr.IsValid())
@@ -212,7 +213,7 @@ func TestAServerOffersAndAssignsAnAddress(t *testing.T) {
 	require.EqualValues(t, 10800, seconds)
 	require.Equal(t, []string{"extended 192.0.2.10"}, b.events())
 	require.Equal(t, b.now.Add(3*time.Hour), b.s.Deadline())
-	for asked, want := range map[uint32]uint32{1: 60, infinity: 14400} {
+	for asked, want := range map[uint32]uint32{1: 60, infinity: 14400} { // minLease and MaxLease
 		m.Options.Set(OptLeaseTime, binary.BigEndian.AppendUint32(nil, asked))
 		seconds, _ := b.want(ACK, m).Message.Options.Uint32(OptLeaseTime)
 		require.Equal(t, want, seconds)
@@ -450,6 +451,7 @@ func TestDestinationsOfReplies(t *testing.T) {
 	require.Equal(t, "255.255.255.255:68", b.want(Offer, m).To.String(), "the broadcast bit is set")
 	m.Flags = 0
 	require.Equal(t, "192.0.2.10:68", b.want(Offer, m).To.String())
+	// A reply to a client without a unicast Ethernet address is broadcast.
 	for _, change := range []func(){func() { m.HType = 6 }, func() { m.CHAddr = m.CHAddr[:5] }, func() { m.CHAddr = []byte{3, 0, 0, 0, 0, 1} }} {
 		m.HType, m.CHAddr = 1, []byte{2, 0, 0, 0, 0, 1}
 		change()
@@ -521,6 +523,8 @@ func TestOptionsThatAClientRequests(t *testing.T) {
 	require.True(t, ok)
 	_, ok = r.Message.Options.Get(OptMTU)
 	require.False(t, ok, "not requested")
+	// A message has at most the requested size, but 576 to 1500, less 28 bytes for the headers of IP and UDP.
+	// Each of the 20 options takes 102 bytes, so less than that stays free.
 	for size, most := range map[uint16]int{0: 548, 600: 572, 1500: 1472, 9000: 1472} {
 		r = b.want(Offer, b.message(Discover, 1, Option4{OptMaxMessageSize, binary.BigEndian.AppendUint16(nil, size)}))
 		require.LessOrEqual(t, len(r.Payload), most)
@@ -636,6 +640,8 @@ func TestBindingsCanBeSaved(t *testing.T) {
 	var old []Binding4
 	require.NoError(t, json.Unmarshal(saved, &old))
 	require.Len(t, old, 3)
+	// The server ignores these bindings: addresses that it does not assign, a second binding of an address, an
+	// unknown state, and a lease without a client.
 	old = append(old, Binding4{Addr: addr("203.0.113.9"), State: Leased, MAC: mac[:]}, Binding4{Addr: addr("192.0.2.1"), State: Leased, MAC: mac[:]},
 		Binding4{Addr: addr("192.0.2.10"), State: Leased, MAC: mac[:], Until: start.Add(9 * time.Hour)}, Binding4{State: 9}, Binding4{Addr: addr("192.0.2.99"), State: Leased})
 

@@ -329,8 +329,8 @@ func TestAServerThatLosesTheCaseIsAskedInPlainCase(t *testing.T) {
 			hostZone.resolve(m)
 			return [][]byte{pack(m)}
 		}})
-		flips := uint64(0)
-		r := resolverOn(n, Config{Families: onlyIPv4, Rand: func() uint64 { flips++; return ^uint64(0) - flips }}, server1)
+		calls := uint64(0) // the random numbers are large, so that the case is mixed, and differ, so that the IDs do
+		r := resolverOn(n, Config{Families: onlyIPv4, Rand: func() uint64 { calls++; return ^uint64(0) - calls }}, server1)
 		start := time.Now()
 		for range 2 {
 			addrs, err := r.LookupHost(t.Context(), "Host.test.")
@@ -638,7 +638,7 @@ func TestMalformedRecordsBesideTheAnswerAreIgnored(t *testing.T) {
 			Body:   &dnsmessage.UnknownResource{Type: 999, Data: []byte{1}},
 		},
 	} {
-		for _, cut := range []int{0, 1, 5} {
+		for _, cut := range []int{0, 1, 5} { // bytes that are missing at the end of the message
 			n := newNetwork(map[string]handler{server1: func(_ string, query []byte) [][]byte {
 				m := respond(query)
 				m.Additionals = nil

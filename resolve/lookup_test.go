@@ -137,7 +137,7 @@ func TestSearchListAndNdots(t *testing.T) {
 	const sub, dom = "sub.example.test", "example.test."
 	for _, tt := range []struct {
 		name  string
-		ndots int
+		ndots int // Config.Ndots: 0 is the default, 1, and -1 is 0
 		want  []string
 	}{
 		{"www", 0, []string{"www.sub.example.test.", "www.example.test.", "www."}},
@@ -645,7 +645,7 @@ func TestASearchThatIsCutOffDoesNotSayThatThereIsNothing(t *testing.T) {
 			return zone{}.serve(network, query)
 		}})
 		r := resolverOn(n, Config{Search: []string{"a.test", "b.test"}}, server1)
-		for _, limit := range []time.Duration{3 * time.Second, 4 * time.Second} {
+		for _, limit := range []time.Duration{3 * time.Second, 4 * time.Second} { // during the second query, and at its end
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			_, err := r.LookupTXT(ctx, "www")
 			cancel()

@@ -312,10 +312,10 @@ func TestTheQuerierSetsTheNumberOfReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
-		r.ask("224.0.0.1", "11 0a 0000 00000000 05 7d 0000")
+		r.ask("224.0.0.1", "11 0a 0000 00000000 05 7d 0000") // robustness 5
 		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 		require.Len(t, r.after(time.Minute), 5)
-		r.ask("224.0.0.1", "11 0a 0000 00000000 00 00 0000")
+		r.ask("224.0.0.1", "11 0a 0000 00000000 00 00 0000") // robustness 0: not given
 		r.after(time.Minute)
 		require.NoError(t, u.Leave(addr("224.1.2.3"), 2))
 		require.Len(t, r.after(time.Minute), 2, "by default")
@@ -381,8 +381,8 @@ func TestAVersion2QueryShortensATimer(t *testing.T) {
 		r.ask("224.0.0.1", generalV2)
 		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 		r.after(time.Minute)
-		r.ask("224.0.0.1", "11 ff 0000 00000000")
-		r.ask("224.0.0.1", "11 01 0000 00000000")
+		r.ask("224.0.0.1", "11 ff 0000 00000000") // answer within 25.5 s
+		r.ask("224.0.0.1", "11 01 0000 00000000") // answer within 0.1 s
 		r.ask("224.0.0.1", "11 ff 0000 00000000")
 		require.Len(t, r.after(time.Second/10), 1)
 		require.Empty(t, r.after(time.Minute))
@@ -665,9 +665,9 @@ func TestARouterKnowsTheGroupsOfAHost(t *testing.T) {
 						members[group]++
 					}
 					joined[key] = !joined[key]
-					if version == 3 || members[group] == 1 && joined[key] {
+					if version == 3 || members[group] == 1 && joined[key] { // a leave of version 2 is sent only once
 						synctest.Wait()
-						r.heard() // lost
+						r.heard() // the first copy is lost
 						time.Sleep(10 * time.Second)
 					}
 					listen()

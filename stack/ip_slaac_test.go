@@ -138,6 +138,7 @@ func TestLifetimesOfWeeksEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		const day = 24 * time.Hour
+		// The router is valid for 2.5 hours, and its DNS server for one hour.
 		p.ra(ra{RouterAdv: wire.RouterAdv{Lifetime: 9000}}, prefixOption("2001:db8:1::/64", 30*day, 7*day),
 			wire.AppendRDNSS(nil, 3600, addr("2001:db8::53")))
 		time.Sleep(2 * time.Hour)
@@ -304,9 +305,10 @@ func TestRouterOptionsAreApplied(t *testing.T) {
 		}
 		require.Equal(t, []uint8{17, 3, 17}, hops)
 		require.EqualValues(t, 17, s.newTCP(addrPort("[2001:db8:1::5]:9"), addrPort("[2001:db8:9::1]:9"), &way).ttl)
-		require.Equal(t, 1340, way.advMSS())
+		require.Equal(t, 1340, way.advMSS(), "the MTU less the headers of IPv6 and TCP")
 		nt := s.ifaceNamed("eth0").nd()
 		require.Equal(t, 300*time.Millisecond, time.Duration(nt.retrans))
+		// RFC 4861 6.3.2: a random value from 0.5 to 1.5 times the advertised 10 s.
 		require.GreaterOrEqual(t, time.Duration(nt.reachable), 5*time.Second)
 		require.Less(t, time.Duration(nt.reachable), 15*time.Second)
 		p.ra(ra{}, wire.AppendRDNSS(nil, 0, addr("2001:db8::53")), wire.AppendDNSSL(nil, 0, "a.test"))
@@ -391,7 +393,7 @@ func TestStableAddressesAreStable(t *testing.T) {
 	require.NotEqual(t, id(first), id(stableAddr(secret, "eth0", "2001:db8:2::/64")), "another network gets an unrelated identifier")
 	require.NotEqual(t, id(addr(llA)), id(first))
 
-	for id, want := range map[uint64]bool{
+	for id, want := range map[uint64]bool{ // the limits of the ranges of RFC 5453
 		0: true, 1: false, 0xfdffffffffffff7f: false, 0xfdffffffffffff80: true, 0xfdffffffffffffff: true, 0xfe00000000000000: false,
 		0x02005efffe000000: true, 0x02005efffeffffff: true, 0x02005eff00000000: false, 0x02005efffd000000: false,
 	} {

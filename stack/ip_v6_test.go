@@ -491,7 +491,7 @@ func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
 			p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: from}, echoRequest6(from, own, 1, 1, make([]byte, n)))))
 		}
 		const n = 2 * maxPathMTUs
-		for _, base := range []string{"2001:db8::1:0:0:0", "2001:db8:9::1:0:0"} {
+		for _, base := range []string{"2001:db8::1:0:0:0", "2001:db8:9::1:0:0"} { // on the link, and behind the gateway
 			a := addr(base)
 			for range n {
 				tooBig(a, 1300)
@@ -504,7 +504,7 @@ func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
 
 		far := addr("2001:db8:9::9")
 		for _, c := range []struct {
-			length int // of the echo that the host answers; 0: no echo
+			length int // of the data of the echo that the host answers, after headers of 48 bytes; 0: no echo
 			wait   time.Duration
 			want   int // the path MTU after a Packet Too Big; 0: none
 		}{
@@ -518,7 +518,7 @@ func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
 				echo(far, c.length)
 			}
 			time.Sleep(c.wait)
-			tooBig(far, uint32(max(c.want, 1290)))
+			tooBig(far, uint32(max(c.want, 1290))) // where want is 0, the message is not believed
 			s.datagramMTU.mu.Lock()
 			got := s.datagramMTU.m[far].mtu
 			s.datagramMTU.mu.Unlock()

@@ -374,7 +374,7 @@ func TestADuplicateIsGivenUp(t *testing.T) {
 	for _, wait := range []bool{false, true} {
 		for _, c := range []struct {
 			m   ndMessage
-			mac wire.MAC
+			mac wire.MAC // of the other node, if m has it
 		}{
 			{probe(nil), wire.MAC{}},
 			{probe(&[6]byte{1, 2, 3, 4, 5, 6}), wire.MAC{}},
