@@ -17,6 +17,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
+// The program is the DHCP client of one of two links. Its lease is renewed once and then expires.
 // RFC 2131 4.1: "DHCP messages broadcast by a client prior to that client obtaining its IP
 // address must have the source address field in the IP header set to 0."
 func TestDHCPConfiguresOneOfTwoLinks(t *testing.T) {
@@ -59,9 +60,9 @@ func TestDHCPConfiguresOneOfTwoLinks(t *testing.T) {
 		require.Equal(t, before, sentOnLAN(), "nothing is sent on the other link")
 
 		all := netip.MustParsePrefix("0.0.0.0/0")
-		mine := netip.PrefixFrom(lease.addr, lease.bits)
+		assigned := netip.PrefixFrom(lease.addr, lease.bits)
 		options := stack.AddrOptions{Valid: lease.time, Origin: stack.AddrDHCP}
-		require.NoError(t, client.AddAddr("wan", mine, options))
+		require.NoError(t, client.AddAddr("wan", assigned, options))
 		require.NoError(t, client.AddRoute(stack.Route{Dst: all, Via: lease.router}))
 		require.Equal(t, lease.router, client.Interfaces()[2].Gateway)
 		ln, err := server.Listen("tcp", ":80")
@@ -74,16 +75,16 @@ func TestDHCPConfiguresOneOfTwoLinks(t *testing.T) {
 
 		// The client renews the lease at half of its time. A connection does not notice.
 		time.Sleep(lease.time / 2)
-		again := askDHCP(conn, link, dhcpMessage{kind: dhcpRequest, addr: lease.addr})
-		require.EqualValues(t, dhcpAck, again.kind)
-		require.NoError(t, client.AddAddr("wan", mine, options))
+		renewed := askDHCP(conn, link, dhcpMessage{kind: dhcpRequest, addr: lease.addr})
+		require.EqualValues(t, dhcpAck, renewed.kind)
+		require.NoError(t, client.AddAddr("wan", assigned, options))
 		time.Sleep(lease.time * 3 / 4)
 		_, err = c.Write([]byte("x"))
 		require.NoError(t, err)
 		_, err = d.Read(make([]byte, 1))
 		require.NoError(t, err)
 
-		// The client does not renew the lease again. It expires lease.time after the renewal, of which
+		// The client does not renew the lease renewed. It expires lease.time after the renewal, of which
 		// three quarters have passed.
 		changed := client.Changed()
 		start := time.Now()

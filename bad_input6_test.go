@@ -38,7 +38,7 @@ func TestBadInputOfIPv6HasAClearError(t *testing.T) {
 	addr := netip.MustParseAddr
 	for _, c := range []struct {
 		err  error
-		is   error
+		is   error // if it is not nil, err wraps it
 		text string
 	}{
 		// A zone that does not exist.

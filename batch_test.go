@@ -38,7 +38,8 @@ func (l *log) noteBatch(name string, ms []Message, n int, err error) {
 
 func TestBatchesDoAsThoseOfXNetOnTheKernel(t *testing.T) {
 	oob := func() []byte { return make([]byte, 40) }
-	rooms := func(sizes ...[]int) []Message {
+	// emptyMessages returns one message for each list of buffer sizes.
+	emptyMessages := func(sizes ...[]int) []Message {
 		var ms []Message
 		for _, s := range sizes {
 			m := Message{OOB: oob()}
@@ -55,7 +56,7 @@ func TestBatchesDoAsThoseOfXNetOnTheKernel(t *testing.T) {
 		sent, _ := l.listenOn("127.0.0.2:0")
 		c := sent.(batchSocket)
 		addr := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}
-		ttl := control(0, 2, int32Bytes(7)...)
+		ttl := control(0, 2, int32Bytes(7)...) // IPPROTO_IP, IP_TTL
 		require.NoError(l.t, s.SetControlMessage(FlagTTL, true))
 		out := []Message{
 			{Buffers: [][]byte{[]byte("one")}, Addr: addr},
@@ -66,7 +67,7 @@ func TestBatchesDoAsThoseOfXNetOnTheKernel(t *testing.T) {
 		}
 		n, err := c.WriteBatch(out, 0)
 		l.noteBatch("write", out, n, err)
-		in := rooms([]int{100}, []int{2, 5, 100}, []int{4, 100}, []int{3, 4}, []int{10}, []int{10}, []int{10})
+		in := emptyMessages([]int{100}, []int{2, 5, 100}, []int{4, 100}, []int{3, 4}, []int{10}, []int{10}, []int{10})
 		n, err = s.ReadBatch(in[:2], 0)
 		l.noteBatch("read two", in, n, err)
 		n, err = s.ReadBatch(in[2:], 0)
@@ -82,8 +83,8 @@ func TestBatchesDoAsThoseOfXNetOnTheKernel(t *testing.T) {
 		s.SetReadDeadline(time.Time{})
 
 		// A datagram that cannot be sent ends the batch. It is an error if it is the first one.
-		big := Message{Buffers: [][]byte{make([]byte, 65508)}, Addr: addr}
-		bad := Message{Buffers: [][]byte{[]byte("x")}, Addr: addr, OOB: control(0, 2, int32Bytes(0)...)}
+		big := Message{Buffers: [][]byte{make([]byte, 65508)}, Addr: addr}                               // the maximum over IPv4 is 65507
+		bad := Message{Buffers: [][]byte{[]byte("x")}, Addr: addr, OOB: control(0, 2, int32Bytes(0)...)} // a TTL of 0
 		for _, ms := range [][]Message{{out[0], big, out[4]}, {big, out[0]}, {out[0], bad}, {bad, out[0]}} {
 			n, err := c.WriteBatch(ms, 0)
 			l.note("write: %d %s", max(n, 0), why(err))
@@ -98,7 +99,8 @@ func TestBatchesDoAsThoseOfXNetOnTheKernel(t *testing.T) {
 	})
 }
 
-func TestABatchIsReadAsSoonAsThereIsOne(t *testing.T) {
+// ReadBatch does not wait until all messages are filled.
+func TestReadBatchReturnsWithOneDatagram(t *testing.T) {
 	a, b := newPair(t)
 	s, err := b.ListenUDP("udp", nil)
 	require.NoError(t, err)
@@ -146,9 +148,9 @@ func TestABatchSaysWhatIsWrong(t *testing.T) {
 		require.IsType(t, &net.OpError{}, err)
 		require.Equal(t, "write", err.(*net.OpError).Op)
 	}
-	four, err := b.ListenUDP("udp4", nil)
+	udp4, err := b.ListenUDP("udp4", nil)
 	require.NoError(t, err)
-	_, err = four.WriteBatch(message(&net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1}), 0)
+	_, err = udp4.WriteBatch(message(&net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1}), 0)
 	require.ErrorContains(t, err, "non-IPv4 address")
 	_, err = s.ReadBatch(message(nil), 2) // Linux's MSG_PEEK
 	require.ErrorIs(t, err, errors.ErrUnsupported)
@@ -186,9 +188,9 @@ func TestBatchesAndControlMessagesAllocateNoMoreThanAddresses(t *testing.T) {
 	port := s.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	to := netip.AddrPortFrom(netip.MustParseAddr(addrB), port)
 	msg, buf, oob := make([]byte, 100), make([]byte, 200), make([]byte, 100)
-	hint := (&PacketInfo{TTL: 7, TOS: 4}).AppendControl(nil)
+	controlOut := (&PacketInfo{TTL: 7, TOS: 4}).AppendControl(nil)
 	require.Zero(t, testing.AllocsPerRun(200, func() {
-		if _, _, err := c.WriteMsgUDPAddrPort(msg, hint, to); err != nil {
+		if _, _, err := c.WriteMsgUDPAddrPort(msg, controlOut, to); err != nil {
 			t.Error(err)
 		}
 		if n, oobn, _, _, err := s.ReadMsgUDPAddrPort(buf, oob); err != nil || n != 100 || oobn == 0 {
@@ -197,7 +199,7 @@ func TestBatchesAndControlMessagesAllocateNoMoreThanAddresses(t *testing.T) {
 	}))
 	out, in := make([]Message, 20), make([]Message, 20)
 	for i := range out {
-		out[i] = Message{Buffers: [][]byte{make([]byte, 100)}, Addr: net.UDPAddrFromAddrPort(to), OOB: hint}
+		out[i] = Message{Buffers: [][]byte{make([]byte, 100)}, Addr: net.UDPAddrFromAddrPort(to), OOB: controlOut}
 		in[i] = Message{Buffers: [][]byte{make([]byte, 100)}, OOB: make([]byte, 100)}
 	}
 	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
@@ -207,7 +209,7 @@ func TestBatchesAndControlMessagesAllocateNoMoreThanAddresses(t *testing.T) {
 		if n, err := s.ReadBatch(in, 0); err != nil || n != len(in) {
 			t.Error(n, err)
 		}
-	}), float64(len(in)/2), "the addresses come in one piece; with the race detector pools forget at random")
+	}), float64(len(in)/2), "one allocation holds the addresses of a batch; more come from pools, which drop entries at random under the race detector")
 }
 
 func BenchmarkDatagrams(b *testing.B) {

@@ -34,10 +34,11 @@ func TestAnApplicationSetsHowLongItsDataMayStayUnacknowledged(t *testing.T) {
 		require.Less(t, first, 6*time.Second)
 		_, err = patient.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
-		require.Greater(t, time.Since(began), 100*time.Second, "it is the connection's own")
+		require.Greater(t, time.Since(began), 100*time.Second, "the timeout of c is not that of other connections")
 	})
 }
 
+// SetTOS, SetTTL and SetUserTimeout, which package net does not have, check their arguments.
 func TestOptionsBeyondNetsCheckTheirArguments(t *testing.T) {
 	a, b := newPair(t)
 	c, _ := connect(t, a, b, addrB)
@@ -55,7 +56,7 @@ func TestOptionsBeyondNetsCheckTheirArguments(t *testing.T) {
 	require.NoError(t, c.SetTTL(9))
 	tos, err := c.TOS()
 	require.NoError(t, err)
-	require.Equal(t, 0xb8, tos)
+	require.Equal(t, 0xb8, tos, "without the ECN bits")
 	ttl, err := c.TTL()
 	require.NoError(t, err)
 	require.Equal(t, 9, ttl)

@@ -159,16 +159,16 @@ func TestShrinkingABufferLosesNothing(t *testing.T) {
 	require.True(t, bytes.Equal(data, got))
 }
 
-// A mortal is a device that can be deleted, like a TAP device.
-type mortal struct {
+// A deletable is a device that fails after it was deleted, like a TAP device.
+type deletable struct {
 	nic.Device
-	dead atomic.Bool
+	deleted atomic.Bool
 }
 
-func (m *mortal) Nonblocking() nic.Device { return m }
+func (m *deletable) Nonblocking() nic.Device { return m }
 
-func (m *mortal) Send(batch []nic.Frame) (int, error) {
-	if m.dead.Load() {
+func (m *deletable) Send(batch []nic.Frame) (int, error) {
+	if m.deleted.Load() {
 		return 0, errors.New("the device has vanished")
 	}
 	return m.Device.Send(batch)
@@ -177,12 +177,12 @@ func (m *mortal) Send(batch []nic.Frame) (int, error) {
 func TestADeviceThatDiesIsSeenAsANetworkThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ea, eb := nic.Pipe(nic.PipeConfig{})
-		dev := &mortal{Device: ea}
+		dev := &deletable{Device: ea}
 		a, b := newHost(t, dev, addrA), newHost(t, eb, addrB)
 		c, s := connect(t, a, b, addrB)
 		_, err := s.Write([]byte("acknowledged"))
 		require.NoError(t, err)
-		dev.dead.Store(true)
+		dev.deleted.Store(true)
 		got := make([]byte, 12)
 		_, err = io.ReadFull(c, got)
 		require.NoError(t, err)

@@ -36,6 +36,7 @@ type control6Socket interface {
 	WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error)
 }
 
+// packetInfo6 returns an in6_pktinfo (RFC 3542 6.1).
 func packetInfo6(index int, src string) []byte {
 	a := netip.MustParseAddr(src).As16()
 	return append(a[:], int32Bytes(index)...)
@@ -44,7 +45,7 @@ func packetInfo6(index int, src string) []byte {
 // RFC 3542 6.5: a traffic class of -1 is "use kernel default". Linux sends 0xff.
 func TestATrafficClassOfMinusOneIsTheDefault(t *testing.T) {
 	o := stack.SendOptions{}
-	require.NoError(t, sendControl(control(41, 67, int32Bytes(-1)...), control6, &o))
+	require.NoError(t, sendControl(control(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int32Bytes(-1)...), control6, &o))
 	require.Equal(t, stack.SendOptions{}, o)
 }
 
@@ -52,6 +53,8 @@ func TestATrafficClassOfMinusOneIsTheDefault(t *testing.T) {
 // byte, for datagrams of both families.
 func TestControlMessagesOfIPv6HaveTheBytesOfTheKernel(t *testing.T) {
 	kernelHas6(t)
+	// The levels are those of Linux: 0 is IPPROTO_IP, 1 is SOL_SOCKET and 41 is IPPROTO_IPV6. Of IPv6, type 50
+	// is IPV6_PKTINFO, 52 is IPV6_HOPLIMIT and 67 is IPV6_TCLASS; of IPv4, 1 is IP_TOS, 2 is IP_TTL and 8 is IP_PKTINFO.
 	messages := []struct {
 		name string
 		oob  []byte
@@ -82,12 +85,12 @@ func TestControlMessagesOfIPv6HaveTheBytesOfTheKernel(t *testing.T) {
 		{"unknown of the socket", control(1, 999, 1, 2, 3, 4)},
 		{"two", append(control(41, 52, int32Bytes(9)...), control(41, 67, int32Bytes(4)...)...)},
 	}
-	program := func(listen func(network, address string) control6Socket, dial func(to *net.UDPAddr) control6Socket, tell func(control6Socket)) (lines []string) {
+	program := func(listen func(network, address string) control6Socket, dial func(to *net.UDPAddr) control6Socket, receiveControl func(control6Socket)) (lines []string) {
 		for _, dst := range []string{"::1", "127.0.0.1"} {
 			c, sender := listen("udp", "[::]:0"), listen("udp", "[::]:0")
 			defer c.Close()
 			defer sender.Close()
-			tell(c)
+			receiveControl(c)
 			to := &net.UDPAddr{IP: net.ParseIP(dst), Port: c.LocalAddr().(*net.UDPAddr).Port}
 			connected := dial(to)
 			defer connected.Close()
@@ -95,9 +98,9 @@ func TestControlMessagesOfIPv6HaveTheBytesOfTheKernel(t *testing.T) {
 			for _, m := range messages {
 				n, oobn, err := sender.WriteMsgUDP([]byte("datagram"), m.oob, to)
 				lines = append(lines, fmt.Sprintf("%s to %s: %d %d %s", m.name, dst, n, oobn, why(err)))
-				_, oobn, cerr := connected.WriteMsgUDP([]byte("datagram"), m.oob, nil)
-				lines = append(lines, fmt.Sprintf("%s, connected: %d %s", m.name, oobn, why(cerr)))
-				for _, err := range []error{err, cerr} {
+				_, oobn, connectedErr := connected.WriteMsgUDP([]byte("datagram"), m.oob, nil)
+				lines = append(lines, fmt.Sprintf("%s, connected: %d %s", m.name, oobn, why(connectedErr)))
+				for _, err := range []error{err, connectedErr} {
 					if err != nil {
 						continue
 					}
@@ -107,11 +110,12 @@ func TestControlMessagesOfIPv6HaveTheBytesOfTheKernel(t *testing.T) {
 					lines = append(lines, fmt.Sprintf("from %v of %d bytes: %d %x %d", from.IP, len(from.IP), n, oob[:oobn], flags))
 				}
 			}
-			for room := range 100 {
+			// A buffer that is too small for the control messages.
+			for size := range 100 {
 				_, err := sender.WriteTo([]byte("long"), to)
 				require.NoError(t, err)
-				n, oobn, flags, _, err := c.ReadMsgUDP(b, oob[:room])
-				lines = append(lines, fmt.Sprintf("room %d: %d %d %#x %s", room, n, oobn, flags, why(err)))
+				n, oobn, flags, _, err := c.ReadMsgUDP(b, oob[:size])
+				lines = append(lines, fmt.Sprintf("room %d: %d %d %#x %s", size, n, oobn, flags, why(err)))
 			}
 		}
 		return lines
@@ -152,5 +156,5 @@ func TestControlMessagesOfIPv6HaveTheBytesOfTheKernel(t *testing.T) {
 			return c
 		},
 		func(c control6Socket) { require.NoError(t, c.(*UDPConn).SetControlMessage(allFlags, true)) })
-	require.Equal(t, kernel, ours, "expected is the kernel's")
+	require.Equal(t, kernel, ours, "the expected lines are those of the kernel")
 }

@@ -27,26 +27,27 @@ type conversation struct {
 	id   uint64
 	side [2]speaker // the client, the server
 
-	mu    sync.Mutex
-	began time.Time
-	met   bool    // the server has identified the conversation
-	done  [2]bool // the side has ended
-	errs  []error
+	mu         sync.Mutex
+	began      time.Time
+	identified bool    // the server has identified the conversation
+	done       [2]bool // the side has ended
+	errs       []error
 }
 
 // A speaker describes one side of a conversation.
 type speaker struct {
-	total       int           // bytes to write, without the number of the conversation
-	chunk, bite int           // maximum length of a Write and of a Read
-	readAfter   time.Duration // delay before the first Read
-	pause       time.Duration // maximum time between two calls
-	interrupt   float64       // probability that a call has a deadline that may pass during it
-	readFrom    bool          // write with ReadFrom
-	writeTo     bool          // read with WriteTo
-	sndbuf      int           // SetWriteBuffer; 0: none
-	rcvbuf      int           // SetReadBuffer; 0: none
-	fiddlers    int           // goroutines that change options at the same time
-	end         ending
+	total     int           // bytes to write, without the number of the conversation
+	writeMax  int           // maximum length of a Write
+	readMax   int           // maximum length of a Read
+	readAfter time.Duration // delay before the first Read
+	pause     time.Duration // maximum time between two calls
+	interrupt float64       // probability that a call has a deadline that may pass during it
+	readFrom  bool          // write with ReadFrom
+	writeTo   bool          // read with WriteTo
+	sndbuf    int           // SetWriteBuffer; 0: none
+	rcvbuf    int           // SetReadBuffer; 0: none
+	fiddlers  int           // goroutines that change options at the same time
+	end       ending
 }
 
 // An ending is how a side ends its conversation.
@@ -70,8 +71,8 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 	for i := range c.side {
 		s := &c.side[i]
 		s.total = [...]int{0, r.IntN(10), r.IntN(3000), r.IntN(max(most/4, 1)), r.IntN(most)}[r.IntN(5)]
-		s.chunk = max(1+r.IntN(100_000)>>r.IntN(12), s.total/50+1)
-		s.bite = max(1+r.IntN(100_000)>>r.IntN(12), most/100+500)
+		s.writeMax = max(1+r.IntN(100_000)>>r.IntN(12), s.total/50+1)
+		s.readMax = max(1+r.IntN(100_000)>>r.IntN(12), most/100+500)
 		s.pause = pause(0, 0, time.Millisecond, 50*time.Millisecond, 300*time.Millisecond)
 		s.readAfter = pause(0, 0, 100*time.Millisecond, 3*time.Second, 25*time.Second)
 		s.interrupt = [...]float64{0, 0, 0.3}[r.IntN(3)]
@@ -94,7 +95,7 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 			s := &c.side[i]
 			s.rcvbuf, s.sndbuf = 4096<<r.IntN(4), 4096<<r.IntN(4)
 			s.total = 3*s.sndbuf + 32<<10 + r.IntN(most)
-			s.chunk, s.bite, s.pause = max(s.chunk, 3000), max(s.bite, 3000), min(s.pause, time.Millisecond)
+			s.writeMax, s.readMax, s.pause = max(s.writeMax, 3000), max(s.readMax, 3000), min(s.pause, time.Millisecond)
 			s.readAfter = wait + time.Duration(r.IntN(2)*r.IntN(100))*time.Millisecond
 			s.end = endPolitely
 		}
@@ -188,7 +189,7 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 	for k := range s.fiddlers {
 		fiddlers.Go(func() { c.fiddle(conn, rng(uint64(10+k)), stop) })
 	}
-	calm := sync.OnceFunc(func() {
+	stopFiddlers := sync.OnceFunc(func() {
 		close(stop)
 		fiddlers.Wait()
 	})
@@ -209,7 +210,7 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 			<-eof
 		}
 		if s.end == endClose {
-			calm()
+			stopFiddlers()
 			conn.SetLinger(-1) // a fiddler may have changed it
 			conn.Close()
 			return
@@ -223,7 +224,7 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 		close(eof)
 	})
 	streams.Wait()
-	calm()
+	stopFiddlers()
 	switch s.end {
 	case endLinger:
 		conn.SetLinger(20)
@@ -259,7 +260,7 @@ func (p *patternReader) Read(b []byte) (int, error) {
 // write writes the whole stream of a side. It retries after deadlines.
 func (c *conversation) write(conn *TCPConn, me int, r *rand.Rand) {
 	s := &c.side[me]
-	buf := make([]byte, min(s.chunk, patternPeriod))
+	buf := make([]byte, min(s.writeMax, patternPeriod))
 	off := 0
 	for off < s.total {
 		if r.Float64() < s.interrupt {
@@ -269,10 +270,10 @@ func (c *conversation) write(conn *TCPConn, me int, r *rand.Rand) {
 		var err error
 		if s.readFrom {
 			var n64 int64
-			n64, err = conn.ReadFrom(&patternReader{c, me, off, s.total, s.chunk})
+			n64, err = conn.ReadFrom(&patternReader{c, me, off, s.total, s.writeMax})
 			n = int(n64)
 		} else {
-			p := buf[:copy(buf, c.text(me, off, min(1+r.IntN(s.chunk), s.total-off)))]
+			p := buf[:copy(buf, c.text(me, off, min(1+r.IntN(s.writeMax), s.total-off)))]
 			n, err = conn.Write(p)
 			for i := range p {
 				p[i] = ^p[i] // the buffer belongs to the caller again
@@ -319,7 +320,7 @@ func (v *verifier) Write(p []byte) (int, error) {
 func (c *conversation) read(conn *TCPConn, me int, r *rand.Rand) {
 	s, other := &c.side[me], &c.side[1-me]
 	v := &verifier{c: c, me: me}
-	buf := make([]byte, s.bite)
+	buf := make([]byte, s.readMax)
 	time.Sleep(s.readAfter)
 	for {
 		if r.Float64() < s.interrupt {
@@ -444,7 +445,7 @@ func (f *forum) answer(conn *TCPConn) {
 		return
 	}
 	c.mu.Lock()
-	c.met = true
+	c.identified = true
 	c.mu.Unlock()
 	c.run(conn, 1, f.seed)
 }
@@ -482,7 +483,7 @@ func (f *forum) accepted() {
 		defer f.mu.Unlock()
 		for _, c := range f.open {
 			c.mu.Lock()
-			met := c.met
+			met := c.identified
 			c.mu.Unlock()
 			if !met {
 				return true
@@ -515,6 +516,7 @@ func bubbleGoroutines() (n int) {
 	synctest.Wait()
 	buf := make([]byte, 4<<20)
 	mine := ""
+	// A stack begins with a line as in "goroutine 7 [running, synctest bubble 3]:".
 	for i, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		head, _, _ := strings.Cut(g, "\n")
 		_, bubble, in := strings.Cut(head, "synctest bubble ")

@@ -66,7 +66,8 @@ var floors = map[string][]string{
 	"docs/guide/internal/lab": {"", "inspect", "nic", "stack/wire", "internal/filter"},
 }
 
-// guideProgram matches the programs of the guide, which may import what a program of a user may, and what they share.
+// guideProgram matches the programs of the guide. They may import the packages of guideFloor: those that a program
+// of a user may import, and the package that all of them share.
 var (
 	guideProgram = regexp.MustCompile(`^docs/guide/\d\d-\w+$`)
 	guideFloor   = []string{"", "stack", "stack/tcp", "stack/wire", "nic", "dhcp", "docs/guide/internal/lab", "golang.org/x/net/dns/dnsmessage"}
@@ -137,6 +138,7 @@ func TestImportsPointDown(t *testing.T) {
 					require.NotEqual(t, "C", path, "%s: cgo", name)
 					continue
 				}
+				// An allowed name is an import path outside this module, or a directory of it.
 				require.True(t, slices.ContainsFunc(allowed, func(a string) bool { return path == a || inModule(path) == a && path != a }),
 					"%q must not import %q (%s)", name, path, goos)
 			}

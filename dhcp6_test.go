@@ -248,7 +248,7 @@ func TestADHCPv6ServerReceivesWhileItReports(t *testing.T) {
 	case err := <-done:
 		require.NoError(t, err)
 	case <-time.After(time.Minute):
-		t.Fatal("ServeDHCP6 waits for itself")
+		t.Fatal("ServeDHCP6 or Close waits for a lock that its own goroutine holds")
 	}
 	require.Positive(t, reports.Load())
 }
@@ -444,7 +444,8 @@ func TestAHostDelegatesAPrefix(t *testing.T) {
 	})
 }
 
-// A server has the bindings of an earlier run, and no client sends anything. Relay agents send to ff05::1:3.
+// A server starts with a binding of an earlier run, which expires although no client sends anything. Until it is
+// closed, the server is in the group ff05::1:3, to which relay agents send.
 func TestADHCPv6ServerIsStartedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, _ := nic.Pipe(nic.PipeConfig{})

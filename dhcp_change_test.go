@@ -19,6 +19,7 @@ import (
 // This file has tests of a DHCP client whose host, interface or address changes while the client runs.
 
 // withClient starts a server that leases one address for an hour, and a host with a client that does not probe.
+// The host uses the device that dev makes of its end of the wire.
 func withClient(t *testing.T, dev func(nic.Device) nic.Device, cfg usernet.DHCPConfig) (s *testServer, client *usernet.Host) {
 	s, wire := linkWithServer(t, time.Hour)
 	client, err := usernet.New(usernet.Config{NIC: dev(wire), NoIPv6: true})
@@ -30,7 +31,8 @@ func withClient(t *testing.T, dev func(nic.Device) nic.Device, cfg usernet.DHCPC
 	return s, client
 }
 
-func plain(dev nic.Device) nic.Device { return dev }
+// unchanged is for withClient: the client uses the device as it is.
+func unchanged(dev nic.Device) nic.Device { return dev }
 
 // Close ends a client that StartDHCP is starting at the same time.
 func TestCloseEndsAClientThatIsBeingStarted(t *testing.T) {
@@ -57,7 +59,7 @@ func TestTwoClosesReturnTheLease(t *testing.T) {
 		s := startServer(t, server, "192.0.2.7", time.Hour)
 		client := newDHCPHost(t, wireB)
 		waitOnline(t, client)
-		s.types()
+		s.types() // forget the messages before
 		time.AfterFunc(5*time.Millisecond, func() { client.Close() })
 		client.Close()
 		time.Sleep(time.Second)
@@ -70,14 +72,14 @@ func TestTwoClosesReturnTheLease(t *testing.T) {
 func TestAStoppedClientLeavesTheNextOneAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []string
-		s, client := withClient(t, plain, usernet.DHCPConfig{OnEvent: func(e dhcp.Event4) {
+		s, client := withClient(t, unchanged, usernet.DHCPConfig{OnEvent: func(e dhcp.Event4) {
 			if e.Kind == dhcp.Renewed {
 				time.Sleep(time.Minute)
 			}
 			events = append(events, e.Kind.String())
 		}})
 		time.Sleep(time.Until(client.DHCP()[0].Lease.Renew.Add(time.Second)))
-		s.types()
+		s.types() // forget the messages before
 		require.NoError(t, client.StopDHCP(""))
 		require.Empty(t, client.Addrs())
 		require.Empty(t, client.Routes())
@@ -97,7 +99,7 @@ func TestAStoppedClientLeavesTheNextOneAlone(t *testing.T) {
 func TestRoutesComeBackWithTheirAddress(t *testing.T) {
 	for _, pause := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			_, client := withClient(t, plain, usernet.DHCPConfig{})
+			_, client := withClient(t, unchanged, usernet.DHCPConfig{})
 			gateway := client.Interfaces()[1].Gateway
 			require.True(t, gateway.IsValid())
 			require.NoError(t, client.RemoveAddr("", netip.MustParseAddr("192.0.2.7")))
@@ -119,7 +121,7 @@ func TestRoutesComeBackWithTheirAddress(t *testing.T) {
 // A route of the lease that the program deletes stays deleted. A renewal does not add it again.
 func TestADeletedRouteStaysDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, client := withClient(t, plain, usernet.DHCPConfig{})
+		_, client := withClient(t, unchanged, usernet.DHCPConfig{})
 		require.NoError(t, client.DelRoute(stack.Route{Dst: netip.MustParsePrefix("0.0.0.0/0")}))
 		time.Sleep(3 * time.Hour)
 		require.Equal(t, dhcp.Bound, client.DHCP()[0].State)
@@ -138,7 +140,7 @@ func TestALeaseOfAStaticAddress(t *testing.T) {
 			defer client.Close()
 			require.NoError(t, client.Stack().SetIPv4MTU("", 1400))
 			require.NoError(t, client.StartDHCP("", usernet.DHCPConfig{NoProbe: noProbe}))
-			same := func(gateway bool) {
+			requireUnchanged := func(gateway bool) {
 				t.Helper()
 				info := client.Interfaces()[1]
 				require.Len(t, info.AddrInfo, 1)
@@ -148,10 +150,10 @@ func TestALeaseOfAStaticAddress(t *testing.T) {
 			}
 			time.Sleep(10 * time.Minute)
 			require.Equal(t, dhcp.Bound, client.DHCP()[0].State)
-			same(true)
+			requireUnchanged(true)
 			require.NotContains(t, s.types(), dhcp.Decline)
 			require.NoError(t, client.StopDHCP(""))
-			same(false)
+			requireUnchanged(false)
 		})
 	}
 }
@@ -159,7 +161,7 @@ func TestALeaseOfAStaticAddress(t *testing.T) {
 // A renewal changes the length of the prefix. The routes that the program has added remain.
 func TestALeaseWithANewPrefixKeepsRoutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, client := withClient(t, plain, usernet.DHCPConfig{})
+		s, client := withClient(t, unchanged, usernet.DHCPConfig{})
 		own := stack.Route{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.1"), NIC: client.Interfaces()[1].Name}
 		require.NoError(t, client.AddRoute(own))
 		s.set(func() { s.options.Set(dhcp.OptSubnetMask, []byte{255, 255, 255, 128}) })

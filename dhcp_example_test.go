@@ -186,21 +186,21 @@ type dhcpMessage struct {
 // bytes encodes the message as in RFC 2131 2, with the options of RFC 2132.
 func (m dhcpMessage) bytes() []byte {
 	b := make([]byte, 240)
-	b[0], b[1], b[2] = 1, 1, 6
+	b[0], b[1], b[2] = 1, 1, 6 // BOOTREQUEST, Ethernet, the length of a MAC
 	binary.BigEndian.PutUint32(b[4:], m.xid)
 	// RFC 2131 4.1: a client that cannot receive unicast datagrams before it has an address
 	// "SHOULD set the BROADCAST bit in the 'flags' field to 1".
 	b[10] = 0x80
 	copy(b[28:], m.mac[:])
-	copy(b[236:], "\x63\x82\x53\x63")
-	b = append(b, 53, 1, m.kind)
+	copy(b[236:], "\x63\x82\x53\x63") // the magic cookie
+	b = append(b, 53, 1, m.kind)      // the message type
 	if m.kind == dhcpOffer || m.kind == dhcpAck {
-		b[0] = 2
+		b[0] = 2 // BOOTREPLY
 		copy(b[16:], m.addr.AsSlice())
 		mask := ^uint32(0) << (32 - m.bits)
 		b = binary.BigEndian.AppendUint32(append(b, 1, 4), mask)
 		b = append(append(b, 3, 4), m.router.AsSlice()...)
-		b = append(append(b, 54, 4), m.router.AsSlice()...)
+		b = append(append(b, 54, 4), m.router.AsSlice()...) // the server is the router
 		b = binary.BigEndian.AppendUint32(append(b, 51, 4), uint32(m.time.Seconds()))
 	} else if m.addr.IsValid() {
 		b = append(append(b, 50, 4), m.addr.AsSlice()...)
@@ -216,16 +216,16 @@ func parseDHCP(b []byte) (m dhcpMessage) {
 	for o := b[240:]; o[0] != 255; o = o[2+o[1]:] {
 		v := o[2 : 2+o[1]]
 		switch o[0] {
-		case 1:
+		case 1: // the subnet mask
 			for m.bits = 0; m.bits < 32 && v[m.bits/8]&(0x80>>(m.bits%8)) != 0; m.bits++ {
 			}
-		case 3:
+		case 3: // the router
 			m.router, _ = netip.AddrFromSlice(v)
-		case 50:
+		case 50: // the requested address
 			m.addr, _ = netip.AddrFromSlice(v)
-		case 51:
+		case 51: // the time of the lease
 			m.time = time.Duration(binary.BigEndian.Uint32(v)) * time.Second
-		case 53:
+		case 53: // the message type
 			m.kind = v[0]
 		}
 	}

@@ -32,7 +32,7 @@ func TestALeaseOf136Years(t *testing.T) {
 		began := time.Now()
 		a := client.Interfaces()[1].AddrInfo[0]
 		require.Equal(t, began.Year()+136, a.ValidUntil.Year())
-		s.types()
+		s.types() // forget the messages before
 		time.Sleep(69 * 365 * 24 * time.Hour)
 		require.Equal(t, []dhcp.MessageType4{dhcp.Request}, s.types())
 		require.InDelta(t, began.Year()+136+67, client.Interfaces()[1].AddrInfo[0].ValidUntil.Year(), 1)
@@ -120,6 +120,7 @@ func TestTwoDHCPv6ServersDisagree(t *testing.T) {
 			servers = append(servers, d)
 		}
 		h := newDHCP6Host(t, sw.Port(), usernet.DHCP6Config{})
+		// from returns the index of the server from which the host has its settings.
 		from := func() int {
 			require.Len(t, global6(h), 1, "%+v", h.DHCP6())
 			l := h.DHCP6()[0].Lease

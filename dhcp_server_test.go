@@ -71,7 +71,7 @@ func TestAHostServesOthersByDHCP(t *testing.T) {
 		second := newDHCPHost(t, sw.Port())
 		third := newDHCPHost(t, sw.Port())
 		time.Sleep(time.Minute)
-		require.Equal(t, prefixes("192.0.2.8/24"), slices.Concat(second.Addrs(), third.Addrs()), "there is one for both")
+		require.Equal(t, prefixes("192.0.2.8/24"), slices.Concat(second.Addrs(), third.Addrs()), "one address is left for both hosts")
 		require.NoError(t, client.Close())
 		time.Sleep(time.Hour)
 		require.ElementsMatch(t, prefixes("192.0.2.7/24", "192.0.2.8/24"), slices.Concat(second.Addrs(), third.Addrs()))
@@ -79,6 +79,7 @@ func TestAHostServesOthersByDHCP(t *testing.T) {
 		require.Len(t, bound, 2)
 		require.Equal(t, dhcp.Leased, bound[0].State)
 		stats := d.Stats()
+		// The server acknowledged three assignments, and each extension of a lease.
 		require.EqualValues(t, 3, stats.ACKs-uint64(extended(&mu, &events)), "%+v", stats)
 		require.Zero(t, stats.Malformed+stats.Dropped+stats.Unsent)
 		require.Positive(t, stats.Full)
@@ -144,13 +145,13 @@ func TestAServerThatForgets(t *testing.T) {
 	}
 }
 
-// A silent device drops all frames with ICMP that are sent.
+// A silent device drops the ICMP messages that are sent on it.
 type silent struct{ nic.Device }
 
 func (d silent) Send(batch []nic.Frame) (int, error) {
 	for _, f := range batch {
 		b := slices.Concat(f.Head, f.Body)
-		if b[12] == 8 && b[13] == 0 && b[23] == 1 {
+		if b[12] == 8 && b[13] == 0 && b[23] == 1 { // EtherType IPv4, protocol ICMP
 			continue
 		}
 		if n, err := d.Device.Send([]nic.Frame{f}); n == 0 || err != nil {
@@ -187,7 +188,7 @@ func TestAServerNoticesAMachineThatIgnoresPings(t *testing.T) {
 
 // RFC 2131 4.1: without the broadcast bit, a reply goes to the client's hardware address, and to the address
 // that the client does not have yet.
-func TestARepliesGoesToTheHardwareAddress(t *testing.T) {
+func TestAReplyGoesToTheHardwareAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
 		server := host(wireA, "192.0.2.1/24")
@@ -203,7 +204,7 @@ func TestARepliesGoesToTheHardwareAddress(t *testing.T) {
 			frames := r.take()
 			require.Len(t, frames, 1)
 			require.Equal(t, mac, net.HardwareAddr(frames[0][:6]).String())
-			offer, err := dhcp.ParseMessage4(frames[0][14+20+8:])
+			offer, err := dhcp.ParseMessage4(frames[0][14+20+8:]) // after Ethernet, IPv4 and UDP
 			require.NoError(t, err)
 			to := netip.AddrFrom4([4]byte(frames[0][14+16:]))
 			require.Equal(t, "192.0.2.7", offer.YIAddr.String())
@@ -212,7 +213,7 @@ func TestARepliesGoesToTheHardwareAddress(t *testing.T) {
 	})
 }
 
-// A rawClient sends and receives frames on a device.
+// A rawClient sends frames on a device, and keeps the DHCP messages that it receives, as frames.
 type rawClient struct {
 	t      *testing.T
 	dev    nic.Device
@@ -238,6 +239,7 @@ func (r *rawClient) Receive(batch []nic.Frame) {
 	}
 }
 
+// take returns the frames received since the last call.
 func (r *rawClient) take() [][]byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,6 +255,7 @@ func (r *rawClient) send(m *dhcp.Message4) {
 	r.sendBytes(m.CHAddr, payload)
 }
 
+// sendBytes broadcasts a UDP datagram from 0.0.0.0, port 68 to port 67.
 func (r *rawClient) sendBytes(mac, payload []byte) {
 	b := append(bytes.Repeat([]byte{255}, 6), mac...)
 	b = append(b, 8, 0)
@@ -298,7 +301,7 @@ func TestAFloodDoesNotStopAServer(t *testing.T) {
 		stats := d.Stats()
 		require.EqualValues(t, 5000, stats.Malformed)
 		require.Greater(t, stats.Reclaimed, uint64(1000))
-		require.LessOrEqual(t, len(slices.Collect(d.Bindings())), 194)
+		require.LessOrEqual(t, len(slices.Collect(d.Bindings())), 194, "the size of the pool")
 		time.Sleep(5 * time.Minute)
 		require.Len(t, slices.Collect(d.Bindings()), 1, "the offers have ended")
 	})

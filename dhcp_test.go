@@ -109,13 +109,14 @@ func answerDNS(pc net.PacketConn, names map[string]string) {
 			name += string(q[end+1:end+1+int(q[end])]) + "."
 			end += 1 + int(q[end])
 		}
-		end += 5
-		r := append(slices.Clone(q[:2]), 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0)
+		end += 5                                                             // the root label, the type and the class
+		r := append(slices.Clone(q[:2]), 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0) // a response to one question, with recursion
 		r = append(r, q[12:end]...)
 		if a, ok := names[strings.ToLower(name)]; !ok {
 			r[3] |= 3 // NXDOMAIN
-		} else if q[end-3] == 1 {
-			r[7] = 1
+		} else if q[end-3] == 1 { // type A
+			r[7] = 1 // one answer
+			// A pointer to the name of the question, type A, class IN, a TTL of 60 s, and a length of 4.
 			r = append(r, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
 			r = append(r, netip.MustParseAddr(a).AsSlice()...)
 		}
@@ -485,7 +486,7 @@ func TestDHCPUnderLoss(t *testing.T) {
 					lost++
 				}
 			}
-			require.Less(t, lost, 6*60/50, "the address is there nearly always")
+			require.Less(t, lost, 6*60/50, "in less than one of fifty minutes there is no address")
 			require.NotEmpty(t, s.types())
 			client.Close()
 			server.Close()
@@ -552,7 +553,8 @@ func TestDHCPNeedsAnEthernet(t *testing.T) {
 
 func TestWaitOnlineSaysWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		short := func(h *usernet.Host) string {
+		// reason returns why WaitOnline has given up, with eth0 as the name of the link, and closes h.
+		reason := func(h *usernet.Host) string {
 			defer h.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
@@ -561,18 +563,18 @@ func TestWaitOnlineSaysWhatIsMissing(t *testing.T) {
 			text := strings.TrimSuffix(strings.TrimPrefix(err.Error(), "usernet: not online: "), ": context deadline exceeded")
 			return regexp.MustCompile(`^\S+:`).ReplaceAllString(text, "eth0:")
 		}
-		none, err := usernet.New(usernet.Config{})
+		noLink, err := usernet.New(usernet.Config{})
 		require.NoError(t, err)
-		require.Equal(t, "there is no link", short(none))
+		require.Equal(t, "there is no link", reason(noLink))
 		dev := func() nic.Device { d, _ := nic.Pipe(nic.PipeConfig{}); return d }
 		bare, err := usernet.New(usernet.Config{NIC: dev()})
 		require.NoError(t, err)
-		require.Equal(t, "eth0: it has no address, and neither DHCP nor Auto to get one", short(bare))
+		require.Equal(t, "eth0: it has no address, and neither DHCP nor Auto to get one", reason(bare))
 		auto, err := usernet.New(usernet.Config{NIC: dev(), Auto: true})
 		require.NoError(t, err)
-		require.Equal(t, "eth0: no router of IPv6 has said a prefix: is there one on the link?", short(auto))
+		require.Equal(t, "eth0: no router of IPv6 has said a prefix: is there one on the link?", reason(auto))
 		both := newDHCPHost(t, dev(), func(c *usernet.Config) { c.Auto = true })
-		require.Equal(t, "eth0: nobody has answered 2 messages of DHCP, and no router of IPv6 has said a prefix: is the link connected to the right network?", short(both))
+		require.Equal(t, "eth0: nobody has answered 2 messages of DHCP, and no router of IPv6 has said a prefix: is the link connected to the right network?", reason(both))
 		static := host(dev(), "192.0.2.1/24")
 		defer static.Close()
 		require.NoError(t, static.WaitOnline(t.Context()))

@@ -28,13 +28,14 @@ type testServer struct {
 	mu      sync.Mutex
 	addr    netip.Addr
 	lease   uint32 // seconds
-	silent  bool
-	nak     bool // refuses requests for addresses that it has not offered
+	silent  bool   // answers nothing
+	nak     bool   // refuses requests for addresses that it has not offered
 	options dhcp.Options4
-	got     []*dhcp.Message4
-	from    []netip.Addr
+	got     []*dhcp.Message4 // the messages of clients, until types is called
+	from    []netip.Addr     // their source addresses
 }
 
+// startServer starts a testServer that assigns the address a. The host is also the router and the name server.
 func startServer(t *testing.T, h *usernet.Host, a string, lease time.Duration) *testServer {
 	c, err := h.ListenPacket("udp4", ":67")
 	require.NoError(t, err)
@@ -173,6 +174,7 @@ func advertise(t *testing.T, h *usernet.Host, managed, other bool) {
 	}))
 }
 
+// pool6 returns the configuration of a server that assigns 256 addresses of the network of router6.
 func pool6() usernet.DHCP6ServerConfig {
 	var cfg usernet.DHCP6ServerConfig
 	cfg.Server.Pools = []dhcp.Range6{{First: netip.MustParseAddr("2001:db8::1:0"), Last: netip.MustParseAddr("2001:db8::1:ff")}}

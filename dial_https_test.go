@@ -69,6 +69,7 @@ func TestADialUsesHTTPSRecordsOnlyByChoice(t *testing.T) {
 	alpn := func(id string) dnsmessage.SVCParam {
 		return dnsmessage.SVCParam{Key: dnsmessage.SVCParamALPN, Value: append([]byte{byte(len(id))}, id...)}
 	}
+	// The priority 0 makes a record an alias (RFC 9460 2.4.2).
 	records := map[string][]dnsmessage.ResourceBody{
 		"alias.test.":  {a("127.0.0.9"), httpsRecord(0, "web.test.")},
 		"bare.test.":   {a("127.0.0.9"), httpsRecord(0, "other.test.")},
@@ -131,6 +132,7 @@ func TestADialUsesHTTPSRecordsOnlyByChoice(t *testing.T) {
 			mu.Lock()
 			delay = time.Second
 			mu.Unlock()
+			// The new resolver has an empty cache.
 			h.resolver = h.newResolver(&Config{DNS: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}, Resolver: resolve.Config{Rand: func() uint64 { return 0 }}})
 			start := time.Now()
 			require.Equal(t, "127.0.0.9:443", dial("bare.test:443"))
@@ -181,6 +183,7 @@ type silentAbout struct {
 func (s silentAbout) ReadFrom(b []byte) (n int, from net.Addr, err error) {
 	for {
 		n, from, err = s.PacketConn.ReadFrom(b)
+		// The first label follows the header of 12 bytes and its own length.
 		if err != nil || n < 13+len(s.label) || !strings.EqualFold(string(b[13:13+len(s.label)]), s.label) {
 			return n, from, err
 		}

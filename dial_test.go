@@ -133,10 +133,10 @@ func TestDialWithoutARouteOrANeighbour(t *testing.T) {
 		require.EqualError(t, err, "dial udp 203.0.113.1:80: connect: network is unreachable")
 		_, err = a.Dial("tcp", "[2001:db8::1]:80")
 		require.EqualError(t, err, "dial tcp [2001:db8::1]:80: connect: network is unreachable")
-		four := newHost(t, nic.NewNull(nic.Link{}), addrA, withoutIPv6)
-		_, err = four.Dial("tcp", "[2001:db8::1]:80")
+		only4 := newHost(t, nic.NewNull(nic.Link{}), addrA, withoutIPv6)
+		_, err = only4.Dial("tcp", "[2001:db8::1]:80")
 		require.EqualError(t, err, "dial tcp [2001:db8::1]:80: socket: address family not supported by protocol")
-		_, err = four.Listen("tcp6", "[::1]:0")
+		_, err = only4.Listen("tcp6", "[::1]:0")
 		require.EqualError(t, err, "listen tcp6 [::1]:0: socket: address family not supported by protocol")
 		began := time.Now()
 		_, err = a.Dial("tcp", nobody+":80")
@@ -277,12 +277,14 @@ func TestKeepAliveIsOnByDefault(t *testing.T) {
 		require.InDelta(t, 150, time.Since(began).Seconds(), 1)
 		require.NoError(t, quiet.SetReadDeadline(time.Now().Add(time.Hour)))
 		_, err = quiet.Read(make([]byte, 1))
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "nobody has noticed")
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "without keep-alive, the end of the link is not noticed")
 	})
 }
 
 // The keep-alive settings of a Dialer and a ListenConfig have the same result as the setters of a
-// connection.
+// connection. dead is the time until a connection over a cut wire ends. As in net, the settings are made in the
+// order Idle, Interval and Count, in whole seconds; after one that Linux would refuse, the rest keep their
+// defaults: 15 s, 15 s and 9 probes.
 func TestKeepAliveOfADialIsThatOfTheSetters(t *testing.T) {
 	for _, k := range []struct {
 		config net.KeepAliveConfig
@@ -594,11 +596,11 @@ func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 		_, port, _ := net.SplitHostPort(ln.Addr().String())
 		conn, err := h.Dial("tcp", c.host+":"+port)
 		require.NoError(t, err)
-		require.Equal(t, 4, length(conn.RemoteAddr()), "the kernel's are, in net")
+		require.Equal(t, 4, length(conn.RemoteAddr()), "net takes the address from the kernel, in 4 bytes")
 		require.NoError(t, conn.Close())
 		conn, err = h.Dial("udp", c.host+":0")
 		require.NoError(t, err)
-		require.Equal(t, c.want, length(conn.RemoteAddr()), "net keeps what it resolved where the kernel tells of no peer")
+		require.Equal(t, c.want, length(conn.RemoteAddr()), "without a peer in the kernel, net keeps the address that it resolved")
 		require.NoError(t, conn.Close())
 		require.NoError(t, ln.Close())
 	}

@@ -56,7 +56,7 @@ func TestOptionsChangeWhileBothEndsWrite(t *testing.T) {
 						s := &c.side[i]
 						s.fiddlers, s.end = 1+r.IntN(3), endPolitely
 						s.total = 100_000 + r.IntN(200_000)
-						s.chunk, s.bite = max(s.chunk, 1000), max(s.bite, 1000)
+						s.writeMax, s.readMax = max(s.writeMax, 1000), max(s.readMax, 1000)
 						s.pause = min(s.pause, 10*time.Millisecond)
 						s.interrupt = 0.2
 						s.rcvbuf, s.sndbuf = 1<<(12+r.IntN(4)), 1<<(12+r.IntN(4))

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// kernel returns addresses of the kernel's interfaces. list has the name of an interface and its address in
+// turn.
 func kernel(list ...string) (addrs []ifaceAddr) {
 	for p := range slices.Chunk(list, 2) {
 		addrs = append(addrs, ifaceAddr{p[0], netip.MustParsePrefix(p[1])})
@@ -23,6 +25,8 @@ func prefix(s string) netip.Prefix {
 	return netip.MustParsePrefix(s)
 }
 
+// The plan avoids networks that other interfaces use. addr and host are the values of -addr and -host-addr; onTAP
+// and elsewhere are the addresses of the TAP and of other interfaces.
 func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
 	lo := []string{"lo", "127.0.0.1/8"}
 	for _, c := range []struct {
@@ -66,7 +70,9 @@ func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
 			wantAddr: "192.0.2.77/24", wantHost: "192.0.2.1/24"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.onTAP...), kernel(c.elsewhere...), strings.Contains(c.addr+c.host+strings.Join(append(c.onTAP, c.elsewhere...), ""), ":"))
+			// A plan with an address of IPv6 is one of IPv6.
+			six := strings.Contains(c.addr+c.host+strings.Join(append(c.onTAP, c.elsewhere...), ""), ":")
+			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.onTAP...), kernel(c.elsewhere...), six)
 			require.NoError(t, err)
 			require.Equal(t, c.wantAddr, p.addr.String())
 			require.Equal(t, c.wantHost, p.host.String())
@@ -105,7 +111,8 @@ func TestPlanRefusesWhatCannotWork(t *testing.T) {
 			"-addr 2001:db8::2/64 and -host-addr 2001:db8:0:1::1/64 are not on one network"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.onTAP...), kernel(c.elsewhere...), strings.Contains(c.addr+c.host+strings.Join(append(c.onTAP, c.elsewhere...), ""), ":"))
+			six := strings.Contains(c.addr+c.host+strings.Join(append(c.onTAP, c.elsewhere...), ""), ":")
+			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.onTAP...), kernel(c.elsewhere...), six)
 			require.EqualError(t, err, c.want)
 		})
 	}

@@ -213,6 +213,7 @@ func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
 		require.Equal(t, exitUsage, code, "%v", c.args)
 		require.Empty(t, out, "%v", c.args)
 		require.Contains(t, errs, c.want, "%v", c.args)
+		// The message is in terms of the command, not of the package that has found the fault.
 		require.NotContains(t, errs, "stack: ", "%v", c.args)
 		require.NotContains(t, errs, "NIC 0", "%v", c.args)
 	}
@@ -512,7 +513,7 @@ func TestUDPEchoDoesNotAnswerServicesOfInetd(t *testing.T) {
 		to := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7}
 		_, err = service.WriteTo([]byte("forged"), to)
 		require.NoError(t, err)
-		// The server answers in order, so the answer to service would be here before that to c.
+		// The server answers in order, so an answer to service would arrive before the answer to c.
 		_, err = c.WriteTo([]byte("hello"), to)
 		require.NoError(t, err)
 		_, _, err = c.ReadFrom(buf)
@@ -524,7 +525,7 @@ func TestUDPEchoDoesNotAnswerServicesOfInetd(t *testing.T) {
 	}
 }
 
-// pair returns two connected connections of the kernel on 127.0.0.1.
+// pair returns both ends of a TCP connection of the kernel on 127.0.0.1.
 func pair(t *testing.T) (a, b *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -567,13 +568,13 @@ func TestBridgeKeepsHalfClose(t *testing.T) {
 	require.Equal(t, "answer", string(got))
 }
 
-// A crowded is a listener whose first Accept fails, as in a process that has too many open files.
-type crowded struct {
+// failsOnce is a listener whose first Accept fails, as in a process that has too many open files.
+type failsOnce struct {
 	net.Listener
 	failed atomic.Bool
 }
 
-func (l *crowded) Accept() (net.Conn, error) {
+func (l *failsOnce) Accept() (net.Conn, error) {
 	if !l.failed.Swap(true) {
 		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: os.NewSyscallError("accept4", syscall.EMFILE)}
 	}
@@ -585,10 +586,10 @@ func TestTooManyOpenFilesEndNoService(t *testing.T) {
 	require.NoError(t, err)
 	defer ln.Close()
 	log := slog.New(slog.DiscardHandler)
-	go acceptLoop(&crowded{Listener: ln}, log, echo)
+	go acceptLoop(&failsOnce{Listener: ln}, log, echo)
 	outer, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
-	b := newBridge(&crowded{Listener: outer}, log, func(context.Context) (net.Conn, error) { return net.Dial("tcp4", ln.Addr().String()) })
+	b := newBridge(&failsOnce{Listener: outer}, log, func(context.Context) (net.Conn, error) { return net.Dial("tcp4", ln.Addr().String()) })
 	defer b.Close()
 	c, err := net.Dial("tcp4", outer.Addr().String())
 	require.NoError(t, err)
@@ -659,6 +660,7 @@ func TestTraceShowsFramesOfBothDirections(t *testing.T) {
 	got := 0
 	dev.Attach(func(batch []nic.Frame) { got += len(batch) })
 	b.Attach(func(batch []nic.Frame) {})
+	// An ARP request.
 	frame := []byte("\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02\x08\x06" +
 		"\x00\x01\x08\x00\x06\x04\x00\x01\x02\x00\x00\x00\x00\x02\xc0\x00\x02\x01\x00\x00\x00\x00\x00\x00\xc0\x00\x02\x02")
 	_, err := dev.Send([]nic.Frame{{Head: frame[:14], Body: frame[14:]}})

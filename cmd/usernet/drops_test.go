@@ -63,8 +63,9 @@ func TestEchoWithDropsEnds(t *testing.T) {
 	require.Equal(t, exitOK, <-done, errs.String())
 }
 
-// dump -drops follows another program by the socket of its inspector. Both hosts report
-// their IPv6 groups meanwhile, which are drops as well: at most a dozen.
+// dump -drops follows another program by the socket of its inspector. It prints 20 drops. At most a
+// dozen of them are not datagrams of the test: both hosts report their IPv6 groups, and drop each
+// other's reports.
 func TestDumpPrintsTheDropsOfARunningProgram(t *testing.T) {
 	var l linkFlags
 	n, err := l.openWire(terminal{io.Discard, io.Discard}, slog.New(slog.DiscardHandler))

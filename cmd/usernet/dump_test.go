@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// captureFile writes a capture with an ARP request, an echo request and a packet that is cut, and returns
-// its name.
+// captureFile writes a capture and returns its name. The capture has an ARP request, an echo request, an
+// echo request that is cut off, an echo request without an Ethernet header, and a packet of an unknown link type.
 func captureFile(t *testing.T) string {
 	t.Helper()
 	arp := make([]byte, wire.EthernetLen+wire.ARPLen)
@@ -47,7 +47,7 @@ func captureFile(t *testing.T) string {
 		require.NoError(t, w.Write(p))
 	}
 	require.NoError(t, w.Write(pcap.Packet{Data: echo[14:], Len: len(echo) - 14, Time: at, Link: pcap.LinkRaw}))
-	require.NoError(t, w.Write(pcap.Packet{Data: []byte("radio"), Len: 5, Time: at, Link: 105}))
+	require.NoError(t, w.Write(pcap.Packet{Data: []byte("radio"), Len: 5, Time: at, Link: 105})) // 105 is IEEE 802.11
 	name := filepath.Join(t.TempDir(), "capture")
 	require.NoError(t, os.WriteFile(name, buf.Bytes(), 0o644))
 	return name

@@ -105,7 +105,7 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 	busy := &tapError{name: "usernet0", err: syscall.EBUSY}
 	missing := &tapError{name: "usernet0", err: os.ErrNotExist}
 	const container = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
-	none := func(string) bool { return false }
+	noDevice := func(string) bool { return false }
 	for _, c := range []struct {
 		name string
 		err  *tapError
@@ -120,25 +120,27 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 		{"without the driver", missing, environment{}, "to get one: sudo modprobe tun"},
 		{"root without the driver", missing, environment{root: true}, "to get one: modprobe tun"},
 		{"in a container without the device", missing, environment{root: true, container: true}, container},
-		{"usernet0 is in use", busy, environment{exists: none}, "another program uses usernet0: -tap usernet1 makes another device"},
+		{"usernet0 is in use", busy, environment{exists: noDevice}, "another program uses usernet0: -tap usernet1 makes another device"},
 		{"usernet0 is in use and usernet1 exists", busy, environment{exists: func(name string) bool { return name == "usernet1" }},
 			"another program uses usernet0: -tap usernet2 makes another device"},
-		{"a device without a number", &tapError{name: "tap", err: syscall.EBUSY}, environment{exists: none}, "another program uses tap: -tap tap1 makes another device"},
+		{"a device without a number", &tapError{name: "tap", err: syscall.EBUSY}, environment{exists: noDevice}, "another program uses tap: -tap tap1 makes another device"},
 		{"a user who wants a TUN", &tapError{name: "tun0", err: &nic.TAPPermissionError{Medium: nic.IP, Name: "tun0", Err: syscall.EPERM}, tun: true}, environment{user: "ann"},
 			"to get one: sudo sh -c 'ip tuntap add dev tun0 mode tun user ann && ip addr add 192.0.2.1/24 dev tun0 && ip link set tun0 up'"},
-		{"a TUN in use", &tapError{name: "tun0", err: syscall.EBUSY, tun: true}, environment{exists: none}, "another program uses tun0: -tun tun1 makes another device"},
+		{"a TUN in use", &tapError{name: "tun0", err: syscall.EBUSY, tun: true}, environment{exists: noDevice}, "another program uses tun0: -tun tun1 makes another device"},
 	} {
 		c.at.system = "linux"
 		lines := c.at.noTAP(c.err)
 		require.True(t, strings.HasPrefix(lines[0], "no "+c.err.kind()+" device: "), "%s: %s", c.name, lines[0])
 		require.Equal(t, c.want, strings.Join(lines[1:], "\n"), c.name)
+		// The commands have the name of the user: $USER would be root in a command that sudo runs.
 		require.NotContains(t, strings.Join(lines, ""), "$", c.name)
 	}
-	mac := environment{system: "darwin"}
-	require.Contains(t, mac.noTAP(denied)[1], "install")
+	macOS := environment{system: "darwin"}
+	require.Contains(t, macOS.noTAP(denied)[1], "install")
 	require.Len(t, (&environment{system: "linux"}).noTAP(&tapError{name: "usernet0", err: errors.New("nic: odd")}), 1)
 
 	user, root := environment{}, environment{root: true}
+	// The last arguments of notReady say whether the TAP has an address, and whether it is up.
 	require.Empty(t, user.notReady("tap0", "192.0.2.1/24", true, true))
 	require.Equal(t, "tap0 is down, so no packets pass; run: sudo ip link set tap0 up", user.notReady("tap0", "192.0.2.1/24", true, false))
 	require.Equal(t, "tap0 has no address, so no packets pass; run: ip addr add 192.0.2.1/24 dev tap0", root.notReady("tap0", "192.0.2.1/24", false, true))

@@ -62,7 +62,7 @@ func TestServeShowsItsHost(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&o))
 	resp.Body.Close()
-	require.True(t, o.Host.CanAbort)
+	require.True(t, o.Host.CanAbort, "a client of the socket may reset connections")
 
 	code, _, text := runLine(t, "serve", "-wire", "-inspect-socket", socket)
 	require.Equal(t, exitFailure, code)
@@ -75,7 +75,7 @@ func TestServeShowsItsHost(t *testing.T) {
 	require.Equal(t, "text/event-stream", stream.Header.Get("Content-Type"))
 	cancel()
 	require.Equal(t, exitOK, <-done)
-	require.NotContains(t, errs.String(), "cut off")
+	require.NotContains(t, errs.String(), "cut off", "the stream has ended by itself")
 	_, err = os.Stat(socket)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
@@ -126,7 +126,7 @@ func TestInspectShowsARecording(t *testing.T) {
 	done := make(chan int, 1)
 	go func() { done <- run(ctx, []string{"inspect", name}, terminal{&out, &errs}) }()
 	require.Eventually(t, func() bool { return strings.HasSuffix(out.String(), "\n") || len(done) > 0 }, time.Minute, time.Millisecond)
-	fields := strings.Fields(out.String())
+	fields := strings.Fields(out.String()) // of which the fourth is the URL
 	require.Len(t, fields, 6, errs.String())
 	defer http.DefaultClient.CloseIdleConnections()
 	var o inspect.Overview

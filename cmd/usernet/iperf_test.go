@@ -49,7 +49,7 @@ func TestIperfOnAWireMeasuresWhatItIsTold(t *testing.T) {
 			require.EqualValues(t, 3<<20, r.End.Sent.Bytes)
 			require.EqualValues(t, 3<<20, r.End.Received.Bytes)
 			require.Len(t, r.Start.Connected, 3)
-			require.NotNil(t, r.End.Sent.Retransmits, "the stack tells them")
+			require.NotNil(t, r.End.Sent.Retransmits, "the stack counts them")
 		}},
 		{"-c [2001:db8::1] -6 -n 1000 -R", func(r iperfResult) {
 			require.EqualValues(t, 1000, r.End.Received.Bytes)
@@ -94,6 +94,7 @@ func TestIperfPrintsWhatItHasAtCtrlC(t *testing.T) {
 		code := run(ctx, strings.Fields("iperf -wire -c 192.0.2.1 -u -b 8M -l 1000 -t 100"), terminal{&out, &errs})
 		require.Equal(t, exitFailure, code)
 		require.Equal(t, "usernet iperf: interrupted\n", errs.String())
+		// 8 Mbit/s for 2.5 s are 2.5e6 bytes, which are 2.38 MBytes of 1<<20.
 		require.Regexp(t, `0\.00-2\.50   sec   2\.3[89] MBytes   8\.00 Mbits/sec .*  sender\n`, out.String())
 		require.NotContains(t, out.String(), "receiver", "the server has not told what it received")
 	})
@@ -126,7 +127,7 @@ func TestIperfServerEndsAfterOneTest(t *testing.T) {
 			require.NoError(t, client.newClient(n.peer, terminal{io.Discard, io.Discard}).Run(t.Context()))
 			require.NoError(t, <-done)
 			require.Contains(t, out.String(), " of "+c.where+" (Ctrl-C ends)\nAccepted connection from ")
-			require.Contains(t, out.String(), " 97.7 KBytes ")
+			require.Contains(t, out.String(), " 97.7 KBytes ") // 100,000 bytes
 		}
 	})
 }

@@ -127,7 +127,8 @@ func TestNCSendsDatagrams(t *testing.T) {
 	}
 }
 
-// The other direction goes on after the peer has closed its side, and -k prints the datagrams of everybody.
+// The other direction goes on after the peer has closed its side. With -k, a UDP listener prints the datagrams of
+// all senders.
 func TestNCSendsAfterThePeerHasClosed(t *testing.T) {
 	n := ncWire(t)
 	ln, err := n.peer.Listen("tcp", ":80")
@@ -158,7 +159,7 @@ func TestNCSendsAfterThePeerHasClosed(t *testing.T) {
 	require.NoError(t, <-server.done)
 }
 
-// nc does not end, and so reset the connection, before the peer has received all data.
+// nc ends only after the peer has received all data. An earlier end would reset the connection.
 func TestNCDeliversAllDataBeforeItsEnd(t *testing.T) {
 	n := ncWire(t)
 	ln, err := n.peer.Listen("tcp", ":80")

@@ -86,6 +86,7 @@ func TestTheOtherProgramCannotControlTheTerminal(t *testing.T) {
 			_, out, errs := runLine(t, line...)
 			text := out + errs
 			require.NotEmpty(t, text, args)
+			// printJSON escapes control characters, of which U+202E is none.
 			require.False(t, strings.ContainsFunc(text, func(r rune) bool {
 				return r != '\n' && r != '\t' && !unicode.IsPrint(r) && !(strings.Contains(args, "-j") && r == '\u202e')
 			}), "%s: %q", args, text)
@@ -140,6 +141,7 @@ func TestSSListsOnlyWhatItHasReset(t *testing.T) {
 		w.WriteHeader(code)
 		io.WriteString(w, "{}")
 	}}.start(t)
+	// The ports are 1024 for "reset", 1025 for "gone" and 1026 for "refused".
 	code, out, _ := runLine(t, "ss", "-KnH", url, "dport < :1026")
 	require.Equal(t, exitOK, code)
 	require.Equal(t, 1, strings.Count(out, "\n"), out)
@@ -187,7 +189,7 @@ func TestAStoppedProgramDoesNotStopSS(t *testing.T) {
 			}
 			began := time.Now()
 			require.Error(t, from.get(t.Context(), "overview", nil, new(inspect.Overview)))
-			require.LessOrEqual(t, time.Since(began), 6*inspectTimeout, "virtual time")
+			require.LessOrEqual(t, time.Since(began), 6*inspectTimeout, "the limit of a whole answer, in virtual time")
 			from.client.CloseIdleConnections()
 		})
 	}

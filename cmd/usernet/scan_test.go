@@ -35,7 +35,7 @@ func scanNetwork(t *testing.T) *network {
 	return n
 }
 
-// scan runs the command on a network and returns what it prints after its first line.
+// scan runs the command on a network. It returns the first line of the output, and the rest.
 func scan(t *testing.T, n *network, f scanFlags, host string) (first, rest string) {
 	t.Helper()
 	f.rate, f.parallel, f.wait = max(f.rate, 1000), max(f.parallel, 10), cmp.Or(f.wait, 60)
@@ -105,12 +105,14 @@ func TestScanKeepsItsRate(t *testing.T) {
 			f.ports = portList{1, 2, 3, 4, 5, 6}
 			began := time.Now()
 			require.NoError(t, f.run(t.Context(), terminal{io.Discard, io.Discard}, n.host, "192.0.2.1"))
+			// Six probes at 10 a second have five intervals.
 			require.Equal(t, 500*time.Millisecond, time.Since(began).Truncate(time.Millisecond))
 		}
 	})
 }
 
-// A host that limits the rate of its ICMP errors is scanned slowly, and all closed ports are found.
+// A port that answers only a later try tells that the host limits the rate of its ICMP errors. Then the scan
+// doubles its interval (50 ms to 1 s) and tries each port once more (10 times at most).
 func TestScanOfUDPSlowsDownForARateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scanner{udp: true, tries: 3, interval: time.Millisecond, timeout: time.Second, parallel: 100, states: make(map[uint16]portState)}
@@ -120,7 +122,7 @@ func TestScanOfUDPSlowsDownForARateLimit(t *testing.T) {
 		r.answer(scanAnswer{2, stateClosed})
 		require.Equal(t, []any{50 * time.Millisecond, 4}, []any{s.interval, s.tries})
 		for range 10 {
-			delete(s.states, 3)
+			delete(s.states, 3) // the port has not answered yet
 			r.answer(scanAnswer{3, stateClosed})
 		}
 		require.Equal(t, []any{time.Second, 10}, []any{s.interval, s.tries})

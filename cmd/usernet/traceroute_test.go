@@ -40,6 +40,8 @@ func TestTracerouteMarksErrors(t *testing.T) {
 	icmp := func(typ, code uint8, mtu int) usernet.TraceReply {
 		return usernet.TraceReply{From: a, RTT: ms, Final: true, ICMP: true, Type: typ, Code: code, MTU: mtu, Err: syscall.EHOSTUNREACH}
 	}
+	// Type 3 is Destination Unreachable of IPv4 (RFC 792). IPv6 (RFC 4443 3) has 1 for Destination Unreachable,
+	// 2 for Packet Too Big and 4 for Parameter Problem.
 	lost := usernet.TraceReply{Err: os.ErrDeadlineExceeded}
 	for _, c := range []struct {
 		six     bool

@@ -19,10 +19,11 @@ import (
 
 const modulePath = "github.com/usernet/usernet"
 
-// ours are the packages that coming-from.md names, by the names there. wireguard is a module of its own.
+// ours maps the names of packages in coming-from.md to their directories in this module. The page also names package
+// wireguard, which is in another module.
 var ours = map[string]string{"usernet": "", "nic": "/nic", "stack": "/stack", "tcp": "/stack/tcp"}
 
-// exports returns the packages, from the compiler's export data.
+// exports returns what the packages of ours export, from the compiler's export data.
 func exports(t *testing.T) map[string]*types.Package {
 	t.Helper()
 	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}"}
@@ -99,6 +100,7 @@ func declared(t *testing.T, dir string) map[string]bool {
 func TestComingFromNamesWhatExists(t *testing.T) {
 	needsGo(t)
 	packages, wireguard := exports(t), declared(t, "../../wireguard")
+	// exists finds a name that is missing, or not exported.
 	require.False(t, exists(packages["usernet"], "Host.Fly"))
 	require.False(t, exists(packages["usernet"], "Host.resolver"))
 	page, err := os.ReadFile("coming-from.md")
@@ -129,5 +131,5 @@ func TestComingFromNamesWhatExists(t *testing.T) {
 		}
 		require.True(t, found, "a row without one of our names:\n%s", line)
 	}
-	require.Greater(t, checked, 80)
+	require.Greater(t, checked, 80, "the expressions above still find the names")
 }

@@ -31,7 +31,7 @@ func TestSolution02_1CaptureOfASwitchPort(t *testing.T) {
 	}
 	send := func(from nic.Device, to wire.MAC) {
 		b := make([]byte, 60)
-		h := wire.Ethernet{Dst: to, Src: macs[from], Type: 0x88b5}
+		h := wire.Ethernet{Dst: to, Src: macs[from], Type: 0x88b5} // IEEE 802's local experimental EtherType
 		h.Put(b)
 		_, err := from.Send([]nic.Frame{{Head: b}})
 		require.NoError(t, err)

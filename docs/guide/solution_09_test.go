@@ -57,7 +57,7 @@ func sendSix(t *testing.T, noSACK bool, lost ...int) (sent []int, done time.Dura
 
 	client, server := connect(t, a, b)
 	began := time.Now()
-	_, err = client.Write(make([]byte, 6*1448))
+	_, err = client.Write(make([]byte, 6*1448)) // 1448 bytes fit in a segment with timestamps
 	require.NoError(t, err)
 	_, err = io.ReadFull(server, make([]byte, 6*1448))
 	require.NoError(t, err)

@@ -158,8 +158,9 @@ func TestSolution12_3BestOfFive(t *testing.T) {
 					return
 				}
 				reply := make([]byte, 48)
-				reply[0], reply[1] = 4<<3|4, 1
-				copy(reply[24:], buf[40:48])
+				reply[0], reply[1] = 4<<3|4, 1 // version 4, a server; stratum 1
+				copy(reply[24:], buf[40:48])   // the client's transmit timestamp
+				// The receive and the transmit timestamp of a clock that is a second fast.
 				binary.BigEndian.PutUint64(reply[32:], stamp(time.Now().Add(time.Second)))
 				binary.BigEndian.PutUint64(reply[40:], stamp(time.Now().Add(time.Second)))
 				pc.WriteTo(reply, from)
@@ -170,7 +171,7 @@ func TestSolution12_3BestOfFive(t *testing.T) {
 		best, offset := time.Hour, 0.0
 		for range 5 {
 			request := make([]byte, 48)
-			request[0] = 4<<3 | 3
+			request[0] = 4<<3 | 3 // version 4, a client
 			sent := time.Now()
 			binary.BigEndian.PutUint64(request[40:], stamp(sent))
 			_, err := c.Write(request)

@@ -36,7 +36,7 @@ func pair(t *testing.T, imp nic.Impairment, seed uint64, wrap func(nic.Device) n
 	return a, b
 }
 
-// closeLater closes hosts at the end of the test.
+// closeLater closes the closers in their order at the end of the test.
 func closeLater(t *testing.T, closers ...io.Closer) {
 	t.Cleanup(func() {
 		for _, c := range closers {

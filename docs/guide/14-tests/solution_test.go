@@ -44,7 +44,8 @@ func captureOnFailure(t testing.TB, dev nic.Device, file string) nic.Device {
 	return nic.Capture(dev, &frames, nic.CaptureConfig{})
 }
 
-// A failing is a test that can fail without failing the real one.
+// A failing is a testing.TB that reports a failure if failed is set. The test itself does not fail, and runs the
+// cleanups.
 type failing struct {
 	testing.TB
 	failed  bool
