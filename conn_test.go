@@ -159,15 +159,15 @@ func TestShrinkingABufferLosesNothing(t *testing.T) {
 	require.True(t, bytes.Equal(data, got))
 }
 
-// A deletable is a device that fails after it was deleted, like a TAP device.
-type deletable struct {
+// A failingDevice is a device whose Send fails once deleted is set, as that of a TAP device that was deleted.
+type failingDevice struct {
 	nic.Device
 	deleted atomic.Bool
 }
 
-func (m *deletable) Nonblocking() nic.Device { return m }
+func (m *failingDevice) Nonblocking() nic.Device { return m }
 
-func (m *deletable) Send(batch []nic.Frame) (int, error) {
+func (m *failingDevice) Send(batch []nic.Frame) (int, error) {
 	if m.deleted.Load() {
 		return 0, errors.New("the device has vanished")
 	}
@@ -177,7 +177,7 @@ func (m *deletable) Send(batch []nic.Frame) (int, error) {
 func TestADeviceThatDiesIsSeenAsANetworkThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ea, eb := nic.Pipe(nic.PipeConfig{})
-		dev := &deletable{Device: ea}
+		dev := &failingDevice{Device: ea}
 		a, b := newHost(t, dev, addrA), newHost(t, eb, addrB)
 		c, s := connect(t, a, b, addrB)
 		_, err := s.Write([]byte("acknowledged"))

@@ -68,12 +68,12 @@ func TestEventsOfAddressesRoutesAndLinks(t *testing.T) {
 		}, events())
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, []string{name + ": address changed addr=192.0.2.1/24 state=deprecated origin=static"}, events())
-		via := usernet.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.254")}
-		require.NoError(t, h.AddRoute(via))
-		require.Equal(t, []string{name + ": route added to=0.0.0.0/0 via=192.0.2.254"}, events())
+		gateway := usernet.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.254")}
+		require.NoError(t, h.AddRoute(gateway))
+		require.Equal(t, []string{name + ": route added to=0.0.0.0/0 gateway=192.0.2.254"}, events())
 		time.Sleep(time.Hour)
 		got := events()
-		require.Len(t, got, 3)
+		require.Len(t, got, 3, "the address, and its two routes")
 		require.Contains(t, got[0], "address removed addr=192.0.2.1/24")
 
 		x, y := nic.Pipe(nic.PipeConfig{})
@@ -146,7 +146,8 @@ func (h slowHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// In a bubble, time stands still while a goroutine waits for a mutex.
+// A slow handler of the log does not hold up the host. If the host called the handler with a lock held, the test would
+// hang: in a bubble, time stands still while a goroutine waits for a mutex.
 func TestASlowLogHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := nic.Pipe(nic.PipeConfig{})

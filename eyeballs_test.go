@@ -22,9 +22,9 @@ import (
 
 // A plan says how dials to an address end.
 type plan struct {
-	after time.Duration // when the dial ends; never if negative
-	err   error         // how it ends; nil: with a connection
-	deaf  bool          // the dial ignores its cancellation
+	after         time.Duration // when the dial ends; never if negative
+	err           error         // how it ends; nil: with a connection
+	ignoresCancel bool          // the dial ignores the end of its context
 }
 
 const ms = time.Millisecond
@@ -36,33 +36,33 @@ func refused(after time.Duration) plan {
 
 var silent = plan{after: -1}
 
-// A track dials for a race. Each dial ends as the plan of its address says. The track records the events.
-type track struct {
+// A raceDialer dials for a race. Each dial ends as the plan of its address says. The raceDialer records what happens.
+type raceDialer struct {
 	plans map[string]plan
 	began time.Time
 
 	mu     sync.Mutex
 	events []string
-	open   int
+	open   int // open connections
 }
 
-// A runner is a connection that has only an address.
-type runner struct {
+// A raceConn is a connection that has only an address.
+type raceConn struct {
 	net.Conn
-	track *track
-	addr  net.Addr
+	dialer *raceDialer
+	addr   net.Addr
 }
 
-func (c *runner) RemoteAddr() net.Addr { return c.addr }
+func (c *raceConn) RemoteAddr() net.Addr { return c.addr }
 
-func (c *runner) Close() error {
-	c.track.note("close", c.addr, -1)
+func (c *raceConn) Close() error {
+	c.dialer.note("close", c.addr, -1)
 	return nil
 }
 
 // note records an event of an address, with the time, and adds opened to the number of open
 // connections.
-func (tr *track) note(what string, addr net.Addr, opened int) {
+func (tr *raceDialer) note(what string, addr net.Addr, opened int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	ip, _, _ := addrIP(addr)
@@ -70,7 +70,7 @@ func (tr *track) note(what string, addr net.Addr, opened int) {
 	tr.open += opened
 }
 
-func (tr *track) dial(ctx context.Context, addr net.Addr) (net.Conn, error) {
+func (tr *raceDialer) dial(ctx context.Context, addr net.Addr) (net.Conn, error) {
 	tr.note("start", addr, 0)
 	ip, _, _ := addrIP(addr)
 	p, ok := tr.plans[ip.String()]
@@ -81,7 +81,7 @@ func (tr *track) dial(ctx context.Context, addr net.Addr) (net.Conn, error) {
 	if p.after >= 0 {
 		end = time.After(p.after)
 	}
-	if p.deaf {
+	if p.ignoresCancel {
 		done = nil
 	}
 	select {
@@ -94,7 +94,7 @@ func (tr *track) dial(ctx context.Context, addr net.Addr) (net.Conn, error) {
 			return nil, p.err
 		}
 		tr.note("connect", addr, 1)
-		return &runner{track: tr, addr: addr}, nil
+		return &raceConn{dialer: tr, addr: addr}, nil
 	}
 }
 
@@ -114,8 +114,8 @@ type raceCase struct {
 	addrs   []string
 	plans   map[string]plan
 
-	events []string
-	winner string
+	events []string // expected, in any order
+	winner string   // the address that connects, if err is empty
 	err    string
 	took   time.Duration
 }
@@ -133,7 +133,7 @@ func (c *raceCase) run(t *testing.T) {
 	if c.network == "" {
 		c.network = "tcp"
 	}
-	tr := &track{plans: c.plans, began: time.Now()}
+	tr := &raceDialer{plans: c.plans, began: time.Now()}
 	var addrs []net.Addr
 	for _, a := range c.addrs {
 		addrs = append(addrs, makeAddr(c.network, net.ParseIP(a), "", 80))
@@ -198,7 +198,7 @@ func attemptCases() []raceCase {
 			// "all other connections attempts that have not yet succeeded SHOULD be canceled": an
 			// attempt that succeeds in spite of that is closed.
 			name: "an attempt that succeeds though it was cancelled is closed", addrs: both,
-			plans: map[string]plan{six1: {after: 400 * ms, deaf: true}, four1: connects(40 * ms)},
+			plans: map[string]plan{six1: {after: 400 * ms, ignoresCancel: true}, four1: connects(40 * ms)},
 			events: []string{
 				"0s start " + six1, "300ms start " + four1, "340ms connect " + four1,
 				"400ms connect " + six1, "400ms close " + six1,
@@ -216,7 +216,7 @@ func attemptCases() []raceCase {
 			},
 			winner: six2, took: 6001 * ms,
 		}, {
-			name: "one family has nobody to race with", addrs: []string{four1, four2}, timeout: 10 * time.Second,
+			name: "the addresses of one family do not race", addrs: []string{four1, four2}, timeout: 10 * time.Second,
 			plans:  map[string]plan{four1: silent, four2: connects(ms)},
 			events: []string{"0s start " + four1, "5s give up " + four1, "5s start " + four2, "5.001s connect " + four2},
 			winner: four2, took: 5001 * ms,
@@ -359,7 +359,7 @@ func limitCases() []raceCase {
 func TestOfTwoThatConnectAtOnceOneIsClosed(t *testing.T) {
 	for range 20 { // either may win
 		synctest.Test(t, func(t *testing.T) {
-			tr := &track{plans: map[string]plan{six1: connects(340 * ms), four1: connects(40 * ms)}, began: time.Now()}
+			tr := &raceDialer{plans: map[string]plan{six1: connects(340 * ms), four1: connects(40 * ms)}, began: time.Now()}
 			addrs := []net.Addr{makeAddr("tcp", net.ParseIP(six1), "", 80), makeAddr("tcp", net.ParseIP(four1), "", 80)}
 			conn, err := (&race{network: "tcp", dial: tr.dial}).run(t.Context(), addrs)
 			require.NoError(t, err)
@@ -402,7 +402,7 @@ func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
 		}
 		for _, c := range []struct {
 			timeout time.Duration
-			turns   []time.Duration
+			starts  []time.Duration // of the attempts
 		}{
 			{9 * time.Second, []time.Duration{0, 3 * time.Second, 6 * time.Second}},
 			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s for each address
@@ -414,9 +414,9 @@ func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
 			_, err := (&Dialer{Host: h, Timeout: c.timeout}).Dial("tcp", "all.example:80")
 			require.EqualError(t, err, "dial tcp 192.0.2.91:80: i/o timeout", "the error is that of the first address")
 			require.Equal(t, c.timeout, time.Since(began))
-			require.Len(t, link.first, len(c.turns))
-			for i, turn := range c.turns {
-				require.Equal(t, turn, link.first[addrs[i]].Sub(began), "address %d of %v", i, c.timeout)
+			require.Len(t, link.first, len(c.starts))
+			for i, start := range c.starts {
+				require.Equal(t, start, link.first[addrs[i]].Sub(began), "address %d of %v", i, c.timeout)
 			}
 		}
 	})
@@ -567,11 +567,11 @@ func TestBothFamiliesAreAskedForAtOnceAndWaitedFor(t *testing.T) {
 		"the other is late":    {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: 200 * ms}}, both, "", 220 * ms},
 		"this one is late":     {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here, after: 200 * ms}, AAAA: {body: far}}, both, "", 220 * ms},
 		"the other is no use":  {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {body: far}}, both, "", 20 * ms},
-		"only four asked for":  {"tcp4", map[dnsmessage.Type]dnsAnswer{A: {body: here}}, []string{"5ms A"}, "", 20 * ms},
+		"only IPv4 asked for":  {"tcp4", map[dnsmessage.Type]dnsAnswer{A: {body: here}}, []string{"5ms A"}, "", 20 * ms},
 		"the other never ends": {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: -1}}, append(both, "2.505s AAAA", "5.005s AAAA", "7.505s AAAA"), "", 10*time.Second + 10*ms},
 		"the other is broken":  {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {rcode: dnsmessage.RCodeServerFailure}}, append(both, "15ms AAAA"), "", 30 * ms},
 		"none here":            {"tcp", map[dnsmessage.Type]dnsAnswer{A: {}, AAAA: {body: far}}, append(both, "15ms A"), "dial tcp [" + six1 + "]:80: connect: network is unreachable", 20 * ms},
-		"only six asked for":   {"tcp6", map[dnsmessage.Type]dnsAnswer{AAAA: {body: far}}, []string{"5ms AAAA"}, "dial tcp6 [" + six1 + "]:80: connect: network is unreachable", 10 * ms},
+		"only IPv6 asked for":  {"tcp6", map[dnsmessage.Type]dnsAnswer{AAAA: {body: far}}, []string{"5ms AAAA"}, "dial tcp6 [" + six1 + "]:80: connect: network is unreachable", 10 * ms},
 		"none at all":          {"tcp", map[dnsmessage.Type]dnsAnswer{A: {}, AAAA: {}}, append(both, "15ms A", "15ms AAAA"), "dial tcp: lookup dual.example. on " + addrB + ":53: no such host", 20 * ms},
 	} {
 		t.Run(name, func(t *testing.T) {

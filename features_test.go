@@ -115,6 +115,7 @@ func readFeatures(t *testing.T, tests map[string]string) (features []*feature) {
 			}
 			continue
 		}
+		// A line has five columns, and perhaps a remark.
 		c := append(strings.Split(line, "|"), "")
 		require.True(t, len(c) == 6 || len(c) == 7, line)
 		require.Regexp(t, featureName, c[0])
@@ -270,7 +271,7 @@ func featureSums(features []*feature) string {
 	return b.String()
 }
 
-// orNone joins identifiers.
+// orNone joins identifiers. It returns "none" if there are none.
 func orNone(ids []string) string {
 	if len(ids) == 0 {
 		return "none"

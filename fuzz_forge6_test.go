@@ -29,7 +29,7 @@ func forge6(r *rand.Rand, like nic.Frame, b []byte, back bool, to int, link *nic
 	case 6:
 		return one(forgeIP6(r, cut(b, link.MTU)))
 	case 7, 8:
-		return []nic.Frame{lie(r, b)}
+		return []nic.Frame{badOffload(r, b)}
 	case 9:
 		f := cloneFrame(like) // send it again
 		setMACs(f.Head, to)
@@ -58,6 +58,7 @@ func fuzzAddr6(r *rand.Rand) netip.Addr {
 	}[r.IntN(11)])
 }
 
+// ethernetIP6 is like ethernetIP, for IPv6.
 func ethernetIP6(to int, h wire.IPv6, payload []byte) []byte {
 	payload = payload[:min(len(payload), 65535)]
 	n := wire.EthernetLen + wire.IPv6Len
@@ -108,6 +109,7 @@ func forgeND(r *rand.Rand, to int) []byte {
 	}
 	msg := make([]byte, 4+len(body))
 	copy(msg[4:], body)
+	// The types 133 to 137 are Neighbor Discovery (RFC 4861 4), 130 and 143 are MLD.
 	msg[0] = [...]byte{133, 134, 135, 135, 136, 136, 137, 130, 143}[r.IntN(9)]
 	return fixFrame6(ethernetIP6(to, wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: [...]uint8{255, 255, 255, 64, 1}[r.IntN(5)], Src: src, Dst: dst}, msg))
 }
@@ -136,6 +138,7 @@ func forgeIP6(r *rand.Rand, b []byte) []byte {
 				ext[i] = [...]byte{0, 1, 2, 4, 5, 0x3e, 0xc2, byte(r.Uint32())}[r.IntN(8)]
 			}
 			ext[0], ext[1] = byte(h.Next), byte(len(ext)/8-1)
+			// Hop-by-Hop Options, Routing, Destination Options, Fragment, Authentication, Mobility.
 			h.Next = [...]wire.Proto{0, 43, 60, 44, 51, 135}[r.IntN(6)]
 			p = append(ext, p...)
 		}
@@ -167,7 +170,7 @@ func forgeFragments6(r *rand.Rand, b []byte) []nic.Frame {
 		f := h
 		f.Next = wire.ProtoFragment
 		e := ethernetIP6(0, f, append(payload, piece...))
-		copy(e, b[:12])
+		copy(e, b[:12]) // the MACs of b
 		return e
 	})
 }

@@ -40,7 +40,7 @@ func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Fra
 	case k == 7:
 		return one(forgeIP(r, b))
 	case k == 8, k == 9:
-		return []nic.Frame{lie(r, b)}
+		return []nic.Frame{badOffload(r, b)}
 	case k == 10:
 		f := cloneFrame(like) // send it again
 		setMACs(f.Head, to)
@@ -55,6 +55,7 @@ func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Fra
 	return one(fixFrame(flip(r, cut(b, link.MTU))))
 }
 
+// setMACs sets the addresses of a frame from the other end to the end to.
 func setMACs(b []byte, to int) {
 	if len(b) >= wire.EthernetLen {
 		copy(b, []byte{2, 0, 0, 0, 0, byte(0xa + to), 2, 0, 0, 0, 0, byte(0xb - to)})
@@ -102,13 +103,14 @@ func cut(b []byte, mtu int) []byte {
 	return b
 }
 
+// noise returns a frame of random bytes, often one that begins like IPv4.
 func noise(r *rand.Rand) []byte {
 	b := make([]byte, 1+r.IntN([...]int{20, 100, 2000, 70_000}[r.IntN(4)]))
 	for i := range b {
 		b[i] = byte(r.Uint32())
 	}
 	if len(b) > 14 && r.IntN(2) == 0 {
-		copy(b[12:], []byte{8, 0, 0x45})
+		copy(b[12:], []byte{8, 0, 0x45}) // EtherType IPv4, version 4, a header of 20 bytes
 	}
 	return b
 }
@@ -149,6 +151,7 @@ func forgeARP(r *rand.Rand, to int) []byte {
 	return b
 }
 
+// ethernetIP returns an IPv4 packet in a frame to the end to.
 func ethernetIP(to int, h wire.IPv4, payload []byte) []byte {
 	if h.TTL == 0 {
 		h.TTL = 64
@@ -196,7 +199,7 @@ func forgeIGMP(r *rand.Rand, to int) []byte {
 	for i := range msg {
 		msg[i] = byte(r.Uint32() >> r.IntN(32))
 	}
-	msg[0] = [...]byte{0x11, 0x11, 0x12, 0x16, 0x17, 0x22}[r.IntN(6)]
+	msg[0] = [...]byte{0x11, 0x11, 0x12, 0x16, 0x17, 0x22}[r.IntN(6)] // queries, reports and Leave Group
 	if r.IntN(2) == 0 {
 		copy(msg[4:], []byte{224, 1, 2, 3})
 	}
@@ -222,7 +225,7 @@ func forgeFragments(r *rand.Rand, b []byte, mtu int) []nic.Frame {
 		f := h
 		f.ID, f.FragOffset, f.MoreFragments = id, uint16(at), more
 		e := ethernetIP(0, f, piece)
-		copy(e, b[:12])
+		copy(e, b[:12]) // the MACs of b
 		return e
 	})
 }
@@ -334,31 +337,31 @@ func forgeSegment(r *rand.Rand, t *wire.TCP, payload []byte) []byte {
 			payload = append(append([]byte{}, payload...), make([]byte, r.IntN(100))...)
 		}
 	}
-	var sack []byte
+	var options []byte
 	if r.IntN(3) == 0 {
-		sack = append(sack, 1, 1, 5, byte(2+8*(1+r.IntN(2))))
-		for range 2 * (int(sack[3]) / 8) {
-			sack = binary.BigEndian.AppendUint32(sack, near(t.Ack))
+		options = append(options, 1, 1, 5, byte(2+8*(1+r.IntN(2)))) // two NOPs, and SACK (RFC 2018 3) with one or two blocks
+		for range 2 * (int(options[3]) / 8) {
+			options = binary.BigEndian.AppendUint32(options, near(t.Ack))
 		}
-	} else if r.IntN(8) == 0 {
+	} else if r.IntN(8) == 0 { // options of random bytes
 		for range 4 * (1 + r.IntN(5)) {
-			sack = append(sack, byte(r.Uint32()>>r.IntN(32)))
+			options = append(options, byte(r.Uint32()>>r.IntN(32)))
 		}
 	}
 	n := t.Len()
-	if n+len(sack) > wire.MaxTCPLen {
-		sack = nil
+	if n+len(options) > wire.MaxTCPLen {
+		options = nil
 	}
-	out := make([]byte, n+len(sack)+len(payload))
+	out := make([]byte, n+len(options)+len(payload))
 	t.Put(out)
-	copy(out[n:], sack)
-	out[12] = byte((n+len(sack))/4) << 4
-	copy(out[n+len(sack):], payload)
+	copy(out[n:], options)
+	out[12] = byte((n+len(options))/4) << 4
+	copy(out[n+len(options):], payload)
 	return out
 }
 
-// lie returns a frame whose offload fields are wrong.
-func lie(r *rand.Rand, b []byte) nic.Frame {
+// badOffload returns a frame with wrong fields for checksum offload and GSO.
+func badOffload(r *rand.Rand, b []byte) nic.Frame {
 	f := nic.Frame{Head: b}
 	if r.IntN(2) == 0 {
 		k := r.IntN(len(b) + 1)
@@ -370,6 +373,7 @@ func lie(r *rand.Rand, b []byte) nic.Frame {
 	f.NeedsChecksum, f.ChecksumValid = r.IntN(2) == 0, r.IntN(2) == 0
 	f.ChecksumStart, f.ChecksumOffset = small(), small()
 	if r.IntN(2) == 0 {
+		// The checksum of TCP or UDP after Ethernet and IPv4.
 		f.ChecksumStart, f.ChecksumOffset = 34, [...]uint16{16, 6}[r.IntN(2)]
 	}
 	if r.IntN(3) > 0 {

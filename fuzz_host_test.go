@@ -81,16 +81,16 @@ func (c *choices) soon() time.Time {
 
 // A fuzzRun is one run.
 type fuzzRun struct {
-	kind  fuzzKind
-	seed  uint64
-	wire  *fuzzWire
-	hosts [2]*Host
-	forum *forum
-	six   bool // the hosts have IPv6 addresses
-	mu    sync.Mutex
-	ids   uint64
-	errs  []error
-	socks []func() bool // each reports whether a socket is still in memory
+	kind   fuzzKind
+	seed   uint64
+	wire   *fuzzWire
+	hosts  [2]*Host
+	forum  *forum
+	six    bool // the hosts have IPv6 addresses
+	mu     sync.Mutex
+	nextID uint64 // of a conversation
+	errs   []error
+	socks  []func() bool // each reports whether a socket is still in memory
 }
 
 // memory returns the memory budget of a host's TCP in a run. It is large in honest runs: under memory
@@ -166,10 +166,10 @@ func (f *fuzzRun) open(t *testing.T) {
 	w.damage = [...]float64{0, 0, 0.05}[r.IntN(3)]
 	w.partial = [...]float64{0, 0, 0.02}[r.IntN(3)]
 	w.slow = [...]float64{0, 0, 0, 0.02}[r.IntN(4)]
-	bits := 24
+	prefixLen := 24
 	if f.kind == fuzzHostile {
 		w.forge = [...]float64{0.02, 0.2, 1, 3}[r.IntN(4)]
-		bits = [...]int{24, 16}[r.IntN(2)]
+		prefixLen = [...]int{24, 16}[r.IntN(2)]
 	}
 	w.raw = true
 	f.six = link.MTU >= wire.MinIPv6MTU && r.IntN(2) == 0
@@ -193,7 +193,7 @@ func (f *fuzzRun) open(t *testing.T) {
 			// a reset, as on the kernel.
 			tcp.SynBacklog = 1024
 		}
-		addrs := []netip.Prefix{netip.PrefixFrom(local, bits)}
+		addrs := []netip.Prefix{netip.PrefixFrom(local, prefixLen)}
 		names := map[string][]netip.Addr{"a": {netip.MustParseAddr(addrA)}, "b": {netip.MustParseAddr(addrB)}}
 		if f.six {
 			addrs = append(addrs, netip.PrefixFrom(netip.MustParseAddr([...]string{addr6A, addr6B}[i]), 64))
@@ -343,8 +343,8 @@ func (f *fuzzRun) call(c *choices) {
 // converse has a conversation from host 0 to host 1.
 func (f *fuzzRun) converse(c *choices) {
 	f.mu.Lock()
-	id := f.ids
-	f.ids++
+	id := f.nextID
+	f.nextID++
 	f.mu.Unlock()
 	conv := randomConversation(id, c.Rand, 60_000)
 	for i := range conv.side {
@@ -479,9 +479,9 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 // datagramText returns the contents of a datagram of n bytes. The contents depend only on n.
 func datagramText(n int) []byte { return pattern[n*31%patternPeriod:][:n] }
 
-// datagram verifies a datagram that was read into a buffer of the given size. It does not verify a
+// verifyDatagram verifies a datagram that was read into a buffer of the given size. It does not verify a
 // datagram that fills the buffer, because the rest may have been cut off.
-func (f *fuzzRun) datagram(b []byte, size int) {
+func (f *fuzzRun) verifyDatagram(b []byte, size int) {
 	if f.kind != fuzzHostile && len(b) < size && !bytes.Equal(b, datagramText(len(b))) {
 		f.fail("a datagram of %d bytes is not what was sent", len(b))
 	}
@@ -522,10 +522,10 @@ func (f *fuzzRun) datagrams(h *Host, c *choices) {
 					u.WriteTo(out, to)
 				case 2:
 					n, _ := u.Read(buf)
-					f.datagram(buf[:n], len(buf))
+					f.verifyDatagram(buf[:n], len(buf))
 				case 3:
 					n, _, _, _, _ := u.ReadMsgUDP(buf, oob)
-					f.datagram(buf[:n], len(buf))
+					f.verifyDatagram(buf[:n], len(buf))
 				case 4:
 					for i := range oob {
 						oob[i] = byte(d.Uint32() >> d.IntN(32))
@@ -539,7 +539,7 @@ func (f *fuzzRun) datagrams(h *Host, c *choices) {
 					}
 					n, _ := u.ReadBatch(ms, 0)
 					for _, m := range ms[:max(n, 0)] {
-						f.datagram(append(m.Buffers[0], m.Buffers[1]...)[:m.N], len(buf))
+						f.verifyDatagram(append(m.Buffers[0], m.Buffers[1]...)[:m.N], len(buf))
 					}
 				case 6:
 					ms := make([]Message, 1+d.pick(80))

@@ -50,8 +50,8 @@ type fuzzEnd struct {
 	recv   atomic.Pointer[func([]nic.Frame)]
 	closed atomic.Bool
 	dead   atomic.Pointer[error]
-	down   func(error)
-	sends  atomic.Int64
+	down   func(error)                   // set by NotifyDown
+	sends  atomic.Int64                  // calls of Send
 	stuck  atomic.Pointer[chan struct{}] // Send blocks until the channel is closed
 
 	mu      sync.Mutex
@@ -59,7 +59,7 @@ type fuzzEnd struct {
 	queue   heldFrames
 	held    int // number of frames that were put into queue
 	timer   *time.Timer
-	running bool
+	running bool // the timer is set, or its function runs
 }
 
 type heldFrame struct {
@@ -330,6 +330,7 @@ func (e *fuzzEnd) receive(batch []nic.Frame) {
 func toEthernet(f nic.Frame, mac wire.MAC) nic.Frame {
 	head := make([]byte, wire.EthernetLen, wire.EthernetLen+len(f.Head))
 	typ := wire.EtherTypeIPv4
+	// The MACs of the two ends differ in the last byte: 0xa and 0xb.
 	if wire.Version(f.Head) == 6 {
 		typ = wire.EtherTypeIPv6
 	}

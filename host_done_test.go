@@ -77,11 +77,11 @@ func TestADeadLinkEndsAHost(t *testing.T) {
 		require.NoError(t, err)
 		served := make(chan error, 1)
 		go func() { served <- http.Serve(ln, nil) }()
-		inside, err := h.Listen("tcp", "127.0.0.1:81")
+		local, err := h.Listen("tcp", "127.0.0.1:81")
 		require.NoError(t, err)
 		accepted := make(chan error, 1)
 		go func() {
-			_, err := inside.Accept()
+			_, err := local.Accept()
 			accepted <- err
 		}()
 		pc, err := h.ListenPacket("udp", ":53")
@@ -164,7 +164,7 @@ func TestAHostLivesByItsLastLink(t *testing.T) {
 		require.NoError(t, h.Stack().RemoveNIC("removed"))
 		synctest.Wait()
 		require.True(t, isDone(h))
-		require.EqualError(t, h.Err(), "link one: nic: adapter: somebody has deleted it", "the last one")
+		require.EqualError(t, h.Err(), "link one: nic: adapter: somebody has deleted it", "the error is that of the link that failed last")
 		require.ErrorIs(t, <-served, syscall.ENETDOWN)
 		h.Close()
 		require.ErrorIs(t, h.Err(), errDeleted)

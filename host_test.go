@@ -55,7 +55,7 @@ func TestMethodSetsAreThoseOfNet(t *testing.T) {
 	}
 	for _, hidden := range []any{&TCPConn{}, &TCPListener{}} {
 		_, ok := hidden.(net.PacketConn)
-		require.False(t, ok, "%T is told from a packet socket by this assertion", hidden)
+		require.False(t, ok, "programs tell a packet socket from a %T by this type assertion", hidden)
 	}
 }
 
@@ -220,6 +220,7 @@ func TestHostCloseEndsLookups(t *testing.T) {
 	})
 }
 
+// A test in a bubble does not fail if it never closes its hosts.
 func TestAForgottenHostIsNoTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ea, eb := nic.Pipe(nic.PipeConfig{})
@@ -290,6 +291,7 @@ func TestReadFromALimitedReaderTakesNoMore(t *testing.T) {
 	require.Equal(t, "456789", string(rest))
 }
 
+// WriteTo passes the receive buffer itself to Write.
 func TestWriteToWritesWhatHasComeFromWhereItLies(t *testing.T) {
 	a, b := newPair(t)
 	c, s := connect(t, a, b, addrB)
@@ -308,7 +310,7 @@ func TestWriteToWritesWhatHasComeFromWhereItLies(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, len(want), n)
 	require.Equal(t, want, got)
-	require.Greater(t, largest, copyBuffer, "there is no buffer between")
+	require.Greater(t, largest, copyBuffer, "data is not copied to a buffer of copyBuffer bytes first")
 }
 
 type zeros struct{}
@@ -336,7 +338,7 @@ func TestAddrPortFormsOfUDPDoNotAllocate(t *testing.T) {
 		if _, _, err := s.ReadFrom(buf); err != nil {
 			t.Error(err)
 		}
-	}), 1.0, "the address, with its IP")
+	}), 1.0, "one allocation has the address and its IP")
 }
 
 func TestTCPReadsAndWritesDoNotAllocate(t *testing.T) {
@@ -360,7 +362,7 @@ func TestUDPPacketInfoTellsWhatTheHeadersSay(t *testing.T) {
 	c, err := a.ListenUDP("udp", nil)
 	require.NoError(t, err)
 	to := netip.AddrPortFrom(netip.MustParseAddr(addrB), 9000)
-	n, err := c.WritePacket([]byte("hello"), PacketInfo{Remote: to, TTL: 7, TOS: 0x2e << 2})
+	n, err := c.WritePacket([]byte("hello"), PacketInfo{Remote: to, TTL: 7, TOS: 0x2e << 2}) // DSCP EF
 	require.NoError(t, err)
 	require.Equal(t, 5, n)
 	buf := make([]byte, 3)
@@ -382,7 +384,7 @@ func TestUDPPacketInfoTellsWhatTheHeadersSay(t *testing.T) {
 	_, _, err = c.WriteMsgUDP([]byte("x"), []byte("control"), nil)
 	require.EqualError(t, err, "write udp "+c.LocalAddr().String()+": missing address")
 	_, _, err = c.WriteMsgUDPAddrPort([]byte("x"), []byte("what does this mean?"), to)
-	require.ErrorIs(t, err, syscall.EINVAL, "never silently ignored")
+	require.ErrorIs(t, err, syscall.EINVAL, "a malformed control message is not ignored")
 	connected, err := a.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	require.NoError(t, err)
 	_, err = connected.WritePacket([]byte("x"), PacketInfo{TTL: 3})
@@ -415,7 +417,7 @@ func TestIPSocketsCarryAProtocolOfTheirOwn(t *testing.T) {
 	n, _, flags, addr, err := c.(*IPConn).ReadMsgIP(buf[:28], nil)
 	require.NoError(t, err)
 	require.Equal(t, "a longer", string(buf[20:n]), "with the IP header")
-	require.Equal(t, 0x20, flags)
+	require.Equal(t, 0x20, flags, "MSG_TRUNC")
 	require.Equal(t, addrB, addr.String())
 	_, err = s.WritePacket([]byte("x"), PacketInfo{Remote: netip.AddrPortFrom(netip.MustParseAddr(addrA), 0), TTL: 9})
 	require.NoError(t, err)
@@ -491,10 +493,10 @@ func TestIPSocketsPassControlMessages(t *testing.T) {
 	c, err := a.ListenIP("ip4:200", nil)
 	require.NoError(t, err)
 	to := &net.IPAddr{IP: net.ParseIP(addrB)}
-	hint := &PacketInfo{TTL: 7, TOS: 0x20, Local: netip.MustParseAddr(addrA), Interface: 2}
-	n, oobn, err := c.WriteMsgIP([]byte("hello"), hint.AppendControl(nil), to)
+	sent := &PacketInfo{TTL: 7, TOS: 0x20, Local: netip.MustParseAddr(addrA), Interface: 2}
+	n, oobn, err := c.WriteMsgIP([]byte("hello"), sent.AppendControl(nil), to)
 	require.NoError(t, err)
-	require.Equal(t, []int{5, len(hint.AppendControl(nil))}, []int{n, oobn})
+	require.Equal(t, []int{5, len(sent.AppendControl(nil))}, []int{n, oobn})
 	buf, oob := make([]byte, 20+3), make([]byte, 100) // for the header too
 	n, oobn, flags, from, err := s.ReadMsgIP(buf, oob)
 	require.NoError(t, err)
@@ -514,13 +516,13 @@ func TestIPSocketsPassControlMessages(t *testing.T) {
 	require.Equal(t, oobn-8, short)
 
 	for _, bad := range []struct {
-		hint *PacketInfo
+		sent *PacketInfo
 		err  error
 	}{
 		{&PacketInfo{Interface: 9}, syscall.ENODEV},
 		{&PacketInfo{Local: netip.MustParseAddr("203.0.113.1")}, syscall.ENETUNREACH},
 	} {
-		n, oobn, err := c.WriteMsgIP([]byte("x"), bad.hint.AppendControl(nil), to)
+		n, oobn, err := c.WriteMsgIP([]byte("x"), bad.sent.AppendControl(nil), to)
 		require.ErrorIs(t, err, bad.err)
 		require.Equal(t, []int{0, 0}, []int{n, oobn})
 	}

@@ -164,7 +164,8 @@ func (s *site) get(t testing.TB, path string) (*http.Response, string) {
 	return resp, string(body)
 }
 
-// exercise makes the requests that programs make.
+// exercise makes the requests that programs make. major is the expected version of HTTP, and upload is the size of an
+// upload in bytes.
 func (s *site) exercise(t testing.TB, major, upload int) {
 	resp, body := s.get(t, "/hello")
 	require.Equal(t, major, resp.ProtoMajor)

@@ -66,7 +66,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 		name string
 		once func(t *testing.T, c, d net.Conn) // use of the connection before it is idle
 		wait time.Duration
-		link nic.Impairment
+		link nic.Impairment // with a latency, Dial and Read block
 	}{
 		{"never used", nil, 3 * time.Second, nic.Impairment{}},
 		{"never used, and waited for", nil, 3 * time.Second, nic.Impairment{Latency: time.Millisecond}},
@@ -96,6 +96,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 					time.Sleep(10 * time.Millisecond) // otherwise all keep-alive probes would coincide
 				}
 				time.Sleep(use.wait)
+				// An element of conns has 16 bytes.
 				each := (heap() - before - int64(16*cap(conns))) / int64(len(conns))
 				t.Logf("%d bytes", each)
 				require.LessOrEqual(t, each, int64(idleBytes))
@@ -246,6 +247,7 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 		t.Cleanup(func() { near.Close() })
 		return near, far
 	}
+	// waits reports whether a goroutine waits for a descriptor to become readable.
 	waits := func() bool {
 		buf := make([]byte, 1<<20)
 		return strings.Contains(string(buf[:runtime.Stack(buf, true)]), "usernet.awaitDescriptor")
@@ -313,31 +315,31 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	go c.ReadFrom(&sniffedConn{near.(*net.UnixConn), io.MultiReader(strings.NewReader("first"), near)})
 	require.NoError(t, d.SetReadDeadline(time.Now().Add(time.Minute)))
 	_, err := io.ReadFull(d, make([]byte, 5))
-	require.NoError(t, err, "what was read before is not waited for")
+	require.NoError(t, err, "the bytes that were read before are copied at once")
 }
 
-// A slowReader provides portions of data whose sizes are in gives. A Read returns bytes of one portion only. The
+// A slowReader provides data in portions of the given sizes. A Read returns bytes of one portion only. The
 // reader records the size of the largest buffer and of the last buffer that Read got.
 type slowReader struct {
-	gives      []int
+	portions   []int
 	most, last int
 }
 
 func (r *slowReader) Read(p []byte) (int, error) {
 	r.most, r.last = max(r.most, len(p)), len(p)
-	if len(r.gives) == 0 {
+	if len(r.portions) == 0 {
 		return 0, io.EOF
 	}
-	n := min(r.gives[0], len(p))
-	if r.gives[0] -= n; r.gives[0] == 0 {
-		r.gives = r.gives[1:]
+	n := min(r.portions[0], len(p))
+	if r.portions[0] -= n; r.portions[0] == 0 {
+		r.portions = r.portions[1:]
 	}
 	return n, nil
 }
 
 func TestReadFromTakesABufferThatSuitsItsSource(t *testing.T) {
 	for name, tc := range map[string]struct {
-		gives      []int
+		portions   []int
 		most, last int
 	}{
 		"few bytes at a time":     {[]int{100, 1000, 3000}, 4 << 10, 4 << 10},
@@ -348,9 +350,9 @@ func TestReadFromTakesABufferThatSuitsItsSource(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := newPair(t)
 			c, d := connect(t, a, b, addrB)
-			r := &slowReader{gives: tc.gives}
+			r := &slowReader{portions: tc.portions}
 			want := int64(0)
-			for _, n := range tc.gives {
+			for _, n := range tc.portions {
 				want += int64(n)
 			}
 			go func() {
@@ -381,5 +383,5 @@ func TestReadFromAndWriteToDoNotAllocateBuffers(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	require.LessOrEqual(t, avg, 4.0, "the readers and writers that hide methods, and no buffer")
+	require.LessOrEqual(t, avg, 4.0, "small readers and writers that hide methods are allocated, and no buffer")
 }

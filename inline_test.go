@@ -26,15 +26,15 @@ func TestWhatEachPacketRunsIsInlined(t *testing.T) {
 		// If nothing has changed, the go command repeats the compiler's earlier output.
 		out, err := exec.Command("go", "build", "-gcflags=-m", "./"+pkg).CombinedOutput()
 		require.NoError(t, err, string(out))
-		said := make(map[string]bool)
+		canInline := make(map[string]bool)
 		for line := range strings.Lines(string(out)) {
 			if _, name, ok := strings.Cut(strings.TrimSpace(line), "can inline "); ok {
-				said[name] = true
+				canInline[name] = true
 			}
 		}
-		require.NotEmpty(t, said)
+		require.NotEmpty(t, canInline)
 		for _, name := range names {
-			require.True(t, said[name], "%s: %s is not inlined: go build -gcflags=-m=2 ./%s says why", pkg, name, pkg)
+			require.True(t, canInline[name], "%s: %s is not inlined: go build -gcflags=-m=2 ./%s says why", pkg, name, pkg)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func TestALinkRunnerSendsInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r linkRunner
 		var made []int
-		var sent []int // the goroutine that has the turn appends to it, without a lock
+		var sent []int // the goroutine that sends appends to it, without a lock
 		r.init(nil, &stack.InterfaceInfo{}, 1, func(queue []func(time.Time)) time.Time {
 			r.mu.Lock()
 			for _, f := range queue {

@@ -102,6 +102,7 @@ func TestMulticastDNSReceivesWhileItLeaves(t *testing.T) {
 	require.NoError(t, a.StartMDNS("", MDNSConfig{HostName: "alice"}))
 	conn, err := b.stack.OpenUDP(stack.FamilyAny, netip.AddrPortFrom(netip.IPv6Unspecified(), mdns.Port))
 	require.NoError(t, err)
+	// A question about the IPv6 addresses of alice.local.
 	query := []byte{0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 5, 'a', 'l', 'i', 'c', 'e', 5, 'l', 'o', 'c', 'a', 'l', 0, 0, 28, 0, 1}
 	var sent atomic.Int32
 	answer := func() {

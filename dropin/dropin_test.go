@@ -101,32 +101,32 @@ func TestEveryCallBeforeUseSaysWhatToDo(t *testing.T) {
 	defer Use(before)
 	ctx := context.Background()
 	lo := netip.MustParseAddrPort("127.0.0.1:7")
-	second := func(_ any, err error) error { return err }
+	errorOf := func(_ any, err error) error { return err }
 	for name, call := range map[string]func() error{
-		"Dial":               func() error { return second(Dial("tcp", "127.0.0.1:7")) },
-		"DialTimeout":        func() error { return second(DialTimeout("tcp", "127.0.0.1:7", 1)) },
-		"DialTCP":            func() error { return second(DialTCP("tcp", nil, &TCPAddr{Port: 7})) },
-		"DialUDP":            func() error { return second(DialUDP("udp", nil, &UDPAddr{Port: 7})) },
-		"DialIP":             func() error { return second(DialIP("ip4:icmp", nil, &IPAddr{IP: IPv4(127, 0, 0, 1)})) },
-		"Dialer.Dial":        func() error { return second((&Dialer{}).Dial("udp", "127.0.0.1:7")) },
-		"Dialer.DialTCP":     func() error { return second((&Dialer{}).DialTCP(ctx, "tcp", netip.AddrPort{}, lo)) },
-		"Dialer.DialUDP":     func() error { return second((&Dialer{}).DialUDP(ctx, "udp", netip.AddrPort{}, lo)) },
-		"Dialer.DialIP":      func() error { return second((&Dialer{}).DialIP(ctx, "ip4:icmp", netip.Addr{}, lo.Addr())) },
-		"Listen":             func() error { return second(Listen("tcp", "127.0.0.1:0")) },
-		"ListenPacket":       func() error { return second(ListenPacket("udp", "127.0.0.1:0")) },
-		"ListenTCP":          func() error { return second(ListenTCP("tcp", nil)) },
-		"ListenUDP":          func() error { return second(ListenUDP("udp", nil)) },
-		"ListenIP":           func() error { return second(ListenIP("ip4:icmp", nil)) },
-		"ListenMulticastUDP": func() error { return second(ListenMulticastUDP("udp", nil, &UDPAddr{IP: IPv4(224, 0, 0, 9)})) },
-		"Listen by config":   func() error { return second((&ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")) },
-		"ResolveTCPAddr":     func() error { return second(ResolveTCPAddr("tcp", "127.0.0.1:7")) },
-		"ResolveUDPAddr":     func() error { return second(ResolveUDPAddr("udp", "127.0.0.1:7")) },
-		"ResolveIPAddr":      func() error { return second(ResolveIPAddr("ip", "127.0.0.1")) },
-		"Interfaces":         func() error { return second(Interfaces()) },
-		"InterfaceAddrs":     func() error { return second(InterfaceAddrs()) },
-		"InterfaceByIndex":   func() error { return second(InterfaceByIndex(1)) },
-		"InterfaceByName":    func() error { return second(InterfaceByName("lo")) },
-		"Interface.Addrs":    func() error { return second((&Interface{Index: 1}).Addrs()) },
+		"Dial":               func() error { return errorOf(Dial("tcp", "127.0.0.1:7")) },
+		"DialTimeout":        func() error { return errorOf(DialTimeout("tcp", "127.0.0.1:7", 1)) },
+		"DialTCP":            func() error { return errorOf(DialTCP("tcp", nil, &TCPAddr{Port: 7})) },
+		"DialUDP":            func() error { return errorOf(DialUDP("udp", nil, &UDPAddr{Port: 7})) },
+		"DialIP":             func() error { return errorOf(DialIP("ip4:icmp", nil, &IPAddr{IP: IPv4(127, 0, 0, 1)})) },
+		"Dialer.Dial":        func() error { return errorOf((&Dialer{}).Dial("udp", "127.0.0.1:7")) },
+		"Dialer.DialTCP":     func() error { return errorOf((&Dialer{}).DialTCP(ctx, "tcp", netip.AddrPort{}, lo)) },
+		"Dialer.DialUDP":     func() error { return errorOf((&Dialer{}).DialUDP(ctx, "udp", netip.AddrPort{}, lo)) },
+		"Dialer.DialIP":      func() error { return errorOf((&Dialer{}).DialIP(ctx, "ip4:icmp", netip.Addr{}, lo.Addr())) },
+		"Listen":             func() error { return errorOf(Listen("tcp", "127.0.0.1:0")) },
+		"ListenPacket":       func() error { return errorOf(ListenPacket("udp", "127.0.0.1:0")) },
+		"ListenTCP":          func() error { return errorOf(ListenTCP("tcp", nil)) },
+		"ListenUDP":          func() error { return errorOf(ListenUDP("udp", nil)) },
+		"ListenIP":           func() error { return errorOf(ListenIP("ip4:icmp", nil)) },
+		"ListenMulticastUDP": func() error { return errorOf(ListenMulticastUDP("udp", nil, &UDPAddr{IP: IPv4(224, 0, 0, 9)})) },
+		"Listen by config":   func() error { return errorOf((&ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")) },
+		"ResolveTCPAddr":     func() error { return errorOf(ResolveTCPAddr("tcp", "127.0.0.1:7")) },
+		"ResolveUDPAddr":     func() error { return errorOf(ResolveUDPAddr("udp", "127.0.0.1:7")) },
+		"ResolveIPAddr":      func() error { return errorOf(ResolveIPAddr("ip", "127.0.0.1")) },
+		"Interfaces":         func() error { return errorOf(Interfaces()) },
+		"InterfaceAddrs":     func() error { return errorOf(InterfaceAddrs()) },
+		"InterfaceByIndex":   func() error { return errorOf(InterfaceByIndex(1)) },
+		"InterfaceByName":    func() error { return errorOf(InterfaceByName("lo")) },
+		"Interface.Addrs":    func() error { return errorOf((&Interface{Index: 1}).Addrs()) },
 	} {
 		err := call()
 		require.Error(t, err, name)
@@ -136,20 +136,20 @@ func TestEveryCallBeforeUseSaysWhatToDo(t *testing.T) {
 	}
 	var r *Resolver
 	for name, call := range map[string]func() error{
-		"LookupAddr":  func() error { return second(LookupAddr("127.0.0.1")) },
-		"LookupCNAME": func() error { return second(LookupCNAME("localhost")) },
-		"LookupHost":  func() error { return second(LookupHost("localhost")) },
-		"LookupIP":    func() error { return second(LookupIP("localhost")) },
-		"LookupMX":    func() error { return second(LookupMX("localhost")) },
-		"LookupNS":    func() error { return second(LookupNS("localhost")) },
-		"LookupPort":  func() error { return second(LookupPort("tcp", "http")) },
+		"LookupAddr":  func() error { return errorOf(LookupAddr("127.0.0.1")) },
+		"LookupCNAME": func() error { return errorOf(LookupCNAME("localhost")) },
+		"LookupHost":  func() error { return errorOf(LookupHost("localhost")) },
+		"LookupIP":    func() error { return errorOf(LookupIP("localhost")) },
+		"LookupMX":    func() error { return errorOf(LookupMX("localhost")) },
+		"LookupNS":    func() error { return errorOf(LookupNS("localhost")) },
+		"LookupPort":  func() error { return errorOf(LookupPort("tcp", "http")) },
 		"LookupSRV": func() error {
 			_, _, err := LookupSRV("", "", "localhost")
 			return err
 		},
-		"LookupTXT":             func() error { return second(LookupTXT("localhost")) },
-		"Resolver.LookupIPAddr": func() error { return second(r.LookupIPAddr(ctx, "localhost")) },
-		"Resolver.LookupNetIP":  func() error { return second(r.LookupNetIP(ctx, "ip", "localhost")) },
+		"LookupTXT":             func() error { return errorOf(LookupTXT("localhost")) },
+		"Resolver.LookupIPAddr": func() error { return errorOf(r.LookupIPAddr(ctx, "localhost")) },
+		"Resolver.LookupNetIP":  func() error { return errorOf(r.LookupNetIP(ctx, "ip", "localhost")) },
 	} {
 		err := call()
 		require.IsType(t, &net.DNSError{}, err, name)
@@ -267,12 +267,13 @@ func TestInterfacesAreThoseOfTheHost(t *testing.T) {
 		require.NoError(t, err)
 		ours, err := lo.MulticastAddrs()
 		require.NoError(t, err)
-		require.Subset(t, kernel, ours, "the form is net's")
+		require.Subset(t, kernel, ours, "the addresses have the form of net's")
 	}
 	require.NoError(t, c.Close())
 	require.Equal(t, "[224.0.0.1,ff02::1,ff02::1:ff00:a]", groups(eth))
 }
 
+// A link of the medium IP has no MACs, as a TUN device.
 func TestALinkWithoutAddressesOfItsOwnIsPointToPoint(t *testing.T) {
 	dev, other := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	defer other.Close()

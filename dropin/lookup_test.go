@@ -76,7 +76,7 @@ func TestAResolverAsksWhatItsDialConnectsTo(t *testing.T) {
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"127.0.0.1", "127.0.0.2"}, addrs)
 	}
-	require.Equal(t, int32(4), asked.Load(), "both families, and nothing is kept")
+	require.Equal(t, int32(4), asked.Load(), "each lookup asks for both families, and there is no cache")
 	require.Equal(t, "192.0.2.53:53", dialed.Load(), "the Host's server")
 	addrs, err := r.LookupHost(context.Background(), "known")
 	require.NoError(t, err)
@@ -84,6 +84,7 @@ func TestAResolverAsksWhatItsDialConnectsTo(t *testing.T) {
 	require.Equal(t, int32(4), asked.Load())
 }
 
+// If the Host has no name server, the Dial of a Resolver gets the address that net uses without a resolv.conf.
 func TestAResolverOfAHostWithoutServersIsToldThatOfNet(t *testing.T) {
 	useHost(t, usernet.Config{})
 	serveNames(t)
@@ -121,6 +122,7 @@ func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
 	require.ErrorAs(t, err, new(UnknownNetworkError))
 }
 
+// All functions that resolve names ask DefaultResolver.
 func TestTheDefaultResolverIsAskedByAll(t *testing.T) {
 	useHost(t, usernet.Config{})
 	serveNames(t)
@@ -128,40 +130,41 @@ func TestTheDefaultResolverIsAskedByAll(t *testing.T) {
 	before := DefaultResolver
 	DefaultResolver = ownResolver(&dialed)
 	defer func() { DefaultResolver = before }()
-	is := func(addr Addr) {
+	// requireServed requires an address that serveNames has given.
+	requireServed := func(addr Addr) {
 		t.Helper()
 		require.Contains(t, []string{"127.0.0.1:80", "127.0.0.2:80", "127.0.0.1", "127.0.0.2"}, addr.String())
 	}
 	ln, err := Listen("tcp", "www.usernet.test:80")
 	require.NoError(t, err)
 	defer ln.Close()
-	is(ln.Addr())
+	requireServed(ln.Addr())
 	c, err := Dial("tcp", "www.usernet.test:80")
 	require.NoError(t, err)
 	defer c.Close()
-	is(c.RemoteAddr())
+	requireServed(c.RemoteAddr())
 	pc, err := ListenPacket("udp", "www.usernet.test:80")
 	require.NoError(t, err)
 	defer pc.Close()
-	is(pc.LocalAddr())
+	requireServed(pc.LocalAddr())
 	tcp, err := ResolveTCPAddr("tcp", "www.usernet.test:http")
 	require.NoError(t, err)
-	is(tcp)
+	requireServed(tcp)
 	udp, err := ResolveUDPAddr("udp4", "www.usernet.test:80")
 	require.NoError(t, err)
-	is(udp)
+	requireServed(udp)
 	ip, err := ResolveIPAddr("ip", "www.usernet.test")
 	require.NoError(t, err)
-	is(ip)
+	requireServed(ip)
 	tcp, err = ResolveTCPAddr("", "www.usernet.test:80")
 	require.NoError(t, err)
-	is(tcp)
+	requireServed(tcp)
 	udp, err = ResolveUDPAddr("", "www.usernet.test:80")
 	require.NoError(t, err)
-	is(udp)
+	requireServed(udp)
 	ip, err = ResolveIPAddr("", "www.usernet.test")
 	require.NoError(t, err)
-	is(ip)
+	requireServed(ip)
 	ips, err := LookupIP("www.usernet.test")
 	require.NoError(t, err)
 	require.Len(t, ips, 2)

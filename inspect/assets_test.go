@@ -27,7 +27,7 @@ func TestThePageMakesNoHTMLOfText(t *testing.T) {
 			require.NotRegexp(t, inline, string(b), path)
 		}
 		for _, url := range elsewhere.FindAllString(string(b), -1) {
-			require.Contains(t, []string{"http://www.w"}, url, path) // the names of SVG
+			require.Contains(t, []string{"http://www.w"}, url, path) // XML namespaces, such as that of SVG
 		}
 		return nil
 	}))

@@ -28,7 +28,7 @@ func BenchmarkPage(b *testing.B) {
 			if name != "none" {
 				h := Handler(to)
 				if name == "open" {
-					look(b, h, "api/stream?topics=overview,conns,drops&sort=rate&desc=1")
+					followStream(b, h, "api/stream?topics=overview,conns,drops&sort=rate&desc=1")
 				}
 			}
 			body := make([]byte, size)
@@ -62,8 +62,8 @@ func BenchmarkPage(b *testing.B) {
 	}
 }
 
-// look opens a stream and reads it until the end of the benchmark.
-func look(tb testing.TB, h http.Handler, path string) {
+// followStream opens a stream and reads it until the end of the benchmark.
+func followStream(tb testing.TB, h http.Handler, path string) {
 	srv := httptest.NewServer(h)
 	ctx, cancel := context.WithCancel(context.Background())
 	req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/"+path, nil)

@@ -30,7 +30,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// startCapture asks for a capture. The result waits for its end and returns the file.
+// startCapture starts a capture with the given form. end waits until the capture has ended, and returns its file.
 func startCapture(h http.Handler, form string) (end func() (status int, file []byte)) {
 	r := httptest.NewRequest("POST", "http://localhost/api/capture", strings.NewReader(form))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -115,7 +115,7 @@ func TestACaptureHasWhatTheFilterSelects(t *testing.T) {
 					n++
 				}
 			}
-			require.Equal(t, 1, n, "the comment is at the frame, which is there once")
+			require.Equal(t, 1, n, "the dropped frame is in the capture once, with its comment")
 		})
 	}
 }
@@ -145,7 +145,8 @@ func TestACaptureIsBounded(t *testing.T) {
 			for _, p := range all {
 				require.LessOrEqual(t, len(p.Data), 60)
 			}
-			require.Equal(t, 1042, all[len(all)-2].Len, "the datagram, and the error about it")
+			// The headers of Ethernet, IPv4 and UDP have 42 bytes.
+			require.Equal(t, 1042, all[len(all)-2].Len, "the datagram, which is before the ICMP error about it")
 		})
 	}
 }
@@ -158,7 +159,7 @@ func TestACaptureEndsWithTheHostAndTheClient(t *testing.T) {
 		end2 := startCapture(h, "seconds=60")
 		synctest.Wait()
 		status, _ := startCapture(h, "")()
-		require.Equal(t, 503, status, "two captures are the most")
+		require.Equal(t, 503, status, "at most two captures run at a time")
 		sendUDP(t, a, "hello")
 		began := time.Now()
 		require.NoError(t, b.Close())
@@ -394,7 +395,7 @@ func FuzzSegments(f *testing.F) {
 	})
 }
 
-// deadlineWriter notes the last deadline.
+// A deadlineWriter records the write deadlines that the handler sets.
 type deadlineWriter struct {
 	*httptest.ResponseRecorder
 	deadlines []time.Time
@@ -414,7 +415,7 @@ func TestACaptureLeavesNoDeadlineBehind(t *testing.T) {
 	Handler(hosttest.Loopback(t)).ServeHTTP(w, r)
 	require.Greater(t, len(w.deadlines), 3)
 	for i, d := range w.deadlines[:len(w.deadlines)-1] {
-		// The first one cuts off a client that reads nothing; none stays while no write is pending.
+		// A deadline before each write cuts off a client that reads nothing. It is removed after the write.
 		require.Equal(t, i%2 == 1, d.IsZero(), i)
 	}
 	require.True(t, w.deadlines[len(w.deadlines)-1].IsZero())
@@ -531,7 +532,7 @@ func TestACaptureLeavesItsOwnConnectionOut(t *testing.T) {
 	})
 }
 
-// leavesItselfOut captures on host b from host a.
+// leavesItselfOut captures on host b over a connection from host a. No frame of that connection may be in the capture.
 func leavesItselfOut(t *testing.T, a, b *usernet.Host, addr string) {
 	ln, err := b.Listen("tcp", ":80")
 	require.NoError(t, err)

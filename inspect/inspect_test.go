@@ -88,7 +88,7 @@ func TestTheHandlerShowsTheHost(t *testing.T) {
 	h := Handler(b)
 
 	o := get[Overview](t, h, "api/overview")
-	require.Equal(t, []string{"lo", "eth0"}[0], o.Interfaces[0].Name)
+	require.Equal(t, "lo", o.Interfaces[0].Name)
 	require.Len(t, o.Interfaces, 2)
 	require.Contains(t, o.Interfaces[1].Addrs, hosttest.AddrB+"/24")
 	require.Positive(t, o.Interfaces[1].RxFrames)

@@ -49,7 +49,7 @@ func transfer(t *testing.T, cfg RecordConfig) (file []byte, id string, began tim
 		require.NoError(t, err)
 		require.Equal(t, int64(1<<20), n)
 		accepted[0].Close()
-		for range 5 { // more than of the messages of MLD
+		for range 5 { // more drops than those of messages of MLD
 			c, err := b.Dial("udp", hosttest.AddrA+":9999")
 			require.NoError(t, err)
 			_, err = c.Write([]byte("hello"))
@@ -112,7 +112,7 @@ func TestARunInVirtualTimeIsOpenedAfterwards(t *testing.T) {
 	nextOf[struct{}](s, "end")
 
 	s = open(t, h, "api/segments?id="+url.QueryEscape(id))
-	var sent, again, acked int
+	var sent, retransmitted, acked int
 	for {
 		topic, data := s.next()
 		if topic == "end" {
@@ -126,13 +126,13 @@ func TestARunInVirtualTimeIsOpenedAfterwards(t *testing.T) {
 			acked = max(acked, int(x.Ack))
 			require.True(t, x.Win > 65535 || strings.Contains(x.Flags, "SYN"), "windows are scaled")
 		case x.Retransmission:
-			again += x.Len
+			retransmitted += x.Len
 		default:
 			sent += x.Len
 		}
 	}
 	require.Equal(t, 1<<20, sent)
-	require.Positive(t, again)
+	require.Positive(t, retransmitted)
 	require.Equal(t, 1<<20+2, acked, "with SYN and FIN")
 
 	drops := get[Drops](t, h, "api/drops")

@@ -32,13 +32,13 @@ func TestSegmentsTellTheStoryOfATransferWithLoss(t *testing.T) {
 			io.Copy(io.Discard, accepted[0])
 			accepted[0].Close()
 		}()
-		var sent, again, acked, sacks int
+		var sent, retransmitted, acked, sacks int
 		for fin := false; !fin; {
 			x := nextOf[SegmentItem](s, "segments")
 			require.Zero(t, x.Lost)
 			if x.Dir == "out" {
 				if x.Retransmission {
-					again += x.Len
+					retransmitted += x.Len
 				} else {
 					require.Equal(t, uint32(sent), x.Seq)
 					sent += x.Len
@@ -55,14 +55,14 @@ func TestSegmentsTellTheStoryOfATransferWithLoss(t *testing.T) {
 			fin = x.Flags == "FIN,ACK" || x.Flags == "FIN,PSH,ACK"
 		}
 		require.Equal(t, total, sent)
-		require.Positive(t, again)
+		require.Positive(t, retransmitted)
 		require.Positive(t, sacks)
 		require.Equal(t, total+1, acked, "with the FIN")
 	})
 }
 
 func TestSegmentsOfAnyLink(t *testing.T) {
-	for name, make := range map[string]func(t *testing.T) (a, b *usernet.Host, addr string){
+	for name, newHosts := range map[string]func(t *testing.T) (a, b *usernet.Host, addr string){
 		"IPv6 without Ethernet": func(t *testing.T) (a, b *usernet.Host, addr string) {
 			a, b = hosttest.PairSix(t)
 			return a, b, hosttest.Addr6B
@@ -74,7 +74,7 @@ func TestSegmentsOfAnyLink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, b, addr := make(t)
+				a, b, addr := newHosts(t)
 				ln, err := b.Listen("tcp", ":80")
 				require.NoError(t, err)
 				defer ln.Close()

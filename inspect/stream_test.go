@@ -20,7 +20,7 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// A stream is a client of a stream.
+// A stream is the end of the client that reads a stream of events.
 type stream struct {
 	t      *testing.T
 	status int
@@ -217,7 +217,7 @@ func TestASlowClientLosesEventsAndIsTold(t *testing.T) {
 		time.Sleep(2 * eventQueue * 500 * time.Millisecond) // the client reads nothing
 		lost := nextOf[struct{ Lost int }](s, "lost")
 		require.InDelta(t, 2*eventQueue, lost.Lost, 5)
-		require.Less(t, time.Since(nextOf[Overview](s, "overview").Time), time.Second, "what waited is the newest sample")
+		require.Less(t, time.Since(nextOf[Overview](s, "overview").Time), time.Second, "of the samples, only the newest is kept for a slow client")
 	})
 }
 
@@ -243,6 +243,7 @@ func TestTheEventsThatWaitAreBounded(t *testing.T) {
 	}
 	require.Equal(t, 12, n)
 	require.Zero(t, s.bytes+s.count)
+	// The queue is also bounded by its number of events: these are small.
 	for range 2 * eventQueue {
 		s.put(event{"segments", make([]byte, 2*eventBytes/eventQueue/4)}, false)
 	}

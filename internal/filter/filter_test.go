@@ -92,6 +92,7 @@ func trace() (frames [][]byte) {
 			frames = append(frames, arpFrame(pair[0], pair[1]))
 			later := ip(pair[0], pair[1], wire.ProtoUDP, nil, 0, ports(80, 443))
 			later[7] = 9 // fragment offset
+			// A header with four bytes of options.
 			options := append([]byte{0x46}, append(ip(pair[0], pair[1], wire.ProtoTCP, nil, 0, nil)[1:], 1, 1, 1, 1)...)
 			frames = append(frames, ether(wire.EtherTypeIPv4, false, later), ether(wire.EtherTypeIPv4, false, append(options, ports(80, 53)...)))
 		}
@@ -127,7 +128,7 @@ func write(t *testing.T, frames [][]byte) string {
 	return name
 }
 
-// selected returns the numbers of the frames that an expression selects, as tcpdump -tt prints them.
+// selected returns the numbers of the frames that an expression selects, as tcpdump -tttt prints their times.
 func selected(t *testing.T, expr string, frames [][]byte) (numbers []string) {
 	t.Helper()
 	f, err := Parse(expr)
@@ -171,15 +172,16 @@ func TestTcpdumpSelectsTheSameFrames(t *testing.T) {
 		t.Skip("tcpdump is not installed")
 	}
 	frames := trace()
+	// The files, by whether they have only whole frames: cut says which expressions need that.
 	names := map[bool]string{true: write(t, frames), false: write(t, append(trace(), cut()...))}
 	for _, expr := range expressions {
 		frames := frames
 		// With a prefix of length 0 tcpdump does not read the address.
-		joins := strings.HasSuffix(expr, "/0") || strings.ContainsAny(expr, "!|") || strings.Contains(expr, "not") || strings.Contains(expr, " or ")
-		if !joins {
+		wholeOnly := strings.HasSuffix(expr, "/0") || strings.ContainsAny(expr, "!|") || strings.Contains(expr, "not") || strings.Contains(expr, " or ")
+		if !wholeOnly {
 			frames = append(frames, cut()...)
 		}
-		cmd := exec.Command(tcpdump, "-n", "-t", "-t", "-t", "-t", "-r", names[joins], expr)
+		cmd := exec.Command(tcpdump, "-n", "-t", "-t", "-t", "-t", "-r", names[wholeOnly], expr)
 		cmd.Env = append(os.Environ(), "TZ=UTC")
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
@@ -201,9 +203,10 @@ func TestTcpdumpSelectsTheSameFrames(t *testing.T) {
 }
 
 func TestAFilterSeesBehindTagsAndExtensionHeaders(t *testing.T) {
-	hop := []byte{58, 0, 5, 2, 0, 0, 1, 0}
-	first := []byte{17, 0, 0, 1, 0, 0, 0, 1}
-	later := []byte{17, 0, 1, 1, 0, 0, 0, 1}
+	// Extension headers. The first byte of each is the type of the next header.
+	hop := []byte{58, 0, 5, 2, 0, 0, 1, 0}   // Hop-by-Hop Options: Router Alert
+	first := []byte{17, 0, 0, 1, 0, 0, 0, 1} // Fragment, at offset 0
+	later := []byte{17, 0, 1, 1, 0, 0, 0, 1} // Fragment, at offset 256
 	ah := append([]byte{6, 4}, make([]byte, 22)...)
 	two := append(append([]byte{44, 0}, make([]byte, 6)...), first...)
 	const a, b = "2001:db8::1", "2001:db8::2"

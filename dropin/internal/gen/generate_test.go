@@ -31,6 +31,7 @@ func TestTheGeneratedFilesAreThoseOfThisRelease(t *testing.T) {
 	}
 }
 
+// Package dropin exports Use, and the names of package net that policy.go does not refuse.
 func TestWhatIsExportedIsWhatNetExportsAndUse(t *testing.T) {
 	names := func(all map[string]export) []string {
 		var s []string
