@@ -15,13 +15,13 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A blockingHandler calls f for each record.
-type blockingHandler struct{ f func(msg string) }
+// A funcHandler is a slog.Handler that calls f with the message of each record.
+type funcHandler struct{ f func(msg string) }
 
-func (h blockingHandler) Enabled(context.Context, slog.Level) bool { return true }
-func (h blockingHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
-func (h blockingHandler) WithGroup(string) slog.Handler            { return h }
-func (h blockingHandler) Handle(_ context.Context, r slog.Record) error {
+func (h funcHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h funcHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
+func (h funcHandler) WithGroup(string) slog.Handler            { return h }
+func (h funcHandler) Handle(_ context.Context, r slog.Record) error {
 	h.f(r.Message)
 	return nil
 }
@@ -33,7 +33,7 @@ func TestCloseWaitsForTheHandlerOfTheLog(t *testing.T) {
 			var closed, late atomic.Bool
 			near, far := nic.Pipe(nic.PipeConfig{})
 			other, _ := nic.Pipe(nic.PipeConfig{})
-			h, err := usernet.New(usernet.Config{NIC: near, Addrs: prefixes("192.0.2.1/24"), Logger: slog.New(blockingHandler{func(msg string) {
+			h, err := usernet.New(usernet.Config{NIC: near, Addrs: prefixes("192.0.2.1/24"), Logger: slog.New(funcHandler{func(msg string) {
 				if msg == slow {
 					close(entered)
 					<-leave
@@ -70,13 +70,13 @@ func TestCloseWaitsForTheHandlerOfTheLog(t *testing.T) {
 	}
 }
 
-// A change while the handler has a record of the start is in the log without another change.
+// A change that happens while the handler writes the records of the start is logged, even if no other change follows.
 func TestChangesDuringTheLogOfTheStartAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		changed := 0
 		near, far := nic.Pipe(nic.PipeConfig{})
 		defer far.Close()
-		h, err := usernet.New(usernet.Config{NIC: near, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::1/64")}, Logger: slog.New(blockingHandler{func(msg string) {
+		h, err := usernet.New(usernet.Config{NIC: near, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::1/64")}, Logger: slog.New(funcHandler{func(msg string) {
 			switch msg {
 			case "host started":
 				time.Sleep(10 * time.Second) // until the address is no longer tentative

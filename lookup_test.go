@@ -88,8 +88,8 @@ func TestPortsAndIDsOfQueriesCannotBePredicted(t *testing.T) {
 			distinct := func(s []int) int { return len(slices.Compact(slices.Sorted(slices.Values(s)))) }
 			// Among so many random ports out of 28,000, or IDs out of 65,536, few are equal.
 			require.Greater(t, distinct(numbers), queries*95/100, what)
-			require.Greater(t, distinct(steps), queries*95/100, "%s: none tells of the next", what)
-			require.Greater(t, slices.Max(numbers)-slices.Min(numbers), 25_000, "%s: they are of all of the range", what)
+			require.Greater(t, distinct(steps), queries*95/100, "%s: the steps between them differ too", what)
+			require.Greater(t, slices.Max(numbers)-slices.Min(numbers), 25_000, "%s: they are from the whole range", what)
 		}
 	})
 }

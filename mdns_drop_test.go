@@ -76,6 +76,7 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 		const group = "224.0.0.251"
 		query := []byte("\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05alice\x05local\x00\x00\x01\x00\x01")
 		response := []byte("\x00\x00\x84\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+		// The opcode Update, which Multicast DNS does not have.
 		update := []byte("\x00\x00\x28\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 		send(other, addrB+":5353", group, []byte("?"), 1)
 		send(other, addrB+":5353", group, make([]byte, 9001), 1)
@@ -112,6 +113,7 @@ func TestMulticastDNSCountsWhatItDrops(t *testing.T) {
 			send(other, addrB+":4000", group, query, 200)
 		}
 		<-blocking
+		// One answer blocks in Send, and the outbox is full.
 		require.Equal(t, uint64(6*200-1-maxMDNSOutbox), drops()["mDNS send queue full"])
 		full := watched()["mDNS send queue full"]
 		require.Len(t, full, 6*200-1-maxMDNSOutbox)

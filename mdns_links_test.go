@@ -18,7 +18,7 @@ import (
 )
 
 // twoLinks makes a host with Multicast DNS on the links "lan" and "wan", and a host at the other end of each, with
-// the names lanNames[0] and wanNames[0].
+// the names lanName and wanName.
 func twoLinks(t *testing.T, lanName, wanName string) (h, onLAN, onWAN *Host) {
 	t.Helper()
 	lan, lanFar := nic.Pipe(nic.PipeConfig{})
@@ -104,18 +104,18 @@ func TestLinkLocalNamesAreNotAskedOfServers(t *testing.T) {
 				six = p.Addr().WithZone("")
 			}
 		}
-		nic := bob.Interfaces()[1].Name
-		for _, addr := range []string{"169.254.7.1", six.String(), six.WithZone(nic).String(), six.WithZone("2").String()} {
+		ifName := bob.Interfaces()[1].Name
+		for _, addr := range []string{"169.254.7.1", six.String(), six.WithZone(ifName).String(), six.WithZone("2").String()} {
 			names, err := bob.LookupAddr(addr)
 			require.NoError(t, err, addr)
 			require.Equal(t, []string{"alice.local."}, names)
 		}
-		_, err = bob.LookupAddr("fe80::1234%" + nic)
-		require.EqualError(t, err, "lookup fe80::1234%"+nic+": no such host")
+		_, err = bob.LookupAddr("fe80::1234%" + ifName)
+		require.EqualError(t, err, "lookup fe80::1234%"+ifName+": no such host")
 		_, err = bob.LookupAddr("fe80::1234%nosuch")
 		require.EqualError(t, err, "lookup fe80::1234%nosuch: unrecognized address")
-		_, err = bob.LookupAddr("2001:db8::1%" + nic)
-		require.EqualError(t, err, "lookup 2001:db8::1%"+nic+": unrecognized address")
+		_, err = bob.LookupAddr("2001:db8::1%" + ifName)
+		require.EqualError(t, err, "lookup 2001:db8::1%"+ifName+": unrecognized address")
 		_, srvs, err := bob.LookupSRV("", "", "Web._http._tcp.local")
 		require.NoError(t, err)
 		require.Equal(t, []*net.SRV{{Target: "alice.local.", Port: 80}}, srvs)
@@ -180,6 +180,7 @@ func mdnsFrame6(t *testing.T) nic.Frame {
 	frames := make(chan nic.Frame, 1)
 	far.Attach(func(batch []nic.Frame) {
 		for _, f := range batch {
+			// EtherType IPv6, next header UDP.
 			if b := slices.Concat(f.Head, f.Body); len(b) > 62 && b[12] == 0x86 && b[20] == 17 && b[57] == 5353&0xff { // UDP to port 5353
 				f.Head, f.Body = b, nil
 				select {
@@ -213,7 +214,7 @@ func (d *messenger) Attach(recv func([]nic.Frame)) {
 func (d *messenger) Send(batch []nic.Frame) (int, error) {
 	n, err := d.Device.Send(batch)
 	for _, f := range batch {
-		if b := f.Head; len(b) > 23 && b[12] == 0x08 && b[13] == 0 && b[23] == 2 {
+		if b := f.Head; len(b) > 23 && b[12] == 0x08 && b[13] == 0 && b[23] == 2 { // EtherType IPv4, protocol IGMP
 			d.sent.Add(1)
 			d.recv([]nic.Frame{d.frame})
 		}

@@ -20,13 +20,13 @@ import (
 type mdnsRecorder struct {
 	nic.Device
 	mu       sync.Mutex
-	said     []mdnsSaid
+	sent     []sentRecord
 	held     chan struct{} // not nil: the next response blocks
 	blocking chan struct{} // closed when a response blocks
 }
 
-// An mdnsSaid is a record of a response.
-type mdnsSaid struct {
+// A sentRecord is a DNS record of a response.
+type sentRecord struct {
 	at   time.Time
 	six  bool // over IPv6
 	typ  dnsmessage.Type
@@ -49,6 +49,7 @@ func (d *mdnsRecorder) Send(batch []nic.Frame) (int, error) {
 // record records a frame. It returns a channel on which the sender has to wait, or nil.
 func (d *mdnsRecorder) record(b []byte) (wait chan struct{}) {
 	six := b[12] == 0x86
+	// The length of the headers of Ethernet, IP and UDP. UDP begins with the source port.
 	headers := map[bool]int{false: 14 + 20 + 8, true: 14 + 40 + 8}[six]
 	if b[12] == 0x08 && b[13] == 0x06 || len(b) < headers || b[headers-8] != 5353>>8 || b[headers-7] != 5353&0xff {
 		return nil
@@ -60,7 +61,7 @@ func (d *mdnsRecorder) record(b []byte) (wait chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range append(m.Answers, m.Additionals...) {
-		d.said = append(d.said, mdnsSaid{time.Now(), six, r.Header.Type, r.Header.TTL, r.Header.Name.String()})
+		d.sent = append(d.sent, sentRecord{time.Now(), six, r.Header.Type, r.Header.TTL, r.Header.Name.String()})
 	}
 	if wait = d.held; wait != nil {
 		d.held = nil
@@ -79,10 +80,10 @@ func (d *mdnsRecorder) hold() (release, blocking chan struct{}) {
 }
 
 // since returns the records that were sent since a time.
-func (d *mdnsRecorder) since(at time.Time) []mdnsSaid {
+func (d *mdnsRecorder) since(at time.Time) []sentRecord {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(d.said), func(s mdnsSaid) bool { return s.at.Before(at) })
+	return slices.DeleteFunc(slices.Clone(d.sent), func(s sentRecord) bool { return s.at.Before(at) })
 }
 
 // recordedMDNS makes a host with Multicast DNS on a recorder, and a host that sends queries to it.
@@ -145,8 +146,8 @@ func TestMulticastDNSEndsAfterItsGoodbyes(t *testing.T) {
 		require.NoError(t, h.StopMDNS(""))
 		require.Equal(t, mdnsEndTime/2, time.Since(start))
 		for _, six := range []bool{false, true} {
-			said := d.since(start.Add(mdnsEndTime / 2))
-			require.True(t, slices.ContainsFunc(said, func(s mdnsSaid) bool { return s.six == six && s.ttl == 0 }), "IPv6: %v", six)
+			sent := d.since(start.Add(mdnsEndTime / 2))
+			require.True(t, slices.ContainsFunc(sent, func(s sentRecord) bool { return s.six == six && s.ttl == 0 }), "IPv6: %v", six)
 		}
 		require.NoError(t, h.StartMDNS("", MDNSConfig{HostName: "alice"}))
 		time.Sleep(10 * time.Second)

@@ -197,6 +197,7 @@ func TestAFloodOfMulticastDNS(t *testing.T) {
 		require.NoError(t, err)
 		defer pc.Close()
 		for i := range 20000 {
+			// A response with an A record of a name, which is valid for 68 years.
 			msg := []byte(fmt.Sprintf("\x00\x00\x84\x00\x00\x00\x00\x01\x00\x00\x00\x00\x08name%04d\x05local\x00\x00\x01\x00\x01\x7f\xff\xff\xff\x00\x04abcd", i%10000))
 			_, err := pc.WriteTo(msg, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
 			require.NoError(t, err)
@@ -216,6 +217,7 @@ func TestNoMulticastDNSAnswerLeavesTheLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := mdnsHosts(t, "alice", "bob")
 		time.Sleep(3 * time.Second)
+		// A question for the A records of alice.local.
 		query := []byte("\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05alice\x05local\x00\x00\x01\x00\x01")
 		ask := func(from string) (answered bool) {
 			t.Helper()

@@ -21,6 +21,7 @@ type kernelSocket struct {
 	p *ipv4.PacketConn
 }
 
+// kernelGroups returns the world of the kernel.
 func kernelGroups(t *testing.T) *datagramWorld {
 	lo, err := net.InterfaceByName("lo")
 	require.NoError(t, err)
@@ -178,5 +179,5 @@ func TestIPControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 	ours, err := h.ListenIP("ip4:200", lo)
 	require.NoError(t, err)
 	require.NoError(t, ours.SetControlMessage(FlagTTL|FlagDst, true))
-	require.Equal(t, program(kernel), program(ours), "expected is the kernel's")
+	require.Equal(t, program(kernel), program(ours), "the expected lines are those of the kernel")
 }

@@ -5,6 +5,6 @@ package usernet
 import "testing"
 
 func kernelGroups(t *testing.T) *datagramWorld {
-	t.Skip("it is Linux that usernet is compared with")
+	t.Skip("usernet is compared with Linux only")
 	return nil
 }

@@ -44,7 +44,7 @@ func TestSourceFiltersFailAsOnTheKernel(t *testing.T) {
 		step("again", c.LeaveGroup(l.w.lo, group))
 
 		step("join the group", c.JoinGroup(l.w.lo, group))
-		step("join a source, which is all from now on", c.JoinSourceGroup(l.w.lo, group, one))
+		step("join one source instead of all", c.JoinSourceGroup(l.w.lo, group, one))
 		step("leave it", c.LeaveSourceGroup(l.w.lo, group, one))
 		step("leave the group", c.LeaveGroup(l.w.lo, group))
 		require.NoError(l.t, c.Close())
@@ -78,7 +78,8 @@ func TestSourceFiltersAreHeardAsOnTheKernel(t *testing.T) {
 			from[a] = s
 		}
 		n := 0
-		listen := func(what string, err error) {
+		// observe logs the result of a step, and what both sockets then receive from each source.
+		observe := func(what string, err error) {
 			l.note("%s: %s", what, why(err))
 			for _, a := range []netip.Addr{one, two} {
 				n++
@@ -87,21 +88,21 @@ func TestSourceFiltersAreHeardAsOnTheKernel(t *testing.T) {
 				l.hear("the other", other)
 			}
 		}
-		listen("nobody is a member", nil)
-		listen("the one joins a source", c.JoinSourceGroup(l.w.lo, g, one))
-		listen("and another", c.JoinSourceGroup(l.w.lo, g, two))
-		listen("and leaves the first", c.LeaveSourceGroup(l.w.lo, g, one))
-		listen("the other joins the first", other.JoinSourceGroup(l.w.lo, g, one))
-		listen("the one leaves the second, and has not joined any more", c.LeaveSourceGroup(l.w.lo, g, two))
-		listen("the one joins all", c.JoinGroup(l.w.lo, g))
-		listen("and blocks the first", c.BlockSource(l.w.lo, g, one))
-		listen("the other leaves", other.LeaveSourceGroup(l.w.lo, g, one))
-		listen("the one blocks the second too", c.BlockSource(l.w.lo, g, two))
-		listen("the other joins all", other.JoinGroup(l.w.lo, g))
-		listen("and blocks the second", other.BlockSource(l.w.lo, g, two))
-		listen("and unblocks it", other.UnblockSource(l.w.lo, g, two))
-		listen("the other closes its ears", other.LeaveGroup(l.w.lo, g))
-		listen("the one unblocks the first", c.UnblockSource(l.w.lo, g, one))
-		listen("the one leaves", c.LeaveGroup(l.w.lo, g))
+		observe("nobody is a member", nil)
+		observe("the one joins a source", c.JoinSourceGroup(l.w.lo, g, one))
+		observe("and another", c.JoinSourceGroup(l.w.lo, g, two))
+		observe("and leaves the first", c.LeaveSourceGroup(l.w.lo, g, one))
+		observe("the other joins the first", other.JoinSourceGroup(l.w.lo, g, one))
+		observe("the one leaves the second, and so the group", c.LeaveSourceGroup(l.w.lo, g, two))
+		observe("the one joins all", c.JoinGroup(l.w.lo, g))
+		observe("and blocks the first", c.BlockSource(l.w.lo, g, one))
+		observe("the other leaves", other.LeaveSourceGroup(l.w.lo, g, one))
+		observe("the one blocks the second too", c.BlockSource(l.w.lo, g, two))
+		observe("the other joins all", other.JoinGroup(l.w.lo, g))
+		observe("and blocks the second", other.BlockSource(l.w.lo, g, two))
+		observe("and unblocks it", other.UnblockSource(l.w.lo, g, two))
+		observe("the other leaves the group", other.LeaveGroup(l.w.lo, g))
+		observe("the one unblocks the first", c.UnblockSource(l.w.lo, g, one))
+		observe("the one leaves", c.LeaveGroup(l.w.lo, g))
 	})
 }

@@ -92,6 +92,7 @@ type log struct {
 	lines []string
 }
 
+// note adds a line.
 func (l *log) note(format string, args ...any) {
 	l.lines = append(l.lines, fmt.Sprintf(format, args...))
 }
@@ -151,6 +152,7 @@ func (l *log) read(c groupSocket, b []byte) (n int, err error) {
 	return n, err
 }
 
+// say sends a datagram and logs the result.
 func (l *log) say(c groupSocket, to string, port int, text string) {
 	_, err := c.WriteTo([]byte(text), &net.UDPAddr{IP: net.ParseIP(to), Port: port})
 	l.note("say %q: %s", text, why(err))
@@ -160,13 +162,13 @@ func (l *log) say(c groupSocket, to string, port int, text string) {
 func inBothWorlds(t *testing.T, program func(l *log)) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("it is Linux that usernet is compared with")
+		t.Skip("usernet is compared with Linux only")
 	}
 	kernel, ours := &log{t: t, w: kernelGroups(t)}, &log{t: t, w: ourGroups(t)}
 	program(kernel)
 	program(ours)
 	require.NotEmpty(t, kernel.lines)
-	require.Equal(t, kernel.lines, ours.lines, "expected is the kernel's")
+	require.Equal(t, kernel.lines, ours.lines, "the expected lines are those of the kernel")
 }
 
 // ownGroup returns a group that only this test uses. The kernel passes a datagram for a group to
@@ -286,13 +288,13 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 		require.NoError(l.t, sender.SetTTL(99))
 		require.NoError(l.t, sender.SetTOS(0x2e<<2))
 		b, oob := make([]byte, 3), make([]byte, 200)
-		read := func(room []byte) {
+		read := func(space []byte) {
 			c.SetReadDeadline(time.Now().Add(time.Minute))
-			for i := range room {
-				room[i] = 0xee // to detect bytes that are not written
+			for i := range space {
+				space[i] = 0xee // to detect bytes that are not written
 			}
-			n, oobn, flags, _, err := c.ReadMsgUDP(b, room)
-			l.note("%d bytes, control %x, flags %#x: %s", n, room[:oobn], flags, why(err))
+			n, oobn, flags, _, err := c.ReadMsgUDP(b, space)
+			l.note("%d bytes, control %x, flags %#x: %s", n, space[:oobn], flags, why(err))
 		}
 		for _, to := range []string{group, "127.0.0.1", "127.0.0.9"} {
 			for _, cf := range []ControlFlags{0, FlagTTL, FlagDst, FlagTOS, FlagSrc | FlagInterface, allFlags} {
@@ -301,9 +303,9 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 				l.say(sender, to, port, fmt.Sprint(cf))
 				read(oob)
 			}
-			for room := range 90 {
+			for space := range 90 {
 				l.say(sender, to, port, "longer")
-				read(oob[:room])
+				read(oob[:space])
 			}
 			l.say(sender, to, port, "none")
 			read(nil)
@@ -311,7 +313,8 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 	})
 }
 
-// control makes a control message, in the form of a 64-bit Linux.
+// control makes a control message, in the form of a 64-bit Linux. Level 0 is IPPROTO_IP; its types are 1 for IP_TOS,
+// 2 for IP_TTL and 8 for IP_PKTINFO.
 func control(level, typ int, data ...byte) []byte {
 	b := make([]byte, 8, 64)
 	binary.NativeEndian.PutUint64(b, uint64(16+len(data)))
@@ -323,6 +326,7 @@ func control(level, typ int, data ...byte) []byte {
 
 func int32Bytes(n int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
 
+// packetInfo returns Linux's in_pktinfo.
 func packetInfo(index int, src string) []byte {
 	a := netip.MustParseAddr(src).As4()
 	return append(append(int32Bytes(index), a[:]...), 0, 0, 0, 0)
@@ -333,7 +337,7 @@ func TestControlMessagesAreObeyedAsByTheKernel(t *testing.T) {
 		t.Skip("the messages are written by hand for 64 bits")
 	}
 	cut := func(b []byte, n int) []byte { return b[:n] }
-	long := func(b []byte, n uint64) []byte { binary.NativeEndian.PutUint64(b, n); return b }
+	withLength := func(b []byte, n uint64) []byte { binary.NativeEndian.PutUint64(b, n); return b }
 	messages := []struct {
 		name string
 		oob  []byte
@@ -372,9 +376,9 @@ func TestControlMessagesAreObeyedAsByTheKernel(t *testing.T) {
 		{"cut", cut(control(0, 2, int32Bytes(7)...), 19)},
 		{"without padding", cut(control(0, 2, int32Bytes(7)...), 20)},
 		{"rest too short to be one", append(control(0, 2, int32Bytes(7)...), 1, 2, 3)},
-		{"length 0", long(control(0, 2, int32Bytes(7)...), 0)},
-		{"length of less than a header", long(control(0, 2, int32Bytes(7)...), 15)},
-		{"length of all there is", long(control(0, 2, int32Bytes(7)...), 1<<62)},
+		{"length 0", withLength(control(0, 2, int32Bytes(7)...), 0)},
+		{"length of less than a header", withLength(control(0, 2, int32Bytes(7)...), 15)},
+		{"length of all there is", withLength(control(0, 2, int32Bytes(7)...), 1<<62)},
 	}
 	group := ownGroup()
 	inBothWorlds(t, func(l *log) {
@@ -400,9 +404,9 @@ func TestControlMessagesAreObeyedAsByTheKernel(t *testing.T) {
 					continue
 				}
 				l.note("%s: %d %d %s", m.name, n, oobn, why(err))
-				_, oobn, cerr := connected.WriteMsgUDP([]byte("datagram"), m.oob, nil)
-				l.note("%s, connected: %d %s", m.name, oobn, why(cerr))
-				for _, err := range []error{err, cerr} {
+				_, oobn, connectedErr := connected.WriteMsgUDP([]byte("datagram"), m.oob, nil)
+				l.note("%s, connected: %d %s", m.name, oobn, why(connectedErr))
+				for _, err := range []error{err, connectedErr} {
 					if err == nil {
 						c.SetReadDeadline(time.Now().Add(time.Minute))
 						n, oobn, _, from, err := c.ReadMsgUDP(b, oob)
@@ -493,7 +497,7 @@ func TestAnAnswerToABroadcastIsFromTheHost(t *testing.T) {
 		require.Equal(t, addrB+":7", from.String())
 	}
 	_, err = server.WritePacket(nil, PacketInfo{Remote: client.LocalAddr().(*net.UDPAddr).AddrPort(), Local: netip.MustParseAddr("192.0.2.77")})
-	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL, "which is nobody's")
+	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL, "no host has this address")
 }
 
 func TestAnAnswerToAGroupIsFromTheHost(t *testing.T) {
@@ -571,7 +575,7 @@ func TestSettingsOfDatagramSocketsAreKept(t *testing.T) {
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.IsType(t, &net.OpError{}, err)
 		require.ErrorIs(t, c.SetTTL(9), net.ErrClosed)
-		require.ErrorIs(t, c.JoinGroup(nil, netip.MustParseAddr("192.0.2.1")), net.ErrClosed, "before what else is wrong")
+		require.ErrorIs(t, c.JoinGroup(nil, netip.MustParseAddr("192.0.2.1")), net.ErrClosed, "the error is that of a closed socket, although the group is invalid too")
 		require.ErrorIs(t, c.SetMulticastTTL(256), net.ErrClosed)
 		require.ErrorIs(t, c.JoinGroup(&net.Interface{Index: 2}, netip.MustParseAddr("224.1.2.3")), net.ErrClosed)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // A host without IPv4 dials an IPv4 address by its representation in the network's NAT64 prefix. The other
-// host stands for the translator.
+// host stands for the translator: it has the address that represents 192.0.2.33.
 func TestADialToAnIPv4LiteralOverNAT64(t *testing.T) {
 	for _, nat64 := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -37,7 +37,7 @@ type capturedPacket struct {
 	time     time.Time
 	data     []byte
 	original int
-	flags    uint32
+	flags    uint32 // 1: inbound, 2: outbound
 }
 
 // readCapture parses pcapng as draft-ietf-opsawg-pcapng sections 3 and 4 describe it. It fails the test if
@@ -121,6 +121,7 @@ func TestACaptureHoldsBothDirectionsAndTheirTimes(t *testing.T) {
 		require.Equal(t, "usernet", file.appl)
 		require.Equal(t, uint16(1), file.linkType)
 		require.Zero(t, file.snapLen)
+		// if_name, if_MACaddr, and if_tsresol with nanoseconds.
 		require.Equal(t, map[uint16][]byte{2: []byte("pipe-a"), 6: macA[:], 9: {9}}, file.options)
 		start = start.Local()
 		require.Equal(t, []capturedPacket{
@@ -147,7 +148,7 @@ func TestACaptureHasTheChecksumThatTheWireDoesNotYetHave(t *testing.T) {
 	require.Equal(t, [][]byte{before}, out.all(), "the frame itself is as it was")
 	require.True(t, out.meta[0].NeedsChecksum)
 	file := readCapture(t, w.Bytes())
-	require.Equal(t, uint16(101), file.linkType)
+	require.Equal(t, uint16(101), file.linkType, "LINKTYPE_RAW")
 	require.NotContains(t, file.options, uint16(6), "no MAC on an IP medium")
 	want, _, _ := spec.build(t)
 	require.Equal(t, want, file.packets[0].data)
@@ -165,7 +166,7 @@ func TestSnapLenCutsWhatIsKept(t *testing.T) {
 	file := readCapture(t, w.Bytes())
 	require.Equal(t, uint32(54), file.snapLen)
 	want, _, _ := spec.build(t)
-	require.Equal(t, want[:54], file.packets[0].data, "with the checksum over all of it")
+	require.Equal(t, want[:54], file.packets[0].data, "the checksum covers the bytes that are cut off")
 	require.Equal(t, 554, file.packets[0].original)
 	require.Len(t, out.frames[0], 554)
 }

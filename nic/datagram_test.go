@@ -101,7 +101,7 @@ func TestADatagramIsAFrame(t *testing.T) {
 			require.False(t, a.NotifyLink(func() {}))
 			n, err := a.Send(one(ether(macB, macA, 1, 60)))
 			require.NoError(t, err)
-			require.Equal(t, 1, n, "nobody is there")
+			require.Equal(t, 1, n, "without a peer, the frame is taken and dropped")
 			b, inB := openTestDatagram(t, c[1])
 			split := ether(macB, macA, 3, 1514)
 			n, err = a.Send([]Frame{

@@ -301,18 +301,18 @@ func TestWhichDevicesAreNonblocking(t *testing.T) {
 	}
 }
 
-// An able is a device that implements all optional interfaces. asked counts the calls.
-type able struct {
+// An optional is a device that implements all optional interfaces. asked counts the calls of their methods.
+type optional struct {
 	Device
 	asked map[string]int
 }
 
-func (d *able) NotifyDown(func(error))                { d.asked["down"]++ }
-func (d *able) NotifyLink(func()) bool                { d.asked["link"]++; return true }
-func (d *able) MergeReceived()                        { d.asked["merge"]++ }
-func (d *able) ReceiveInto(func() ReceiveBuffer) bool { d.asked["place"]++; return true }
-func (d *able) Nonblocking() Device                   { return d }
-func (d *able) Attached() bool                        { return true }
+func (d *optional) NotifyDown(func(error))                { d.asked["down"]++ }
+func (d *optional) NotifyLink(func()) bool                { d.asked["link"]++; return true }
+func (d *optional) MergeReceived()                        { d.asked["merge"]++ }
+func (d *optional) ReceiveInto(func() ReceiveBuffer) bool { d.asked["place"]++; return true }
+func (d *optional) Nonblocking() Device                   { return d }
+func (d *optional) Attached() bool                        { return true }
 
 // A wrapper passes on some optional interfaces of its device. An Impaired and a Captured see the frames of
 // a real wire, so they do not pass on the interfaces for offloads.
@@ -322,7 +322,7 @@ func TestWhatWrappersPassOn(t *testing.T) {
 		"captured": func(d Device) Device { return Capture(d, io.Discard, CaptureConfig{}) },
 		"both":     func(d Device) Device { return Capture(Impair(d, ImpairConfig{}), io.Discard, CaptureConfig{}) },
 	} {
-		d := &able{Device: NewNull(Link{}), asked: map[string]int{}}
+		d := &optional{Device: NewNull(Link{}), asked: map[string]int{}}
 		w := wrap(d)
 		w.(DownNotifier).NotifyDown(func(error) {})
 		require.True(t, w.(LinkNotifier).NotifyLink(func() {}), name)
@@ -336,7 +336,7 @@ func TestWhatWrappersPassOn(t *testing.T) {
 		null := NewNull(Link{})
 		plain := wrap(null)
 		require.Error(t, CheckFree(null, plain), name)
-		require.False(t, plain.(LinkNotifier).NotifyLink(func() {}), "%s: the device below does not tell", name)
+		require.False(t, plain.(LinkNotifier).NotifyLink(func() {}), "%s: the device below has no NotifyLink", name)
 		require.NoError(t, CheckFree(plain), name)
 	}
 }

@@ -34,7 +34,7 @@ func TestAStreamFlapsAThousandTimes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				conns := make(chan net.Conn)
-				s := newListeningStream(&lackingListener{conns: conns}, Link{Name: "stream", MTU: 1500, MAC: macA})
+				s := newListeningStream(&failingListener{conns: conns}, Link{Name: "stream", MTU: 1500, MAC: macA})
 				if !listens {
 					s = redialingStream(conns)
 				}

@@ -58,7 +58,7 @@ func TestThePiecesOfASuperFrameAreMergedToIt(t *testing.T) {
 						spec.seq, spec.flags = 0xffffff00, flags
 						spec.payload = pattern(size*n - size/2)
 						want := spec.super(t, size, false)
-						pieces, ok := finished(spec.medium, &want)
+						pieces, ok := segmented(spec.medium, &want)
 						require.True(t, ok)
 						require.Len(t, pieces, n)
 						require.Equal(t, []Frame{want}, mergedOn(spec.medium, pieces))
@@ -139,30 +139,31 @@ func TestWhatIsMergedIsWhatCame(t *testing.T) {
 		"half a header":        {func(b []byte) []byte { return b[:60] }, []int{200, 100, 200}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var came [][]byte
+			var received [][]byte
 			for i := range 5 {
-				came = append(came, segment(i, nil))
+				received = append(received, segment(i, nil))
 			}
-			came[2] = tc.third(came[2])
-			batch := merged(came)
+			received[2] = tc.third(received[2])
+			batch := merged(received)
 			var lengths []int
-			var again [][]byte
+			var resegmented [][]byte
 			for i := range batch {
 				f := &batch[i]
-				pieces, ok := finished(Ethernet, f)
+				pieces, ok := segmented(Ethernet, f)
 				require.True(t, ok)
-				again = append(again, pieces...)
-				n := f.Len() - 66
+				resegmented = append(resegmented, pieces...)
+				n := f.Len() - 66 // without the headers of Ethernet, IPv4 and TCP
+				// A frame that is not merged has the payload of its segment: 100 bytes, or those of the third one.
 				if f.GSO == GSONone {
-					require.Equal(t, Frame{Head: f.Head}, *f, "not touched")
+					require.Equal(t, Frame{Head: f.Head}, *f, "a frame that is not merged is not changed")
 					n = 100
-					if bytes.Equal(f.Head, came[2]) {
+					if bytes.Equal(f.Head, received[2]) {
 						n = tc.want[1]
 					}
 				}
 				lengths = append(lengths, n)
 			}
-			require.Equal(t, came, again)
+			require.Equal(t, received, resegmented)
 			require.Equal(t, tc.want, lengths)
 		})
 	}
@@ -175,7 +176,7 @@ func TestSegmentsAreMergedOnlyWithThoseOfTheSameBatch(t *testing.T) {
 	require.False(t, m.add(nil, a))
 	m.close([]Frame{{Head: a}})
 	require.False(t, m.add(nil, b))
-	require.False(t, m.add(nil, b), "and nothing is taken for granted of an empty one")
+	require.False(t, m.add(nil, b), "add does not look into an empty batch")
 }
 
 func TestASuperFrameIsMergedUpToTheLongestPacket(t *testing.T) {
@@ -219,25 +220,25 @@ func FuzzWhatIsMergedIsWhatCame(f *testing.F) {
 		if len(b) > int(at) {
 			b[at] ^= value
 		}
-		came := [][]byte{a, b, a}
-		var again [][]byte
-		for _, fr := range merged(came) {
-			pieces, ok := finished(Ethernet, &fr)
+		received := [][]byte{a, b, a}
+		var resegmented [][]byte
+		for _, fr := range merged(received) {
+			pieces, ok := segmented(Ethernet, &fr)
 			if !ok {
-				t.Fatal("merged to what cannot be cut")
+				t.Fatal("a merged frame cannot be segmented")
 			}
-			again = append(again, pieces...)
+			resegmented = append(resegmented, pieces...)
 		}
-		if len(again) != 3 {
-			t.Fatalf("%d frames of 3", len(again))
+		if len(resegmented) != 3 {
+			t.Fatalf("%d frames of 3", len(resegmented))
 		}
-		for i, b := range again {
-			if len(b) >= 54 && len(came[i]) == len(b) && b[12] == 8 {
-				copy(b[18:], came[i][18:20]) // the identification and the header checksum may differ
-				copy(b[24:], came[i][24:26])
+		for i, b := range resegmented {
+			if len(b) >= 54 && len(received[i]) == len(b) && b[12] == 8 {
+				copy(b[18:], received[i][18:20]) // the identification and the header checksum may differ
+				copy(b[24:], received[i][24:26])
 			}
-			if !bytes.Equal(came[i], b) {
-				t.Fatalf("frame %d:\n%x came,\n%x is said to have", i, came[i], b)
+			if !bytes.Equal(received[i], b) {
+				t.Fatalf("frame %d:\n%x was received,\n%x is what segmentation makes", i, received[i], b)
 			}
 		}
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// finished returns the frames that Medium.complete makes of f.
-func finished(m Medium, f *Frame) (frames [][]byte, ok bool) {
+// segmented returns the frames that Medium.complete makes of f.
+func segmented(m Medium, f *Frame) (frames [][]byte, ok bool) {
 	ok = m.complete(f, func(n int) []byte { return make([]byte, n) },
 		func(b []byte) { frames = append(frames, b) })
 	return frames, ok
@@ -52,7 +52,7 @@ func checkCut(t *testing.T, spec packetSpec, size int, split bool) {
 	super := spec.super(t, size, split)
 	before := super.AppendTo(nil)
 
-	pieces, ok := finished(spec.medium, &super)
+	pieces, ok := segmented(spec.medium, &super)
 	require.True(t, ok)
 	require.Len(t, pieces, (len(whole)+size-1)/size)
 	for i, piece := range pieces {
@@ -76,7 +76,7 @@ func checkCut(t *testing.T, spec packetSpec, size int, split bool) {
 
 func TestFinishLeavesAnOrdinaryFrameAsItIs(t *testing.T) {
 	b := ether(macA, macB, 1, 100)
-	frames, ok := finished(Ethernet, &Frame{Head: b[:14], Body: b[14:]})
+	frames, ok := segmented(Ethernet, &Frame{Head: b[:14], Body: b[14:]})
 	require.True(t, ok)
 	require.Equal(t, [][]byte{b}, frames)
 }
@@ -87,7 +87,7 @@ func TestFinishCompletesAChecksum(t *testing.T) {
 		want, _, _ := spec.build(t)
 		f := spec.super(t, 1, true)
 		f.GSO, f.GSOSize = GSONone, 0
-		frames, ok := finished(Ethernet, &f)
+		frames, ok := segmented(Ethernet, &f)
 		require.True(t, ok)
 		require.Equal(t, [][]byte{want}, frames)
 	}
@@ -98,7 +98,7 @@ func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
 	b := make([]byte, 20)
 	for offset, want := range map[int]uint16{wire.UDPChecksumOffset: 0xffff, wire.TCPChecksumOffset: 0} {
 		clear(b)
-		copy(b, []byte{0xff, 0xf0, 0, 0x0f})
+		copy(b, []byte{0xff, 0xf0, 0, 0x0f}) // the sum is 0xffff
 		require.True(t, completeChecksum(b, 0, offset))
 		require.Equal(t, want, binary.BigEndian.Uint16(b[offset:]))
 	}
@@ -106,7 +106,7 @@ func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
 
 func TestASuperFrameWithWrongFieldsIsRefused(t *testing.T) {
 	good := packetSpec{tcp: true, payload: pattern(3000)}.super(t, 1448, true)
-	_, ok := finished(Ethernet, &good)
+	_, ok := segmented(Ethernet, &good)
 	require.True(t, ok)
 	for name, spoil := range map[string]func(*Frame){
 		"no size":                    func(f *Frame) { f.GSOSize = 0 },
@@ -123,12 +123,12 @@ func TestASuperFrameWithWrongFieldsIsRefused(t *testing.T) {
 	} {
 		f := packetSpec{tcp: true, payload: pattern(3000)}.super(t, 1448, true)
 		spoil(&f)
-		frames, ok := finished(Ethernet, &f)
+		frames, ok := segmented(Ethernet, &f)
 		require.False(t, ok, name)
 		require.Empty(t, frames, name)
 	}
 	f := Frame{Head: ether(macA, macB, 0, 20), NeedsChecksum: true, ChecksumStart: 18, ChecksumOffset: 1}
-	_, ok = finished(Ethernet, &f)
+	_, ok = segmented(Ethernet, &f)
 	require.False(t, ok, "a checksum field beyond the end")
 }
 
@@ -145,7 +145,7 @@ func FuzzFinishNeverPanics(f *testing.F) {
 		if ip {
 			m = IP
 		}
-		frames, ok := finished(m, &fr)
+		frames, ok := segmented(m, &fr)
 		if !ok && len(frames) > 0 {
 			t.Fatal("refused, but emitted")
 		}

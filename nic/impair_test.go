@@ -197,6 +197,7 @@ func TestALongFatLinkLosesNothing(t *testing.T) {
 		{Impairment{}, defaultLimit},
 		{Impairment{Latency: time.Hour}, defaultLimit},
 		{Impairment{Latency: time.Hour, Limit: 1000}, 1000},
+		// Twice the bytes that are in transit, and the queue.
 		{Impairment{Latency: 100 * time.Millisecond, Rate: 100e9}, 2 * 1250e6},
 		{Impairment{Latency: 50 * time.Millisecond, Jitter: 50 * time.Millisecond, Rate: 100e9, Queue: 1e9}, 3500e6},
 		{Impairment{Latency: math.MaxInt64, Jitter: math.MaxInt64, Rate: math.MaxInt64}, 1 << 62},
@@ -491,7 +492,7 @@ func TestSuperFramesOfTheOtherEndAreCutBeforeTheyAreImpaired(t *testing.T) {
 		settle()
 		require.Len(t, p.in.frames, 3)
 		require.Equal(t, 3*1514*time.Microsecond, p.in.times[2].Sub(p.start))
-		require.Equal(t, Frame{}, p.in.meta[0], "finished: the receiver has to verify it")
+		require.Equal(t, Frame{}, p.in.meta[0], "a segment has its checksum, which the receiver has to verify")
 		spec.payload = spec.payload[:1460]
 		want, _, _ := spec.build(t)
 		require.Equal(t, want, p.in.frames[0])

@@ -230,13 +230,13 @@ func TestAListeningStreamHasOnePeerAfterAnother(t *testing.T) {
 	})
 }
 
-// A lackingListener is a Listener whose first Accepts fail, as they do if the process has too many open files.
-type lackingListener struct {
+// A failingListener is a Listener whose first Accepts fail, as they do if the process has too many open files.
+type failingListener struct {
 	failures int
 	conns    chan net.Conn // closed by Close
 }
 
-func (l *lackingListener) Accept() (net.Conn, error) {
+func (l *failingListener) Accept() (net.Conn, error) {
 	if l.failures > 0 {
 		l.failures--
 		return nil, &net.OpError{Op: "accept", Net: "unix", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
@@ -248,16 +248,16 @@ func (l *lackingListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-func (l *lackingListener) Close() error {
+func (l *failingListener) Close() error {
 	close(l.conns)
 	return nil
 }
 
-func (l *lackingListener) Addr() net.Addr { return &net.UnixAddr{} }
+func (l *failingListener) Addr() net.Addr { return &net.UnixAddr{} }
 
 func TestAListeningStreamOutlivesFailedAccepts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := &lackingListener{failures: 5, conns: make(chan net.Conn, 1)}
+		ln := &failingListener{failures: 5, conns: make(chan net.Conn, 1)}
 		s := newListeningStream(ln, Link{Name: "server", MTU: 1500, MAC: macA})
 		var r recorder
 		s.Attach(r.recv)

@@ -95,10 +95,10 @@ func TestASwitchLearnsNoMoreThanItsTableHolds(t *testing.T) {
 		s[1].send(t, bcst, 0)
 		before := counts(s)
 		s[0].send(t, macB, 0)
-		require.Equal(t, []int{before[0], before[1] + 1, before[2] + 1}, counts(s), "B found no place")
+		require.Equal(t, []int{before[0], before[1] + 1, before[2] + 1}, counts(s), "the table has no room for B")
 		time.Sleep(time.Minute)
 		s[1].send(t, bcst, 0)
-		require.Len(t, sw.macs, 1, "the old have made place")
+		require.Len(t, sw.macs, 1, "the old entries were removed")
 		before = counts(s)
 		s[0].send(t, macB, 0)
 		require.Equal(t, []int{before[0], before[1] + 1, before[2]}, counts(s))
@@ -306,7 +306,7 @@ func TestASwitchDoesNotAllocatePerFrame(t *testing.T) {
 	_, err := sw.Attach(near)
 	require.NoError(t, err)
 	super := packetSpec{payload: pattern(3000)}.super(t, 1472, true)
-	binary.BigEndian.PutUint16(super.Head, 0xffff)
+	binary.BigEndian.PutUint16(super.Head, 0xffff) // a group address, so the frame is flooded
 	batch = []Frame{super}
 	if allocs := testing.AllocsPerRun(100, func() { a.Send(batch) }); !raceEnabled {
 		require.Zero(t, allocs)
@@ -320,11 +320,11 @@ func TestASeedDeterminesMACs(t *testing.T) {
 		a, b := Pipe(PipeConfig{Seed: seed})
 		return [][6]byte{p.Link().MAC, q.Link().MAC, a.Link().MAC, b.Link().MAC}
 	}
-	one := macs(1)
-	require.Equal(t, one, macs(1))
-	require.NotEqual(t, one[0], one[1])
-	require.NotEqual(t, one[2], one[3])
-	for _, mac := range one {
+	first := macs(1)
+	require.Equal(t, first, macs(1))
+	require.NotEqual(t, first[0], first[1])
+	require.NotEqual(t, first[2], first[3])
+	for _, mac := range first {
 		require.Equal(t, byte(2), mac[0]&3, "unicast, and locally administered")
 		require.NotContains(t, macs(2), mac)
 		require.NotContains(t, macs(0), mac)
