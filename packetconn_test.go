@@ -40,5 +40,5 @@ func TestErrorsOfWritePacketNameThePeer(t *testing.T) {
 	_, err = u.WritePacket(nil, PacketInfo{})
 	require.Equal(t, u.RemoteAddr(), err.(*net.OpError).Addr, "also when it is closed")
 	_, err = unconnected.(*UDPConn).WritePacket(nil, PacketInfo{})
-	require.Nil(t, err.(*net.OpError).Addr, "nobody is named who is not there")
+	require.Nil(t, err.(*net.OpError).Addr, "a socket without a peer names none")
 }

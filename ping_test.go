@@ -65,7 +65,7 @@ func TestPingCountsWhatIsLost(t *testing.T) {
 		require.Equal(t, timeouts, st.Sent-st.Received)
 		require.Equal(t, duplicates, st.Duplicates)
 		require.NotZero(t, duplicates)
-		require.InDelta(t, 0.51, st.Loss(), 0.15, "lost on the way there or on the way back")
+		require.InDelta(t, 0.51, st.Loss(), 0.15, "1-0.7*0.7: lost on the way there or on the way back")
 		require.LessOrEqual(t, st.Min, st.Avg)
 		require.LessOrEqual(t, st.Avg, st.Max)
 		require.GreaterOrEqual(t, st.Min, 20*time.Millisecond)
@@ -119,7 +119,7 @@ func TestPingEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		st, err := a.Ping(ctx, addrB, PingConfig{Count: -1})
-		require.NoError(t, err, "without a count, this is how it ends")
+		require.NoError(t, err, "without a count, the end of the context is not an error")
 		require.Equal(t, 3, st.Received)
 		require.Equal(t, 2500*time.Millisecond, time.Since(began))
 		st, err = a.Ping(ctx, addrB, PingConfig{Count: 2})
@@ -204,7 +204,7 @@ func TestPingTellsOfICMPErrors(t *testing.T) {
 	eb.Attach(func(batch []nic.Frame) {
 		for i := range batch {
 			in := batch[i].AppendTo(nil)
-			out := make([]byte, 20+8+28)
+			out := make([]byte, 20+8+28) // IPv4, ICMP, and the IPv4 header and 8 bytes of the request
 			out[0], out[3], out[8], out[9] = 0x45, byte(len(out)), 64, 1
 			r := router.As4()
 			copy(out[12:], r[:])
@@ -234,6 +234,7 @@ func FuzzPingInput(f *testing.F) {
 	require.NoError(f, err)
 	defer h.Close()
 	reply := append([]byte{0, 0, 0, 0, 1, 2, 0, 0}, 0, 1, 2, 3)
+	// A Host Unreachable that quotes a request.
 	quote := append([]byte{3, 1, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1}, 8, 0, 0, 0, 1, 2, 0, 0)
 	f.Add(reply)
 	f.Add(quote)

@@ -20,8 +20,8 @@ import (
 )
 
 // httputil.ReverseProxy aborts an answer if it reads the answer before its transport has noticed that
-// the request was written. Write must therefore return soon after it has sent the last byte: it must not
-// let the peer run before, nor wait for other goroutines that post at the same time.
+// the request was written. Write must therefore return soon after it has sent the last byte: it must neither
+// let the goroutines of the peer run first, nor wait for other goroutines that post at the same time.
 func TestReverseProxyPostsLargeBodies(t *testing.T) {
 	for name, hosts := range map[string]func(t *testing.T) (front, back *Host, addr string){
 		"pipe": func(t *testing.T) (*Host, *Host, string) {

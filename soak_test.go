@@ -20,12 +20,12 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// envInt returns the number in an environment variable, or without if the variable is not set.
-func envInt(t testing.TB, name string, without int) int {
+// envInt returns the number in an environment variable, or fallback if the variable is not set.
+func envInt(t testing.TB, name string, fallback int) int {
 	t.Helper()
 	s := os.Getenv(name)
 	if s == "" {
-		return without
+		return fallback
 	}
 	n, err := strconv.Atoi(s)
 	require.NoError(t, err, name)
@@ -154,7 +154,7 @@ func soak(t *testing.T, seed uint64, n int) {
 					return
 				}
 				for i := range c.side {
-					c.side[i].fiddlers = int(id+uint64(i)) % 8 / 7
+					c.side[i].fiddlers = int(id+uint64(i)) % 8 / 7 // one for every eighth conversation
 				}
 				f.converse(func() (net.Conn, error) {
 					c, err := a.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addrB+":80")))

@@ -58,15 +58,15 @@ func newChain(t *testing.T) *chain {
 			c.later(len(c.hops)+1, c.left, append(append([]byte(nil), batch[i].Head...), batch[i].Body...))
 		}
 	})
-	make := func(dev nic.Device, addr, addr6, gate string) *Host {
+	endHost := func(dev nic.Device, addr, addr6, gate string) *Host {
 		h, err := New(Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/24"), netip.MustParsePrefix(addr6 + "/64")},
 			Gateway: netip.MustParseAddr(gate), Gateway6: netip.MustParseAddr("fe80::1")})
 		require.NoError(t, err)
 		t.Cleanup(func() { h.Close() })
 		return h
 	}
-	c.near = make(a, "192.0.2.1", "2001:db8::1", "192.0.2.254")
-	c.far = make(b, chainTo, chainTo6, "203.0.113.254")
+	c.near = endHost(a, "192.0.2.1", "2001:db8::1", "192.0.2.254")
+	c.far = endHost(b, chainTo, chainTo6, "203.0.113.254")
 	return c
 }
 
@@ -78,7 +78,7 @@ func (c *chain) later(n int, to *nic.PipeEnd, pkt []byte) {
 // forward passes a packet of near through the routers. The router at which its TTL ends answers it.
 func (c *chain) forward(pkt []byte) {
 	six := pkt[0]>>4 == 6
-	at, dst := 8, 16
+	at, dst := 8, 16 // the offsets of the TTL and of the destination
 	if six {
 		at, dst = 7, 24
 	}
@@ -95,15 +95,15 @@ func (c *chain) forward(pkt []byte) {
 			return
 		}
 		if c.forge {
-			c.later(2*i+1, c.left, c.err(i, six, false, make([]byte, 28)))
+			c.later(2*i+1, c.left, c.icmpError(i, six, false, make([]byte, 28)))
 			other := append([]byte(nil), pkt...)
 			other[len(other)-1]++ // so that the copy is not the probe
 			for j := dst; j < min(len(other), dst+24); j++ {
 				other[j] ^= 0x55
 			}
-			c.later(2*i+1, c.left, c.err(i, six, true, other))
+			c.later(2*i+1, c.left, c.icmpError(i, six, true, other))
 		}
-		c.later(2*(i+1), c.left, c.err(i, six, refused, pkt))
+		c.later(2*(i+1), c.left, c.icmpError(i, six, refused, pkt))
 		return
 	}
 	pkt[at] -= byte(len(c.hops))
@@ -114,8 +114,8 @@ func (c *chain) forward(pkt []byte) {
 	c.later(len(c.hops)+1, c.right, pkt)
 }
 
-// err returns the ICMP error of router i about a packet.
-func (c *chain) err(i int, six, refused bool, about []byte) []byte {
+// icmpError returns the ICMP error of router i about a packet.
+func (c *chain) icmpError(i int, six, refused bool, about []byte) []byte {
 	about = about[:min(len(about), 500)]
 	n := wire.ICMPLen + len(about)
 	if six {
@@ -140,7 +140,7 @@ func (c *chain) err(i int, six, refused bool, about []byte) []byte {
 	return b
 }
 
-// chainEnds are the destinations of a chain, and its routers.
+// ends returns the addresses of far, and for each the addresses of the hops to it.
 func (c *chain) ends() map[string][]netip.Addr {
 	return map[string][]netip.Addr{
 		chainTo:  append(c.hops[:3:3], netip.MustParseAddr(chainTo)),

@@ -603,6 +603,8 @@ func TestWithASeedFramesArriveOneByOne(t *testing.T) {
 	}
 }
 
+// With a seed, a frame arrives in a slot: an instant of each slotRound that depends on the seed and the direction
+// (see impairQueue).
 func TestDirectionsAndSeedsUseSlotsOfTheirOwn(t *testing.T) {
 	both := Impairment{Latency: time.Millisecond, Duplicate: 0.5, Reorder: 0.5, ReorderGap: time.Millisecond}
 	for _, all := range []Impairment{
@@ -641,6 +643,6 @@ func requireOwnSlots(t *testing.T, all Impairment) {
 				}
 			}
 		}
-		require.Len(t, slots, 2*2*4)
+		require.Len(t, slots, 2*2*4) // two links with two directions, each of which has four slots
 	})
 }

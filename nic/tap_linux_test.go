@@ -94,10 +94,10 @@ func showLink(t *testing.T, name string) (l ipLink, exists bool) {
 const patience = 2 * time.Minute
 
 // eventually waits until another thread has done something.
-func eventually(t *testing.T, what string, is func() bool) {
+func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if is() {
+		if cond() {
 			return
 		}
 	}
@@ -141,7 +141,7 @@ func TestOpenTAPMakesADeviceThatDoesNotExist(t *testing.T) {
 
 		require.NoError(t, tap.Close())
 		_, exists = showLink(t, "tap7")
-		require.False(t, exists, "gone with its maker")
+		require.False(t, exists, "the device is deleted when its creator closes it")
 	})
 }
 
@@ -325,7 +325,7 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
 		require.NoError(t, err)
 		defer tap.Close()
-		require.True(t, tap.Link().Up, "from the first on")
+		require.True(t, tap.Link().Up, "OpenTAP brings it up")
 		dev := Capture(Impair(tap, ImpairConfig{}), io.Discard, CaptureConfig{})
 		n := linkChanges(dev)
 		dev.Attach(func([]Frame) {})
@@ -363,7 +363,7 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		require.Equal(t, had, n())
 		files := openFiles(t)
 		require.NoError(t, dev.Close())
-		require.Less(t, openFiles(t), files-1, "the watcher's, too")
+		require.Less(t, openFiles(t), files-1, "the descriptor that watches the link is closed too")
 	})
 }
 
@@ -581,7 +581,7 @@ func TestAUserOpensItsOwnDevice(t *testing.T) {
 	require.Equal(t, uint64(1), tap.Stats().Sent)
 	require.NoError(t, tap.Close())
 	_, err = net.InterfaceByName("tap0")
-	require.NoError(t, err, "it stays")
+	require.NoError(t, err, "the device stays")
 }
 
 func TestWithoutTheFileTheErrorTellsTheModule(t *testing.T) {

@@ -118,7 +118,7 @@ func TestADeviceHasOneQueueOrSeveral(t *testing.T) {
 		require.NoError(t, tap.Close())
 		require.Equal(t, files, openFiles(t))
 		_, err = net.InterfaceByName("tap1")
-		require.NoError(t, err, "it stays")
+		require.NoError(t, err, "the device stays")
 
 		tap, err = OpenTAP(TAPConfig{NoOffload: plain, Name: "tap2", Queues: 2})
 		require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestADeviceHasOneQueueOrSeveral(t *testing.T) {
 		require.NoError(t, tap.Close())
 		require.Equal(t, files, openFiles(t))
 		_, err = net.InterfaceByName("tap2")
-		require.Error(t, err, "gone with its maker")
+		require.Error(t, err, "the device is deleted when its creator closes it")
 	})
 }
 

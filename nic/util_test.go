@@ -12,9 +12,9 @@ import (
 type recorder struct {
 	mu     sync.Mutex
 	frames [][]byte
-	meta   []Frame
-	times  []time.Time
-	batch  []int
+	meta   []Frame     // of each frame, the fields for offloads
+	times  []time.Time // of each frame, when it was received
+	batch  []int       // the number of frames in each batch
 }
 
 func (r *recorder) recv(batch []Frame) {

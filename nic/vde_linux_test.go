@@ -56,7 +56,8 @@ func sockaddr(path string) []byte {
 	return b
 }
 
-// TestVDERequest has the bytes of a request for port 5 on a little-endian machine.
+// TestVDERequest has the bytes of a request for port 5 on a little-endian machine: the magic number, the version, the
+// type with the port, a sockaddr_un and the description.
 func TestVDERequest(t *testing.T) {
 	want := "cefaedfe" + "03000000" + "00050000" + "0100" + hex.EncodeToString([]byte("/tmp/x")) + strings.Repeat("00", 102) + hex.EncodeToString([]byte("me"))
 	require.Equal(t, want, hex.EncodeToString(vdeRequest(5, "/tmp/x", "me")))

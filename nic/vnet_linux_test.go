@@ -161,15 +161,15 @@ func checkVnet(t *testing.T, m Medium, hdr, b []byte) {
 		t.Fatalf("a super-frame needs a checksum: %+v", frame)
 	}
 	pieces, total := 0, 0
-	finished := m.complete(&frame, func(n int) []byte { return make([]byte, n) }, func(p []byte) {
+	complete := m.complete(&frame, func(n int) []byte { return make([]byte, n) }, func(p []byte) {
 		pieces++
 		total += len(p) - int(frame.HeaderLen)
 		if frame.GSO != GSONone && len(p) > int(frame.HeaderLen)+int(frame.GSOSize) {
 			t.Fatalf("a piece of %d bytes: %+v", len(p), frame)
 		}
 	})
-	if !finished || pieces == 0 || total != len(b)-int(frame.HeaderLen) {
-		t.Fatalf("what was taken cannot be finished: %+v", frame)
+	if !complete || pieces == 0 || total != len(b)-int(frame.HeaderLen) {
+		t.Fatalf("an accepted frame cannot be segmented: %+v", frame)
 	}
 	reopened := frame.NeedsChecksum && hdr[vnetFlags]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM == 0
 	if !reopened && !bytes.Equal(before, b) {
