@@ -35,6 +35,7 @@ Transfer/sec:     12.85MB
 	}
 }
 
+// A name in -only selects the workloads that begin with it, unless a digit follows: T1 does not select T10.
 func TestOnlySelectsWholeNumbers(t *testing.T) {
 	o := options{only: "T1,P"}
 	for id, want := range map[string]bool{"T1": true, "T10": false, "T14in": false, "P3": false, "C1": false} {

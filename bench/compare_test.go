@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A namespace may refuse a change of its default and still permit a socket of root's the same
-// congestion control. So the sockets decide.
+// A network namespace may not permit root to change its default congestion control, although a socket of
+// root's may use another one. So each socket sets the congestion control itself.
 func TestKernelSocketsTakeTheNamedCongestionControl(t *testing.T) {
 	list, err := settableCCs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(list) == 0 {
-		t.Fatal("not even the namespace's own")
+		t.Fatal("no congestion control can be set, not even the default of the namespace")
 	}
 	for _, cc := range list {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -51,13 +51,14 @@ func TestKernelSocketsTakeTheNamedCongestionControl(t *testing.T) {
 	}
 }
 
+// The lab uses CUBIC if sockets may.
 func TestLabTakesWhatIsAllowed(t *testing.T) {
 	for _, test := range []struct {
 		ccs  []string
 		want string
 	}{
 		{[]string{"bbr", "cubic"}, "cubic"},
-		{[]string{"reno"}, "reno"}, // sockets may not have cubic: the table says reno
+		{[]string{"reno"}, "reno"},
 	} {
 		l := lab{ccs: test.ccs}
 		if got := l.cc(); got != test.want {

@@ -69,6 +69,7 @@ func TestLinksAreMeasured(t *testing.T) {
 	if err := b.links(); err != nil {
 		t.Fatal(err)
 	}
+	// Ten workloads, of which K1 is the kernel alone.
 	if len(b.rows) != 9 || b.alone == nil {
 		t.Fatalf("%d workloads were measured, kernel alone: %v", len(b.rows), b.alone != nil)
 	}

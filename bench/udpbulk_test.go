@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// The time of a run is the difference of the server's clock, whatever the questions take.
+// The time of a run is the difference between two readings of the server's clock, however long the requests for
+// them take.
 func TestDatagramsAreTimedByTheServer(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()

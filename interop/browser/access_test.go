@@ -158,6 +158,7 @@ func TestTheLayoutDoesNotJump(t *testing.T) {
 	}
 }
 
+// A screen reader speaks each change of a live region.
 func TestThePageSpeaksSeldom(t *testing.T) {
 	x := newTransfer(t, slow, discard)
 	s := show(t, x.from, inspect.Config{})

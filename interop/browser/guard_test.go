@@ -18,8 +18,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// tries are what a page of another site may do to learn something, or to change something. Each is a promise of
-// what came of it.
+// tries are requests by which a page of another site may try to learn or to change something. Each is a promise of
+// the text that it got.
 const tries = `
 const tries = {
   fetch: () => fetch(target + "api/overview").then((r) => r.text()),
@@ -91,7 +91,8 @@ func TestTheTokenOpensThePage(t *testing.T) {
 func TestNobodyIsSampledForAPageThatIsPausedOrLeft(t *testing.T) {
 	s := show(t, hosttest.Loopback(t), inspect.Config{})
 	b := newTab(t)
-	open := func(n int32) {
+	// awaitStreams waits until n streams are open.
+	awaitStreams := func(n int32) {
 		t.Helper()
 		for s.streams.Load() != n {
 			select {
@@ -102,18 +103,18 @@ func TestNobodyIsSampledForAPageThatIsPausedOrLeft(t *testing.T) {
 		}
 	}
 	b.open(s.url, "#/conns")
-	open(1)
+	awaitStreams(1)
 	b.run(chromedp.Click("#pause"))
-	open(0)
+	awaitStreams(0)
 	require.Equal(t, "paused", b.text("#status"))
 	b.run(chromedp.Click("#pause"))
-	open(1)
+	awaitStreams(1)
 	b.goTo("#/capture") // which shows nothing live
-	open(0)
+	awaitStreams(0)
 	b.goTo("#/")
-	open(1)
+	awaitStreams(1)
 	b.run(chromedp.Navigate("about:blank"))
-	open(0)
+	awaitStreams(0)
 	b.noErrors()
 }
 

@@ -52,6 +52,7 @@ func TestARunInVirtualTimeIsShownAfterwards(t *testing.T) {
 	b.await("the plot of the whole run", `document.querySelector('[data-plot="cwnd"] .plot path.s0').getAttribute("d")?.split("H").length > 50`)
 	b.await("the cause", `document.getElementById("limit").dataset.cause === "loss"`)
 	b.await("the segments", `document.querySelector('[data-plot="sequence"] .plot path.seq-again').getAttribute("d")?.length > 20`)
+	// 4 MiB are 2897 segments of 1448 bytes, and some were retransmitted.
 	require.Regexp(t, `^Sequence numbers over time: 2,9[0-9]+ segments with 4\.[12][0-9]* MB in the recording, `,
 		eval[string](b, `document.querySelector('[data-plot="sequence"] .plot').getAttribute("aria-label")`))
 	b.noErrors()

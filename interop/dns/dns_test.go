@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// zone is the server's zone, in the form of RFC 1035 5. The records of large.test do not fit into a
-// datagram.
+// zone is the server's zone, in the form of RFC 1035 5. newServer adds large.test, whose records do not fit into
+// a datagram.
 const zone = `
 $ORIGIN test.
 $TTL 60
