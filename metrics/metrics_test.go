@@ -157,7 +157,7 @@ func collectOTel(t *testing.T, h *usernet.Host) map[string]float64 {
 	for _, scope := range all.ScopeMetrics {
 		for _, i := range scope.Metrics {
 			var points []metricdata.DataPoint[float64]
-			m := metricCalled(i.Name)
+			m := metricOfOTel(i.Name)
 			require.NotNil(t, m, i.Name)
 			require.Equal(t, map[string]string{"": "1", "bytes": "By", "seconds": "s"}[m.Unit], i.Unit, i.Name)
 			switch d := i.Data.(type) {
@@ -183,6 +183,7 @@ func collectOTel(t *testing.T, h *usernet.Host) map[string]float64 {
 	return got
 }
 
+// metricNamed returns the metric that has a name in Prometheus and expvar, or nil.
 func metricNamed(name string) *metrics.Metric {
 	for _, m := range metrics.Metrics() {
 		if m.Name() == name {
@@ -192,7 +193,8 @@ func metricNamed(name string) *metrics.Metric {
 	return nil
 }
 
-func metricCalled(otelName string) *metrics.Metric {
+// metricOfOTel returns the metric that has a name in OpenTelemetry, or nil.
+func metricOfOTel(otelName string) *metrics.Metric {
 	for _, m := range metrics.Metrics() {
 		if m.OTelName() == otelName {
 			return m
@@ -231,7 +233,7 @@ func TestPromtoolAcceptsTheFigures(t *testing.T) {
 	require.Empty(t, string(out))
 }
 
-// The name of each metric of an unused host is there, and all of the counters of a closed host remain.
+// A closed host is not up and has no connections, and its counters remain.
 func TestAClosedHostHasItsCounters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := hosts(t)
@@ -302,6 +304,7 @@ func TestTheDashboardQueriesMetricsThatExist(t *testing.T) {
 	require.NoError(t, json.Unmarshal(b, &dashboard))
 	queries := 0
 	name := regexp.MustCompile(`usernet_[a-z0-9_]+`)
+	// The label by which a query sums, and the metric whose label it is.
 	label := regexp.MustCompile(`by \((\w+)\) \(.*?(usernet_[a-z0-9_]+)`)
 	var walk func(v any)
 	walk = func(v any) {

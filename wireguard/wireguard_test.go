@@ -326,8 +326,8 @@ func requirePing(t *testing.T, n *Net, addr string) {
 	if netip.MustParseAddr(addr).Is6() {
 		request, reply = 128, 129
 	}
-	for _, none := range []net.Addr{nil, (*PingAddr)(nil)} {
-		_, err := c.(*PingConn).WriteTo([]byte{request, 0, 0, 0, 0, 0, 0, 3}, none)
+	for _, noAddr := range []net.Addr{nil, (*PingAddr)(nil)} {
+		_, err := c.(*PingConn).WriteTo([]byte{request, 0, 0, 0, 0, 0, 0, 3}, noAddr)
 		require.ErrorIs(t, err, syscall.EINVAL)
 	}
 	_, err = c.Write([]byte{request, 0, 0, 0, 0, 0, 0, 3, 'x', 'y'})

@@ -174,7 +174,7 @@ func TestServerThatIsNotThere(t *testing.T) {
 	})
 }
 
-// site answers with the request's body, or with its size and SHA-256.
+// site says hello, answers an upload with its size and SHA-256, and serves content.
 func site() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) {

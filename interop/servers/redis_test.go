@@ -22,7 +22,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// startRedis starts a server and returns its client.
+// startRedis starts a server, and returns a host that is linked to it and a client on the host.
 func startRedis(t *testing.T, imp *nic.Impairment) (*usernet.Host, *redis.Client) {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")

@@ -220,7 +220,7 @@ func serveUpper(t *testing.T, ln net.Listener) {
 	t.Cleanup(func() { s.Close() })
 }
 
-// post sends a text and returns it in upper case.
+// post sends a text over a connection of dial, and requires it back in upper case.
 func post(t *testing.T, dial func(ctx context.Context, network, address string) (net.Conn, error), url string) {
 	t.Helper()
 	tr := &http.Transport{DialContext: dial}

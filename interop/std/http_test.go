@@ -116,7 +116,8 @@ func acceptKey(key string) string {
 	return base64.StdEncoding.EncodeToString(h[:])
 }
 
-// writeFrame writes a final frame of RFC 6455 5.2, masked if there is a mask.
+// writeFrame writes a final frame of RFC 6455 5.2, masked if there is a mask. It always uses the 16-bit form of the
+// length, which the first length 126 announces.
 func writeFrame(w io.Writer, op byte, payload, mask []byte) error {
 	b := []byte{0x80 | op, 126}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
@@ -238,7 +239,7 @@ func browse(t *testing.T, client *http.Client, url, proto string) {
 		_, err = io.ReadAll(resp.Body)
 		resp.Body.Close()
 	}
-	// A proxy reports it if it has not started its answer.
+	// A proxy that has not started its answer reports the failure with the status 502.
 	if err == nil && resp.StatusCode != http.StatusBadGateway {
 		t.Fatal("the handler's write deadline had passed, but the answer is whole")
 	}

@@ -83,8 +83,8 @@ func newPeers(t *testing.T, imp nic.Impairment) (a, b *webrtc.PeerConnection) {
 	return newPeer(t, hosttest.Host(t, wire, "192.0.2.1")), newPeer(t, hosttest.Host(t, eb, "192.0.2.2"))
 }
 
-// sendAll sends messages of all sizes over a data channel and returns what the other side has
-// received.
+// sendAll sends count messages of many sizes over a data channel. It requires that the other side
+// receives them and that its answer arrives.
 func sendAll(t *testing.T, a, b *webrtc.PeerConnection, count int) {
 	t.Helper()
 	ch, err := a.CreateDataChannel("test", nil)

@@ -200,7 +200,7 @@ func TestDeadlinesAndPingsInVirtualTime(t *testing.T) {
 		_, _, err = c.Read(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 20*time.Second, time.Since(began))
-		// The handlers of the server end.
+		// Closed, so that the handlers of the server end.
 		require.NoError(t, g.Close())
 		c.CloseNow()
 	})
