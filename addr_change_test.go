@@ -84,7 +84,7 @@ func TestDHCPConfiguresOneOfTwoLinks(t *testing.T) {
 		_, err = d.Read(make([]byte, 1))
 		require.NoError(t, err)
 
-		// The client does not renew the lease renewed. It expires lease.time after the renewal, of which
+		// The client does not renew the lease again. It expires lease.time after the renewal, of which
 		// three quarters have passed.
 		changed := client.Changed()
 		start := time.Now()

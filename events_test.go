@@ -70,7 +70,7 @@ func TestEventsOfAddressesRoutesAndLinks(t *testing.T) {
 		require.Equal(t, []string{name + ": address changed addr=192.0.2.1/24 state=deprecated origin=static"}, events())
 		gateway := usernet.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.254")}
 		require.NoError(t, h.AddRoute(gateway))
-		require.Equal(t, []string{name + ": route added to=0.0.0.0/0 gateway=192.0.2.254"}, events())
+		require.Equal(t, []string{name + ": route added to=0.0.0.0/0 via=192.0.2.254"}, events())
 		time.Sleep(time.Hour)
 		got := events()
 		require.Len(t, got, 3, "the address, and its two routes")
