@@ -64,7 +64,8 @@ const (
 // conversationLimit is the virtual time after which a conversation counts as hanging.
 const conversationLimit = 2 * time.Hour
 
-// randomConversation returns a random conversation. All its bytes arrive unless the wire is cut.
+// randomConversation returns a random conversation. All its bytes arrive unless the wire is cut. A side writes at most
+// the given number of bytes, or that many more than the windows hold.
 func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 	c := &conversation{id: id}
 	pause := func(d ...time.Duration) time.Duration { return d[r.IntN(len(d))] }
@@ -146,6 +147,7 @@ var pattern = func() []byte {
 
 // text returns up to n bytes of a side's stream, from offset off.
 func (c *conversation) text(side, off, n int) []byte {
+	// Streams of different conversations and sides begin at different places of the pattern.
 	at := (uint64(off) + c.id*7919 + uint64(side)*31337) % patternPeriod
 	return pattern[at:][:min(n, patternPeriod)]
 }
@@ -483,9 +485,9 @@ func (f *forum) accepted() {
 		defer f.mu.Unlock()
 		for _, c := range f.open {
 			c.mu.Lock()
-			met := c.identified
+			identified := c.identified
 			c.mu.Unlock()
-			if !met {
+			if !identified {
 				return true
 			}
 		}

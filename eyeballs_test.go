@@ -62,18 +62,18 @@ func (c *raceConn) Close() error {
 
 // note records an event of an address, with the time, and adds opened to the number of open
 // connections.
-func (tr *raceDialer) note(what string, addr net.Addr, opened int) {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
+func (d *raceDialer) note(what string, addr net.Addr, opened int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	ip, _, _ := addrIP(addr)
-	tr.events = append(tr.events, fmt.Sprintf("%v %s %v", time.Since(tr.began), what, ip))
-	tr.open += opened
+	d.events = append(d.events, fmt.Sprintf("%v %s %v", time.Since(d.began), what, ip))
+	d.open += opened
 }
 
-func (tr *raceDialer) dial(ctx context.Context, addr net.Addr) (net.Conn, error) {
-	tr.note("start", addr, 0)
+func (d *raceDialer) dial(ctx context.Context, addr net.Addr) (net.Conn, error) {
+	d.note("start", addr, 0)
 	ip, _, _ := addrIP(addr)
-	p, ok := tr.plans[ip.String()]
+	p, ok := d.plans[ip.String()]
 	if !ok {
 		panic("no plan for " + ip.String())
 	}
@@ -86,15 +86,15 @@ func (tr *raceDialer) dial(ctx context.Context, addr net.Addr) (net.Conn, error)
 	}
 	select {
 	case <-done:
-		tr.note("give up", addr, 0)
+		d.note("give up", addr, 0)
 		return nil, contextError(ctx.Err())
 	case <-end:
 		if p.err != nil {
-			tr.note("fail", addr, 0)
+			d.note("fail", addr, 0)
 			return nil, p.err
 		}
-		tr.note("connect", addr, 1)
-		return &raceConn{dialer: tr, addr: addr}, nil
+		d.note("connect", addr, 1)
+		return &raceConn{dialer: d, addr: addr}, nil
 	}
 }
 
@@ -133,13 +133,13 @@ func (c *raceCase) run(t *testing.T) {
 	if c.network == "" {
 		c.network = "tcp"
 	}
-	tr := &raceDialer{plans: c.plans, began: time.Now()}
+	d := &raceDialer{plans: c.plans, began: time.Now()}
 	var addrs []net.Addr
 	for _, a := range c.addrs {
 		addrs = append(addrs, makeAddr(c.network, net.ParseIP(a), "", 80))
 	}
-	conn, err := (&race{network: c.network, delay: c.delay, dial: tr.dial}).run(ctx, addrs)
-	require.Equal(t, c.took, time.Since(tr.began), "how long it took")
+	conn, err := (&race{network: c.network, delay: c.delay, dial: d.dial}).run(ctx, addrs)
+	require.Equal(t, c.took, time.Since(d.began), "how long it took")
 	open := 0
 	if c.err != "" {
 		require.Nil(t, conn)
@@ -152,9 +152,9 @@ func (c *raceCase) run(t *testing.T) {
 		open = 1
 	}
 	time.Sleep(time.Hour) // for events that must not happen
-	require.Equal(t, open, tr.open, "connections that stay open")
+	require.Equal(t, open, d.open, "connections that stay open")
 	sorted := func(s []string) string { return strings.Join(slices.Sorted(slices.Values(s)), "\n") }
-	require.Equal(t, sorted(c.events), sorted(tr.events))
+	require.Equal(t, sorted(c.events), sorted(d.events))
 }
 
 func TestHappyEyeballs(t *testing.T) {
@@ -359,15 +359,15 @@ func limitCases() []raceCase {
 func TestOfTwoThatConnectAtOnceOneIsClosed(t *testing.T) {
 	for range 20 { // either may win
 		synctest.Test(t, func(t *testing.T) {
-			tr := &raceDialer{plans: map[string]plan{six1: connects(340 * ms), four1: connects(40 * ms)}, began: time.Now()}
+			d := &raceDialer{plans: map[string]plan{six1: connects(340 * ms), four1: connects(40 * ms)}, began: time.Now()}
 			addrs := []net.Addr{makeAddr("tcp", net.ParseIP(six1), "", 80), makeAddr("tcp", net.ParseIP(four1), "", 80)}
-			conn, err := (&race{network: "tcp", dial: tr.dial}).run(t.Context(), addrs)
+			conn, err := (&race{network: "tcp", dial: d.dial}).run(t.Context(), addrs)
 			require.NoError(t, err)
-			require.Equal(t, 340*ms, time.Since(tr.began))
+			require.Equal(t, 340*ms, time.Since(d.began))
 			synctest.Wait()
-			require.Equal(t, 1, tr.open)
+			require.Equal(t, 1, d.open)
 			require.NoError(t, conn.Close())
-			require.Zero(t, tr.open, "the one that was returned is the one that was open")
+			require.Zero(t, d.open, "the one that was returned is the one that was open")
 		})
 	}
 }
@@ -440,9 +440,9 @@ func TestHappyEyeballsTriesTheOtherFamilyAfterTheDelay(t *testing.T) {
 			c, err := d.race("tcp").parallel(ctx, primaries, fallbacks)
 			return c, time.Since(began), err
 		}
-		c, warm, err := race(Dialer{}, good, silent)
+		c, first, err := race(Dialer{}, good, silent)
 		require.NoError(t, err)
-		require.Less(t, warm, 300*time.Millisecond, "the fallback is not needed")
+		require.Less(t, first, 300*time.Millisecond, "the fallback is not needed")
 		require.NoError(t, c.Close())
 
 		c, took, err := race(Dialer{}, silent, good)
@@ -487,7 +487,7 @@ func TestTheSlowerOfTwoFamiliesIsClosed(t *testing.T) {
 		require.Equal(t, c.LocalAddr().String(), s.RemoteAddr().String(), "the first has won")
 		require.NoError(t, ln.(*TCPListener).SetDeadline(time.Now().Add(time.Minute)))
 		_, err = ln.Accept()
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the second was given up before it stood")
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the second attempt was given up before its handshake ended")
 	})
 }
 
@@ -563,16 +563,16 @@ func TestBothFamiliesAreAskedForAtOnceAndWaitedFor(t *testing.T) {
 		err     string
 		took    time.Duration // a round trip takes 10 ms
 	}{ // A query in mixed case without an answer is repeated in the caller's case.
-		"one family only":      {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {}}, both, "", 20 * ms},
-		"the other is late":    {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: 200 * ms}}, both, "", 220 * ms},
-		"this one is late":     {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here, after: 200 * ms}, AAAA: {body: far}}, both, "", 220 * ms},
-		"the other is no use":  {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {body: far}}, both, "", 20 * ms},
-		"only IPv4 asked for":  {"tcp4", map[dnsmessage.Type]dnsAnswer{A: {body: here}}, []string{"5ms A"}, "", 20 * ms},
-		"the other never ends": {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: -1}}, append(both, "2.505s AAAA", "5.005s AAAA", "7.505s AAAA"), "", 10*time.Second + 10*ms},
-		"the other is broken":  {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {rcode: dnsmessage.RCodeServerFailure}}, append(both, "15ms AAAA"), "", 30 * ms},
-		"none here":            {"tcp", map[dnsmessage.Type]dnsAnswer{A: {}, AAAA: {body: far}}, append(both, "15ms A"), "dial tcp [" + six1 + "]:80: connect: network is unreachable", 20 * ms},
-		"only IPv6 asked for":  {"tcp6", map[dnsmessage.Type]dnsAnswer{AAAA: {body: far}}, []string{"5ms AAAA"}, "dial tcp6 [" + six1 + "]:80: connect: network is unreachable", 10 * ms},
-		"none at all":          {"tcp", map[dnsmessage.Type]dnsAnswer{A: {}, AAAA: {}}, append(both, "15ms A", "15ms AAAA"), "dial tcp: lookup dual.example. on " + addrB + ":53: no such host", 20 * ms},
+		"one family only":           {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {}}, both, "", 20 * ms},
+		"the other is late":         {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: 200 * ms}}, both, "", 220 * ms},
+		"this one is late":          {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here, after: 200 * ms}, AAAA: {body: far}}, both, "", 220 * ms},
+		"the other is out of reach": {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {body: far}}, both, "", 20 * ms},
+		"only IPv4 asked for":       {"tcp4", map[dnsmessage.Type]dnsAnswer{A: {body: here}}, []string{"5ms A"}, "", 20 * ms},
+		"the other never ends":      {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: -1}}, append(both, "2.505s AAAA", "5.005s AAAA", "7.505s AAAA"), "", 10*time.Second + 10*ms},
+		"the other is broken":       {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {rcode: dnsmessage.RCodeServerFailure}}, append(both, "15ms AAAA"), "", 30 * ms},
+		"only one out of reach":     {"tcp", map[dnsmessage.Type]dnsAnswer{A: {}, AAAA: {body: far}}, append(both, "15ms A"), "dial tcp [" + six1 + "]:80: connect: network is unreachable", 20 * ms},
+		"only IPv6 asked for":       {"tcp6", map[dnsmessage.Type]dnsAnswer{AAAA: {body: far}}, []string{"5ms AAAA"}, "dial tcp6 [" + six1 + "]:80: connect: network is unreachable", 10 * ms},
+		"none at all":               {"tcp", map[dnsmessage.Type]dnsAnswer{A: {}, AAAA: {}}, append(both, "15ms A", "15ms AAAA"), "dial tcp: lookup dual.example. on " + addrB + ":53: no such host", 20 * ms},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

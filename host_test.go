@@ -291,8 +291,8 @@ func TestReadFromALimitedReaderTakesNoMore(t *testing.T) {
 	require.Equal(t, "456789", string(rest))
 }
 
-// WriteTo passes the receive buffer itself to Write.
-func TestWriteToWritesWhatHasComeFromWhereItLies(t *testing.T) {
+// WriteTo does not copy the data that has been received.
+func TestWriteToPassesTheReceiveBufferToWrite(t *testing.T) {
 	a, b := newPair(t)
 	c, s := connect(t, a, b, addrB)
 	want := text(200_000)

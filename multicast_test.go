@@ -303,7 +303,7 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 				l.say(sender, to, port, fmt.Sprint(cf))
 				read(oob)
 			}
-			for space := range 90 {
+			for space := range 90 { // all control messages together have 80 bytes
 				l.say(sender, to, port, "longer")
 				read(oob[:space])
 			}
@@ -525,9 +525,9 @@ func TestAnAnswerToAGroupIsFromTheHost(t *testing.T) {
 	require.NoError(t, err)
 	_, oobn, _, from, err := server.ReadMsgUDP(buf, oob)
 	require.NoError(t, err)
-	var again PacketInfo
-	require.NoError(t, again.ParseControl(oob[:oobn]))
-	_, _, err = server.WriteMsgUDP([]byte("!"), again.AppendControl(nil), from)
+	var parsed PacketInfo
+	require.NoError(t, parsed.ParseControl(oob[:oobn]))
+	_, _, err = server.WriteMsgUDP([]byte("!"), parsed.AppendControl(nil), from)
 	require.NoError(t, err)
 	for range 2 {
 		_, addr, err := client.ReadFrom(buf)
@@ -640,17 +640,17 @@ func FuzzControlMessages(f *testing.F) {
 		}
 		// The control messages that AppendControl appends can be parsed for sending. info's source is then the
 		// source to send from.
-		var again stack.SendOptions
+		var reparsed stack.SendOptions
 		kind := control4
 		if info.isSix() {
 			kind = control6
 		}
-		require.NoError(t, sendControl(info.AppendControl(nil), kind, &again))
-		require.Equal(t, info.Interface, again.NIC)
+		require.NoError(t, sendControl(info.AppendControl(nil), kind, &reparsed))
+		require.Equal(t, info.Interface, reparsed.NIC)
 		if src := info.source(); src.IsValid() && src != netip.IPv6Unspecified() {
-			require.Equal(t, src, again.Src)
+			require.Equal(t, src, reparsed.Src)
 		}
-		require.Equal(t, info.TTL, again.TTL)
-		require.Equal(t, info.TOS, again.TOS)
+		require.Equal(t, info.TTL, reparsed.TTL)
+		require.Equal(t, info.TOS, reparsed.TOS)
 	})
 }

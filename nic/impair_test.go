@@ -409,7 +409,7 @@ func TestTheSameSeedDecidesTheSame(t *testing.T) {
 }
 
 func TestTheFateOfAFrameDoesNotDependOnOtherImpairments(t *testing.T) {
-	lost := func(imp Impairment) (tagged []uint32) {
+	delivered := func(imp Impairment) (tagged []uint32) {
 		synctest.Test(t, func(t *testing.T) {
 			imp.Loss = 0.2
 			p := impaired(ImpairConfig{Out: imp, Seed: 5}, PipeConfig{})
@@ -419,7 +419,7 @@ func TestTheFateOfAFrameDoesNotDependOnOtherImpairments(t *testing.T) {
 		})
 		return tagged
 	}
-	require.Equal(t, lost(Impairment{}), lost(Impairment{Jitter: time.Millisecond, Latency: time.Second}))
+	require.Equal(t, delivered(Impairment{}), delivered(Impairment{Jitter: time.Millisecond, Latency: time.Second}))
 }
 
 func TestALinkCanBeCutAndMended(t *testing.T) {
@@ -498,7 +498,7 @@ func TestSuperFramesOfTheOtherEndAreCutBeforeTheyAreImpaired(t *testing.T) {
 		require.Equal(t, want, p.in.frames[0])
 
 		bad := spec.super(t, 100, true)
-		bad.Head[14] = 0
+		bad.Head[14] = 0 // no version of IP
 		p.far.Send([]Frame{bad})
 		require.Equal(t, uint64(1), p.Invalid())
 	})
@@ -632,7 +632,7 @@ func requireOwnSlots(t *testing.T, all Impairment) {
 			settle()
 			for name, r := range map[string]*recorder{"in": &p.in, "out": &p.out} {
 				name = fmt.Sprint(name, seed)
-				require.Greater(t, len(r.times), 60)
+				require.Greater(t, len(r.times), 60, "50 frames, about half of them twice")
 				for _, at := range r.times {
 					slot := at.UnixNano() % slotRound
 					require.NotZero(t, slot, "it is for the timers of hosts")

@@ -359,6 +359,7 @@ func TestAnInterfaceThatIsDeletedIsADeadDevice(t *testing.T) {
 	require.False(t, p1.Link().Up)
 }
 
+// The link has the MTU and the state of the interface, and its MAC unless the configuration has one.
 func TestAPacketSocketTellsWhatBefallsItsLink(t *testing.T) {
 	for _, mac := range [][6]byte{{}, macC} {
 		p0, p1 := packetPair(t, PacketConfig{MAC: mac}, PacketConfig{})
@@ -395,7 +396,7 @@ func TestCloseOfAPacketSocketWakesItsReader(t *testing.T) {
 	eventually(t, "the end of the readers of other tests", func() bool { return readers() == 0 })
 	p0.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 	p0.Attach(func([]Frame) {})
-	require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
+	require.Equal(t, 2, readers(), "one reads frames, and one reads the changes of the link")
 	time.Sleep(10 * time.Millisecond) // let the reader wait in the poller
 	require.NoError(t, p0.Close())
 	eventually(t, "the reader's end", func() bool { return readers() == 0 })

@@ -320,6 +320,7 @@ func linkChanges(dev LinkNotifier) func() int32 {
 	return n.Load
 }
 
+// A TAP notifies of changes of its MTU, its state and the MAC of its other end.
 func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 	eachTAPMode(t, func(t *testing.T, plain bool) {
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
@@ -334,6 +335,7 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		run(t, "ip link set tap0 mtu 1000")
 		eventually(t, "the MTU", func() bool { return n() > 0 && dev.Link().MTU == 1000 })
 		require.Equal(t, was.MAC, dev.Link().MAC)
+		// The Ethernet header of 14 bytes does not count for the MTU.
 		before := tap.Stats().SendDropped
 		_, err = tap.Send(one(ether(bcst, was.MAC, 1, 1015)))
 		require.NoError(t, err)
@@ -350,17 +352,17 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		eventually(t, "that it is up", func() bool { return dev.Link().Up })
 
 		// The kernel's end is another station, so the stack must be notified of its new address.
-		had := n()
+		notified := n()
 		run(t, "ip link set tap0 address 02:00:00:00:77:77")
-		eventually(t, "that the kernel's end has moved", func() bool { return n() > had })
+		eventually(t, "that the kernel's end has moved", func() bool { return n() > notified })
 		require.Equal(t, [6]byte{2, 0, 0, 0, 0x77, 0x77}, tap.HostMAC())
 		require.Equal(t, was.MAC, dev.Link().MAC)
 
 		// Changes of other interfaces are not reported.
-		had = n()
+		notified = n()
 		run(t, "ip link set lo mtu 1234")
 		time.Sleep(20 * time.Millisecond)
-		require.Equal(t, had, n())
+		require.Equal(t, notified, n())
 		files := openFiles(t)
 		require.NoError(t, dev.Close())
 		require.Less(t, openFiles(t), files-1, "the descriptor that watches the link is closed too")
@@ -412,7 +414,7 @@ func TestCloseOfATAPWakesItsReader(t *testing.T) {
 		require.NoError(t, err)
 		tap.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 		tap.Attach(func([]Frame) {})
-		require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
+		require.Equal(t, 2, readers(), "one reads frames, and one reads the changes of the link")
 		time.Sleep(10 * time.Millisecond) // let the reader wait in the poller
 		require.NoError(t, tap.Close())
 		eventually(t, "the reader's end", func() bool { return readers() == 0 })
@@ -478,6 +480,7 @@ func tunFileOf(t *testing.T, mode uint32) {
 	require.NoError(t, unix.Unshare(unix.CLONE_NEWNS))
 	require.NoError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	require.NoError(t, unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=755"))
+	// The device number of /dev/net/tun is 10, 200.
 	require.NoError(t, unix.Mknod(tunFile, unix.S_IFCHR|mode, int(unix.Mkdev(10, 200))))
 	require.NoError(t, unix.Chmod(tunFile, mode))
 }
@@ -518,7 +521,7 @@ func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
 				inNamespace(t)
 				run(t, "ip tuntap add dev tap1 mode tap user 12345")
 				tunFileOf(t, mode)
-				for range 3 {
+				for range 3 { // the file and the device may each be refused once
 					tap, err := asNobody(t, func() (*TAP, error) { return OpenTAP(TAPConfig{Name: name, Addr: testPrefix}) })
 					var denied *TAPPermissionError
 					if !errors.As(err, &denied) {
@@ -545,6 +548,7 @@ func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
 // asNobody calls f without any privileges.
 func asNobody(t *testing.T, f func() (*TAP, error)) (*TAP, error) {
 	t.Helper()
+	// set sets the effective user ID. -1 leaves the real and the saved one, so that root's can be set again.
 	set := func(uid uintptr) {
 		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uid, ^uintptr(0))
 		require.Zero(t, errno)

@@ -539,6 +539,7 @@ func pair(t *testing.T) (a, b *net.TCPConn) {
 	return dialed.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
+// newTestBridge returns a bridge that connects with dial, and the connection of a client to it.
 func newTestBridge(t *testing.T, dial func(context.Context) (net.Conn, error)) (*bridge, net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -625,7 +626,7 @@ func TestBridgeThatCannotDialResets(t *testing.T) {
 	})
 	close(connected)
 	_, err := io.ReadAll(near)
-	require.Error(t, err)
+	require.Error(t, err, "a reset is not an end")
 }
 
 func TestBridgeEndsWithItsConnectionsAndDials(t *testing.T) {
