@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -591,21 +592,31 @@ func (c *Client6) inform(now time.Time, m *Message6) {
 	c.events = append(c.events, Event6{Kind: kind, Lease: l})
 }
 
+// ias returns the IAs of the client in a message, with their options' codes.
+//
+// RFC 8415 21.4: a client discards an IA "if T1 is greater than T2, and both are greater than 0", and processes the rest
+// of the message as though the server had not included it.
+func (c *Client6) ias(m *Message6) iter.Seq2[OptionCode6, *ia6] {
+	return func(yield func(OptionCode6, *ia6) bool) {
+		for _, o := range m.Options {
+			if o.Code != Opt6IANA && o.Code != Opt6IAPD {
+				continue
+			}
+			ia, ok := parseIA(o.Code, o.Data)
+			if ok && ia.id == c.cfg.IAID && (ia.t1 <= ia.t2 || ia.t2 == 0) && !yield(o.Code, &ia) {
+				return
+			}
+		}
+	}
+}
+
 // leaseOf returns the lease in a message. The error says why there is none.
 func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 	l := settings6(now, m)
 	var t1, t2 time.Duration // the soonest T1 and T2 of the IAs; 0: none; negative: never
 	why := "it has no address"
 	shortest := time.Duration(-1)
-	for _, o := range m.Options {
-		if o.Code != Opt6IANA && o.Code != Opt6IAPD {
-			continue
-		}
-		ia, ok := parseIA(o.Code, o.Data)
-		// RFC 8415 21.4: a client discards an IA "if T1 is greater than T2, and both are greater than 0".
-		if !ok || ia.id != c.cfg.IAID || ia.t1 > ia.t2 && ia.t2 > 0 {
-			continue
-		}
+	for code, ia := range c.ias(m) {
 		if ia.status != Success6 {
 			why = fmt.Sprintf("%v: %s", ia.status, ia.text)
 		}
@@ -627,9 +638,9 @@ func (c *Client6) leaseOf(now time.Time, m *Message6) (*Lease6, error) {
 			if preferred >= 0 && (shortest < 0 || preferred < shortest) {
 				shortest = preferred
 			}
-			if o.Code == Opt6IANA && c.cfg.Addrs {
+			if code == Opt6IANA && c.cfg.Addrs {
 				l.Addrs = append(l.Addrs, li)
-			} else if o.Code == Opt6IAPD && c.cfg.Prefixes {
+			} else if code == Opt6IAPD && c.cfg.Prefixes {
 				l.Prefixes = append(l.Prefixes, li)
 			}
 		}
@@ -694,6 +705,11 @@ func (c *Client6) take(now time.Time, m *Message6) {
 		server, _ := m.Options.Get(Opt6ServerID)
 		switch {
 		case c.state == Renewing6 || c.state == Rebinding6:
+			// RFC 8415 18.2.10.1, of an IA that is not in the Reply: the client "MAY just wait for the normal
+			// retransmission time (as if the Reply message had not been received)".
+			if !c.answers(m) {
+				return
+			}
 			if !c.unknown(m) {
 				c.lose("a server has taken it back")
 				c.search(now)
@@ -718,21 +734,24 @@ func (c *Client6) take(now time.Time, m *Message6) {
 }
 
 // unknown reports whether a Reply says that the server has no record of the client's addresses and prefixes, or
-// has none of them.
+// has none of them. It is called if the Reply has an IA of the client.
 func (c *Client6) unknown(m *Message6) bool {
 	none := true
-	for _, o := range m.Options {
-		if o.Code != Opt6IANA && o.Code != Opt6IAPD {
-			continue
+	for _, ia := range c.ias(m) {
+		if ia.status == NoBinding6 {
+			return true
 		}
-		if ia, ok := parseIA(o.Code, o.Data); ok && ia.id == c.cfg.IAID {
-			if ia.status == NoBinding6 {
-				return true
-			}
-			none = none && len(ia.items) == 0
-		}
+		none = none && len(ia.items) == 0
 	}
 	return none
+}
+
+// answers reports whether a Reply has an IA of the client.
+func (c *Client6) answers(m *Message6) bool {
+	for range c.ias(m) {
+		return true
+	}
+	return false
 }
 
 // Conflict tells the client that another node uses an address of the lease. The client declines the address and

@@ -417,6 +417,14 @@ func TestNonsenseOfServers6(t *testing.T) {
 	l.dead = true
 	l.next()
 	require.Equal(t, Renewing6, l.c.State())
+	// reply returns a Reply of the server with an IA.
+	reply := func(ia *ia6) *Message6 {
+		m := &Message6{Type: Reply6, XID: l.c.xid}
+		m.Options.Add(Opt6ServerID, good.ServerID)
+		m.Options.Add(Opt6ClientID, l.c.cfg.DUID)
+		m.Options = append(m.Options, ia.option(Opt6IANA))
+		return m
+	}
 	for name, change := range map[string]func(m *Message6){
 		"another ID":     func(m *Message6) { m.XID++ },
 		"another client": func(m *Message6) { m.Options[1].Data = []byte{1, 2, 3} },
@@ -425,26 +433,19 @@ func TestNonsenseOfServers6(t *testing.T) {
 		"a Reconfigure":  func(m *Message6) { m.Type = Reconfigure6 },
 		"an Advertise":   func(m *Message6) { m.Type = Advertise6 },
 		"a failure":      func(m *Message6) { m.Options.Add(Opt6Status, AppendStatus(nil, UnspecFail6, "no\x1b")) },
-		"T1 after T2": func(m *Message6) {
-			m.Options[2] = (&ia6{id: l.c.cfg.IAID, t1: 9, t2: 8}).option(Opt6IANA)
-			m.Options[0].Data = []byte{9, 9, 9}
-		},
 	} {
-		m := &Message6{Type: Reply6, XID: l.c.xid}
-		m.Options.Add(Opt6ServerID, good.ServerID)
-		m.Options.Add(Opt6ClientID, l.c.cfg.DUID)
-		m.Options = append(m.Options, (&ia6{id: l.c.cfg.IAID, items: []iaItem6{{good.Addrs[0].Prefix, 60, 60}}}).option(Opt6IANA))
+		m := reply(&ia6{id: l.c.cfg.IAID, items: []iaItem6{{good.Addrs[0].Prefix, 60, 60}}})
 		change(m)
 		l.c.Receive(l.now, m)
 		require.Equal(t, Renewing6, l.c.State(), name)
 	}
 	require.Equal(t, "a server answers UnspecFail: no?", l.event(Refused).Reason)
+	// RFC 8415 21.4: an IA with T1 after T2 is discarded. The client still has its lease.
+	l.c.Receive(l.now, reply(&ia6{id: l.c.cfg.IAID, t1: 9, t2: 8, items: []iaItem6{{good.Addrs[0].Prefix, 60, 60}}}))
+	l.event(Refused)
+	require.Equal(t, Renewing6, l.c.State())
 	// The server takes the address back.
-	m := &Message6{Type: Reply6, XID: l.c.xid}
-	m.Options.Add(Opt6ServerID, good.ServerID)
-	m.Options.Add(Opt6ClientID, l.c.cfg.DUID)
-	m.Options = append(m.Options, (&ia6{id: l.c.cfg.IAID, items: []iaItem6{{good.Addrs[0].Prefix, 0, 0}}}).option(Opt6IANA))
-	l.c.Receive(l.now, m)
+	l.c.Receive(l.now, reply(&ia6{id: l.c.cfg.IAID, items: []iaItem6{{good.Addrs[0].Prefix, 0, 0}}}))
 	l.event(Refused)
 	require.Equal(t, "a server has taken it back", l.event(Lost).Reason)
 	require.Equal(t, Soliciting6, l.c.State())
