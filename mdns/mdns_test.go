@@ -207,12 +207,13 @@ func TestTwoHostsWithOneName(t *testing.T) {
 func TestSimultaneousProbesAreDecided(t *testing.T) {
 	for range 20 {
 		l := newLink(t)
-		l.rng = rand.New(rand.NewPCG(rand.Uint64(), 1))
+		seed := rand.Uint64()
+		l.rng = rand.New(rand.NewPCG(seed, 1))
 		a, b, c := l.add("host"), l.add("host"), l.add("host")
 		l.run(20 * time.Second)
 		names := []string{a.HostName(), b.HostName(), c.HostName()}
 		slices.Sort(names)
-		require.Equal(t, []string{"host-2.local.", "host-3.local.", "host.local."}, names)
+		require.Equal(t, []string{"host-2.local.", "host-3.local.", "host.local."}, names, "seed %d", seed)
 	}
 }
 

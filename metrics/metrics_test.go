@@ -249,7 +249,11 @@ func TestAClosedHostHasItsCounters(t *testing.T) {
 		}
 		require.Equal(t, 0.0, after["usernet_host_up"])
 		require.Equal(t, 0.0, after[`usernet_tcp_connections{state="established"}`])
-		require.GreaterOrEqual(t, after["usernet_tcp_sent_segments_total"], before["usernet_tcp_sent_segments_total"])
+		for name, value := range before {
+			if strings.Contains(name, "_total") {
+				require.GreaterOrEqual(t, after[name], value, name)
+			}
+		}
 		require.NotEmpty(t, gather(t, prom.NewCollector(a, nil)))
 	})
 }

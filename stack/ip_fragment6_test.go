@@ -144,7 +144,7 @@ func TestHopByHopOptionsInFragmentsAreRefused(t *testing.T) {
 //
 // RFC 8200 MUST-22 MUST-23.
 func TestThePacketHasTheFirstFragmentsHeaders(t *testing.T) {
-	s, p, u, datagram, payload := fragmentHost6(t)
+	s, p, u, datagram, _ := fragmentHost6(t)
 	part := append(ext(wire.ProtoUDP, 1, 4), datagram...)
 	hop := ext(wire.ProtoFragment, 1, 4)
 	p.send(fragment6(wire.IPv6{HopLimit: 9}, nil, 99, 1, part, piece{1000, 2000})) // with another Next Header
@@ -182,7 +182,6 @@ func TestThePacketHasTheFirstFragmentsHeaders(t *testing.T) {
 	require.Equal(t, 1, dropped(s, wire.BadIPv6Fragment))
 	require.Empty(t, texts(u))
 	require.Empty(t, s.frags6.m)
-	require.NotEmpty(t, payload)
 }
 
 // RFC 8200 4.5: after 60 seconds, the host sends a Time Exceeded of code 1 if it has the first fragment.

@@ -193,7 +193,6 @@ func TestALoweredPathMTUIsKeptForTenMinutes(t *testing.T) {
 		require.False(t, p.valid(s))
 		a := addr("192.0.2.2")
 		for range 3 * maxPathMTUs {
-			s.pmtu.n.Load()
 			s.lowerPathMTU(a, netip.Addr{}, 1000)
 			if a = a.Next(); a == addr("192.0.2.254") {
 				a = addr("192.0.2.2")

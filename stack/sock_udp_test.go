@@ -84,7 +84,7 @@ func TestSocketsShareAPortOnlyOnDifferentAddresses(t *testing.T) {
 	openUDP(t, s, "192.0.2.1:53")
 }
 
-func TestTheSocketThatFitsBestGetsTheDatagram(t *testing.T) {
+func TestAConnectedSocketGetsDatagramsOfItsPeerOnly(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	client := openUDP(t, a, "0.0.0.0:5")
 	_, err := client.WriteTo([]byte("nobody"), addrPort("192.0.2.2:53"), SendOptions{})
@@ -250,7 +250,7 @@ func TestCloseWakesAReader(t *testing.T) {
 	})
 }
 
-func TestBroadcastsReachAllHostsButTheSender(t *testing.T) {
+func TestABroadcastReachesTheOtherHost(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	for _, dst := range []string{"255.255.255.255", "192.0.2.255"} {
 		u, v := openUDP(t, a, "0.0.0.0:67"), openUDP(t, b, "0.0.0.0:67")

@@ -162,9 +162,6 @@ var expressions = []string{
 // TestTcpdumpSelectsTheSameFrames gives each expression to tcpdump.
 func TestTcpdumpSelectsTheSameFrames(t *testing.T) {
 	tcpdump, err := exec.LookPath("tcpdump")
-	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal("tcpdump is not installed")
-	}
 	if err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("tcpdump is not installed")

@@ -308,9 +308,6 @@ func TestHostileCapturesAreAnError(t *testing.T) {
 func need(t *testing.T, tool string) string {
 	t.Helper()
 	path, err := exec.LookPath(tool)
-	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed", tool)
-	}
 	if err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("%s is not installed", tool)
