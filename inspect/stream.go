@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -25,8 +26,8 @@ const (
 	// do not count: of each topic, the newest one waits.
 	eventQueue = 256
 	eventBytes = 1 << 20
-	// load is the inverse of the part of one CPU that a sampler uses: after a sample that took a time t, the sampler
-	// waits for load*t.
+	// load is the inverse of the part of one CPU that a sampler uses: after a sample that cost a CPU time t, the
+	// sampler waits for load*t. See costOf.
 	load = 100
 	// maxWait is the longest wait because of load.
 	maxWait = 10 * time.Second
@@ -265,7 +266,22 @@ func (l *live) producer(topic string, p *params) (producer, error) {
 	return producer{topic + "?" + v.Encode(), topic, true, run}, nil
 }
 
-// every emits a sample each interval. If samples take long, it emits fewer. It ends after a last sample: one that says
+// costOf calls f and returns the CPU time that f has used. Where the system does not tell the CPU time, it returns the
+// time that f has taken. In a testing/synctest bubble it returns 0, as the bubble's clock says.
+func costOf(f func()) time.Duration {
+	runtime.LockOSThread() // so that the CPU time of the thread is that of f
+	defer runtime.UnlockOSThread()
+	began := time.Now()
+	before, ok := threadCPU()
+	f()
+	cost := time.Since(began)
+	if after, still := threadCPU(); ok && still {
+		cost = min(cost, after-before)
+	}
+	return cost
+}
+
+// every emits a sample each interval. If samples cost much, it emits fewer. It ends after a last sample: one that says
 // that the connection has ended.
 func every(ctx context.Context, interval time.Duration, sample func() any, emit func(any)) {
 	timer := time.NewTimer(0)
@@ -277,16 +293,19 @@ func every(ctx context.Context, interval time.Duration, sample func() any, emit 
 		case <-timer.C:
 		}
 		began := time.Now()
-		v := sample()
-		if v == nil {
+		last := false
+		cost := costOf(func() {
+			v := sample()
+			if v != nil {
+				emit(v)
+			}
+			d, ok := v.(*ConnDetail)
+			last = v == nil || ok && d.Ended
+		})
+		if last {
 			return
 		}
-		emit(v)
-		if d, ok := v.(*ConnDetail); ok && d.Ended {
-			return
-		}
-		cost := time.Since(began)
-		timer.Reset(max(interval-cost, min(load*cost, maxWait)))
+		timer.Reset(max(interval-time.Since(began), min(load*cost, maxWait)))
 	}
 }
 
