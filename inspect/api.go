@@ -171,6 +171,12 @@ type Conn struct {
 	// stream has one from its second event on.
 	RateIn  *float64 `json:"rate_in_bytes_per_s,omitempty"`
 	RateOut *float64 `json:"rate_out_bytes_per_s,omitempty"`
+	// LimitedBy is what limited the connection since the sample before, in the direction in which more bytes were
+	// transferred. It is missing if there is no such sample, and in TIME-WAIT. Of a sender: "idle", "writes" (the
+	// application does not write faster), "sndbuf" (the send buffer), "rwnd" (the peer's receive window), "peer_reads"
+	// (the peer's application does not read), "loss", "cwnd" or "pacing". Of a receiver: "idle", "reads" (the
+	// application does not read), "own_window" (the own receive window), "loss_in" or "peer" (the peer sends no faster).
+	LimitedBy string `json:"limited_by,omitempty"`
 }
 
 // A ConnDetail is the answer of api/conn, and an event of the topic conn.

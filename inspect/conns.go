@@ -98,8 +98,8 @@ type connList struct {
 	query connQuery
 	at    time.Time // of totals
 
-	// totals and old are the bytes received and sent by each connection, of this sample and of the one before.
-	totals, old map[tuple][2]uint64
+	// totals and old are of each connection, from this sample and from the one before.
+	totals, old map[tuple]tally
 
 	// The following are kept from one sample to the next, so that a connection that is not on the page needs no
 	// allocation.
@@ -115,7 +115,7 @@ func (l *connList) sample(h *usernet.Host) *Conns {
 	elapsed := now.Sub(l.at).Seconds()
 	l.totals, l.old = l.old, l.totals
 	if clear(l.totals); l.totals == nil {
-		l.totals = make(map[tuple][2]uint64)
+		l.totals = make(map[tuple]tally)
 	}
 	rated := slices.Contains(rateKeys, q.sort)
 	plain, detail := plainKeys[q.sort], infoKeys[q.sort]
@@ -170,19 +170,19 @@ func (l *connList) rate(c *stack.ConnInfo, elapsed float64) float64 {
 		return 0
 	}
 	k := tuple{c.Local, c.Remote}
-	now := [2]uint64{info.BytesReceived, info.BytesAcked}
+	now := tally{info.BytesReceived, info.BytesAcked, info.Retrans}
 	l.totals[k] = now
 	was, ok := l.old[k]
-	if !ok || elapsed <= 0 || now[0] < was[0] || now[1] < was[1] {
+	if !ok || elapsed <= 0 || now.in < was.in || now.out < was.out {
 		return 0
 	}
 	switch l.query.sort {
 	case "rate_in_bytes_per_s":
-		was[1] = now[1]
+		was.out = now.out
 	case "rate_out_bytes_per_s":
-		was[0] = now[0]
+		was.in = now.in
 	}
-	return float64(now[0]-was[0]+now[1]-was[1]) / elapsed
+	return float64(now.in-was.in+now.out-was.out) / elapsed
 }
 
 // order sorts the entries.
@@ -215,10 +215,11 @@ func (l *connList) conn(c *stack.ConnInfo, elapsed float64) Conn {
 		return out
 	}
 	k := tuple{c.Local, c.Remote}
-	l.totals[k] = [2]uint64{info.BytesReceived, info.BytesAcked}
-	if was, ok := l.old[k]; ok && elapsed > 0 && was[0] <= info.BytesReceived && was[1] <= info.BytesAcked {
-		out.RateIn = new(float64(info.BytesReceived-was[0]) / elapsed)
-		out.RateOut = new(float64(info.BytesAcked-was[1]) / elapsed)
+	l.totals[k] = tally{info.BytesReceived, info.BytesAcked, info.Retrans}
+	if was, ok := l.old[k]; ok && elapsed > 0 && was.in <= info.BytesReceived && was.out <= info.BytesAcked {
+		out.RateIn = new(float64(info.BytesReceived-was.in) / elapsed)
+		out.RateOut = new(float64(info.BytesAcked-was.out) / elapsed)
+		out.LimitedBy = limitedBy(was, infoOf(c, &info), elapsed)
 	}
 	return out
 }
@@ -266,7 +267,8 @@ func parseID(id string) (t tuple, err error) {
 type connWatch struct {
 	tuple
 	last *Info
-	seen bool // the connection was there once
+	at   time.Time // of last
+	seen bool      // the connection was there once
 }
 
 // id returns the ID of the connection.
@@ -295,7 +297,11 @@ func (w *connWatch) observe(c *stack.ConnInfo) *ConnDetail {
 	if ok {
 		d.Info = infoOf(c, &info)
 		d.Events = append(d.Events, connEvents(w.last, d.Info, d.Time)...)
-		w.last = d.Info
+		elapsed := d.Time.Sub(w.at).Seconds()
+		if w.last != nil && elapsed > 0 && w.last.BytesAcked <= d.Info.BytesAcked && w.last.BytesReceived <= d.Info.BytesReceived {
+			d.Conn.LimitedBy = limitedBy(tallyOf(w.last), d.Info, elapsed)
+		}
+		w.last, w.at = d.Info, d.Time
 	} else if w.last != nil && w.last.State != d.Conn.State {
 		d.Events = append(d.Events, ConnEvent{Time: d.Time, Kind: "state", Text: d.Conn.State})
 		w.last = nil

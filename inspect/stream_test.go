@@ -162,6 +162,7 @@ func TestTheStreamOfAConnectionHasItsEvents(t *testing.T) {
 		d := nextOf[ConnDetail](s, "conn")
 		require.Equal(t, "ESTABLISHED", d.Info.State)
 		require.Empty(t, d.Events)
+		require.Empty(t, d.Conn.LimitedBy, "there is no sample before")
 		// The peer's application does not read, so its window closes.
 		require.NoError(t, accepted[0].SetReadBuffer(4096))
 		go dialed[0].Write(make([]byte, 10<<20))
@@ -171,6 +172,10 @@ func TestTheStreamOfAConnectionHasItsEvents(t *testing.T) {
 				kinds[e.Kind] = true
 			}
 		}
+		require.Equal(t, limitPeerReads, nextOf[ConnDetail](s, "conn").Conn.LimitedBy)
+		list := open(t, h, "api/stream?topics=conns&interval_ms=100")
+		require.Empty(t, nextOf[Conns](list, "conns").Conns[0].LimitedBy)
+		require.Equal(t, limitPeerReads, nextOf[Conns](list, "conns").Conns[0].LimitedBy)
 		require.NoError(t, dialed[0].SetLinger(0))
 		dialed[0].Close()
 		for !d.Ended {
