@@ -1,31 +1,21 @@
 // One connection: what limits it, plots over time, the sequence-time diagram and all its figures.
 
 import { el, card, Facts, setText } from "./dom.js";
+import { Events, markNames } from "./events.js";
 import { get, post, url } from "./live.js";
 import { limits, names } from "./limit.js";
 import { Plot, legendOfEvents } from "./plot.js";
 import { SequencePlot } from "./sequence.js";
 import { Table } from "./table.js";
-import { bytes, clock, count, rate, seconds, share, time } from "./units.js";
+import { bytes, count, rate, seconds, share, time } from "./units.js";
 
 const span = 30; // seconds of the plots; those of a recording show all of it
-const keepEvents = 200;
-
-// eventMarks maps the kinds of events to their signs.
-const eventMarks = {
-  retransmission: "retransmission", timeout: "timeout", recovery_begin: "recovery", recovery_end: "recovery",
-  window_closed: "window", window_opened: "window", full: "window",
-};
-
-const words = {
-  retransmission: "retransmission", timeout: "retransmission timeout", recovery_begin: "loss recovery begins",
-  recovery_end: "loss recovery ends", window_closed: "the peer has closed its window", window_opened: "the peer has opened its window",
-  full: "the own receive window is closed", cwnd_reduced: "congestion window reduced", state: "state",
-  out_of_order: "data out of order", reordering: "reordering",
-};
 
 // some returns a figure that the stack reports as 0 if it does not know it.
 const some = (n) => n > 0 ? n : null;
+
+// timers are the timers that the stack names as ss does.
+const timers = { on: "retransmission", persist: "window probe", keepalive: "keep-alive", timewait: "end of the wait" };
 
 function plots() {
   const of = (key) => (s) => s.info[key];
@@ -51,7 +41,7 @@ function plots() {
         { name: "acknowledged", class: "s0", value: (s) => s.out },
         { name: "received", class: "s1", value: (s) => s.in },
         { name: "pacing", class: "s2", value: (s) => some(s.info.pacing_bytes_per_s), none: "none", step: true },
-        { name: "delivery", class: "s3", value: (s) => some(s.info.delivery_bytes_per_s), none: "not measured" },
+        { name: "delivery", class: "s3", value: (s) => some(s.info.delivery_bytes_per_s), rare: true },
       ],
     }),
     new Plot({
@@ -66,7 +56,7 @@ function plots() {
       series: [
         { name: "to be sent", class: "s0", value: of("not_sent") },
         { name: "to be read", class: "s1", value: of("recv_q") },
-        { name: "out of order", class: "s2", value: of("out_of_order") },
+        { name: "to be read after a missing segment", class: "s2", value: of("out_of_order") },
       ],
     }),
     new Plot({
@@ -79,17 +69,19 @@ function plots() {
 export async function conn(app, parameters) {
   const id = parameters.get("id") ?? "";
   const [first, host] = await Promise.all([get("conn", { id }), get("overview")]);
-  const facts = new Facts({ state: "state", congestion: "congestion control", opened: "opened by", mss: "segment size", options: "options", out: "acknowledged by the peer", in: "received", timer: "timer" });
+  const facts = new Facts({ state: "state", congestion: "congestion control", opened: "opened by", mss: "segment size", options: "options", out: "acknowledged since the open", in: "received since the open", timer: "next timer" });
   const sentence = el("p", { id: "limit", class: "limit" });
-  const parts = el("ul", { class: "shares", "aria-label": "What limited the transfer, by time" });
+  const more = el("p", { id: "limit-more", class: "limit-more" });
+  const period = el("p", { id: "limit-period", class: "note" }, "This connection was limited by:");
+  const parts = el("ul", { class: "shares", "aria-labelledby": "limit-period" });
   const all = plots();
   const sequence = new SequencePlot(first.conn.bytes_in > first.conn.bytes_out ? "in" : "out", host.host.recorded);
-  const events = eventTable();
+  const events = new Events(host.host.recorded);
   const details = new Table({
     caption: "All figures", hideCaption: true, rowKey: (r) => r.name,
     columns: [{ key: "name", name: "name", mono: true, cell: (r) => r.name }, { key: "value", name: "value", num: true, sort: false, cell: (r) => r.text }],
   });
-  const samples = [], marks = [], rows = [];
+  const samples = [];
   const recorded = host.host.recorded;
   let start = null, cause = "", drawn = false;
 
@@ -98,7 +90,7 @@ export async function conn(app, parameters) {
     start ??= t;
     if (d.info) {
       const before = samples[samples.length - 1];
-      const s = { t: t - start, info: d.info, out: null, in: null };
+      const s = { t: t - start, info: d.info, limited: d.conn.limited_by, out: null, in: null };
       if (before && s.t <= before.t) return;
       if (before) {
         const dt = s.t - before.t;
@@ -108,12 +100,7 @@ export async function conn(app, parameters) {
       samples.push(s);
       while (!recorded && samples[0].t < s.t - span - 1) samples.shift();
     }
-    for (const e of d.events ?? []) {
-      marks.push({ t: time(e.time) - start, mark: eventMarks[e.kind] ?? "other" });
-      rows.unshift({ ...e, key: rows.length ? rows[0].key + 1 : 1 });
-    }
-    if (!recorded) marks.splice(0, marks.length - 5 * keepEvents);
-    rows.splice(keepEvents);
+    events.add(d, start);
     state(d);
     schedule();
   }
@@ -122,7 +109,7 @@ export async function conn(app, parameters) {
     facts.update({
       state: ended ? c.state + ", ended" : c.state + (c.orphan ? ", closed by the application" : ""),
       opened: c.passive ? "the peer" : "this host", in: bytes(c.bytes_in), out: bytes(c.bytes_out),
-      timer: c.timer === "none" ? "none" : `${c.timer}, ${seconds(c.expires_s)}`,
+      timer: c.timer === "none" ? "none" : `${timers[c.timer] ?? c.timer}, in ${seconds(c.expires_s)}`,
     });
     if (i) {
       const options = [i.sack && "SACK", i.timestamps && "timestamps", i.wscale && "window scaling", i.ecn && "ECN"].filter(Boolean);
@@ -146,14 +133,17 @@ export async function conn(app, parameters) {
   function draw() {
     const last = samples[samples.length - 1];
     if (!last) return;
-    const t1 = recorded ? Math.max(last.t, 1e-3) : Math.max(last.t, span), t0 = recorded ? 0 : t1 - span;
-    for (const p of all) p.draw(samples, marks, t0, t1);
-    sequence.draw();
-    events.update(rows.slice(0, 50));
+    // All plots end now.
+    const t1 = recorded ? Math.max(last.t, 1e-3) : last.t, t0 = recorded ? 0 : t1 - span;
+    for (const p of all) p.draw(samples, events.marks, t0, t1, start);
+    sequence.draw(last.t, start);
+    events.draw();
     details.update(Object.entries(last.info).map(([name, value]) => ({ name, text: figure(name, value) })));
     const l = limits(samples, recorded ? Infinity : undefined);
     setText(sentence, l.sentence);
     sentence.dataset.cause = l.cause;
+    setText(more, l.more);
+    setText(period, `Of the ${recorded ? "recorded" : "last"} ${l.time < 1 ? seconds(l.time) : l.time.toFixed(0) + " s"}, this connection was limited by:`);
     showShares(parts, l.shares);
     if (l.cause !== cause) {
       if (cause) app.announce(l.sentence);
@@ -180,26 +170,15 @@ export async function conn(app, parameters) {
     title: `${first.conn.local} to ${first.conn.remote}`, json: url("conn", { id }),
     node: [
       el("p", null, el("a", { href: "#/conns" }, "All connections")),
-      card(recorded ? "What limited this transfer" : "What limits this transfer now", sentence, parts),
+      card(recorded ? "What limited this transfer" : "What limits this transfer now", sentence, period, parts, more),
       card("The connection", facts.node, host.host.can_abort ? abortButton(app, id) : null),
-      card("Over time", legendOfEvents({ retransmission: "retransmission", timeout: "timeout", recovery: "loss recovery begins or ends", window: "window closed or opened", other: "other event" }),
+      card("Over time", legendOfEvents(markNames), el("p", { class: "note" }, "Signs that would overlap are one, with the number of events, or of segments, beside it."),
         el("div", { class: "plots" }, all.map((p) => p.node))),
       card("Segments", sequence.node),
       card("Events", events.node),
       card("All figures", el("details", null, el("summary", null, "Show the table"), details.node)),
     ],
   };
-}
-
-function eventTable() {
-  return new Table({
-    caption: "Events, the newest first", hideCaption: true, low: true, rowKey: (r) => r.key, empty: "Nothing has happened yet.",
-    columns: [
-      { key: "time", name: "time (UTC)", mono: true, sort: false, cell: (r) => clock(r.time) },
-      { key: "kind", name: "event", sort: false, cell: (r) => (words[r.kind] ?? r.kind) + (r.text ? " " + r.text : "") },
-      { key: "n", name: "how much", num: true, sort: false, cell: (r) => r.kind === "cwnd_reduced" ? bytes(r.n) : r.n ? count(r.n) : "" },
-    ],
-  });
 }
 
 // figure returns a figure of info with its unit.
@@ -220,7 +199,7 @@ function showShares(list, shares) {
     const [meter, text] = list.children[k].children;
     meter.value = n;
     meter.setAttribute("aria-label", names[cause]);
-    setText(text, `${names[cause]} ${share(n)}`);
+    setText(text, `${names[cause]}: ${share(n)} of the time`);
   });
 }
 

@@ -1,6 +1,7 @@
 // The connections: sorted, searched and paged by the server.
 
 import { el, card, setText } from "./dom.js";
+import { names } from "./limit.js";
 import { get, url } from "./live.js";
 import { Table } from "./table.js";
 import { bytes, count, rate, seconds } from "./units.js";
@@ -9,12 +10,14 @@ const columns = [
   { key: "local", name: "local", mono: true, node: (c) => el("a", { href: "#/conn?id=" + encodeURIComponent(c.id) }, c.local) },
   { key: "remote", name: "remote", mono: true, cell: (c) => c.remote },
   { key: "state", name: "state", cell: (c) => c.state + (c.orphan ? " (orphan)" : "") },
-  { key: "rate_in_bytes_per_s", name: "in/s", num: true, cell: (c) => rate(c.rate_in_bytes_per_s) },
-  { key: "rate_out_bytes_per_s", name: "out/s", num: true, cell: (c) => rate(c.rate_out_bytes_per_s) },
+  { key: "limited_by", name: "limited by", sort: false, title: "what limited the connection since the last figures, about a second ago", cell: (c) => names[c.limited_by] ?? "–" },
+  { key: "rate_in_bytes_per_s", name: "in/s", num: true, title: "bytes received per second", cell: (c) => rate(c.rate_in_bytes_per_s) },
+  { key: "rate_out_bytes_per_s", name: "acked/s", num: true, title: "bytes that the peer acknowledges per second", cell: (c) => rate(c.rate_out_bytes_per_s) },
   { key: "bytes_in", name: "received", num: true, cell: (c) => bytes(c.bytes_in) },
-  { key: "bytes_out", name: "sent", num: true, title: "bytes that the peer has acknowledged", cell: (c) => bytes(c.bytes_out) },
+  { key: "bytes_out", name: "acked", num: true, title: "bytes that the peer has acknowledged since the open", cell: (c) => bytes(c.bytes_out) },
   { key: "rtt_s", name: "RTT", num: true, title: "smoothed round-trip time", cell: (c) => seconds(c.rtt_s) },
   { key: "cwnd", name: "cwnd", num: true, title: "congestion window", cell: (c) => bytes(c.cwnd) },
+  { key: "snd_wnd", name: "peer window", num: true, title: "receive window that the peer offers", cell: (c) => bytes(c.snd_wnd) },
   { key: "retrans", name: "retrans", num: true, title: "segments retransmitted", cell: (c) => count(c.retrans) },
   { key: "recv_q", name: "recv-q", num: true, title: "bytes that the application has not read", cell: (c) => bytes(c.recv_q) },
   { key: "send_q", name: "send-q", num: true, title: "bytes that the peer has not acknowledged", cell: (c) => bytes(c.send_q) },

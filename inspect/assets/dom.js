@@ -46,10 +46,10 @@ export function newID(prefix) {
 
 // Facts is a list of names and values that are updated in place.
 export class Facts {
-  // names maps a key to the name that is shown.
-  constructor(names) {
+  // names maps a key to the name that is shown. A whole value moves to a line of its own before it breaks.
+  constructor(names, { whole = false } = {}) {
     this.values = new Map();
-    this.node = el("dl", { class: "facts" });
+    this.node = el("dl", { class: whole ? "facts whole" : "facts" });
     for (const [key, name] of Object.entries(names)) {
       const dd = el("dd", null, "–");
       this.values.set(key, dd);

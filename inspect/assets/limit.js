@@ -1,33 +1,35 @@
-// What limits a transfer now, as ss -ti says with busy, rwnd_limited and sndbuf_limited: each pair of samples is
-// given a cause, the times are added up, and the largest is said in a sentence.
+// What limits a transfer now, as ss -ti says with busy, rwnd_limited and sndbuf_limited: the server gives each pair of
+// samples a cause, the times are added up here, and the largest is said in a sentence.
 
-import { bytes, rate, seconds, share } from "./units.js";
+import { bytes, count, rate, seconds, share } from "./units.js";
 
 // lately is how many seconds of samples are judged, unless the caller says otherwise.
 const lately = 8;
 
-// A sample is {t, info}: t in seconds, info as api/conn gives it.
+// A sample is {t, info, limited}: t in seconds, info as api/conn gives it, and what the server says has limited the
+// connection since the sample before.
 
-// limits returns {cause, sentence, shares}; shares maps each cause to its part of the time. It judges the last
-// seconds of the samples.
+// limits returns {cause, sentence, more, shares, time}: more has figures and what they mean, and shares maps each
+// cause to its part of the time, which is the last seconds of the samples.
 export function limits(samples, recent = lately) {
   const last = samples[samples.length - 1];
-  if (!last) return { cause: "none", sentence: "There are no figures yet.", shares: {} };
+  const none = { cause: "none", sentence: sentences.none(), more: "", shares: {}, time: 0 };
+  if (!last) return none;
   const from = samples.findIndex((s) => s.t >= last.t - recent);
   const some = samples.slice(Math.max(from, 0));
-  const view = summary(some);
   const shares = {};
   let all = 0;
   for (let i = 1; i < some.length; i++) {
-    const dt = some[i].t - some[i - 1].t;
-    const cause = view.sends ? sending(some[i], some[i - 1]) : receiving(some[i], some[i - 1]);
+    const dt = some[i].t - some[i - 1].t, cause = some[i].limited;
+    if (!cause) continue;
     shares[cause] = (shares[cause] ?? 0) + dt;
     all += dt;
   }
-  if (all === 0) shares[view.sends ? sending(last, last) : receiving(last, last)] = all = 1;
+  if (all === 0) return none;
   for (const cause of Object.keys(shares)) shares[cause] /= all;
+  const view = summary(some);
   const cause = judge(shares, view);
-  return { cause, sentence: sentences[cause](last.info, view), shares };
+  return { cause, sentence: sentences[cause](last.info, view), more: more[cause]?.(last.info, view) ?? "", shares, time: view.time };
 }
 
 // summary adds up what happened between the first and the last sample.
@@ -40,6 +42,7 @@ function summary(some) {
     sent: rose("bytes_sent"), again: rose("bytes_retrans"),
     timeout: some.some((s) => s.info.backoff > 0),
     queue: last.recv_q,
+    rtt: mean(some, (i) => i.rtt_s), cwnd: mean(some, (i) => i.snd_cwnd), before: beforeLoss(some),
   };
   const pending = last.not_sent > 0 || last.unacked > 0;
   const holding = view.queue > 0 || last.out_of_order > 0;
@@ -48,30 +51,26 @@ function summary(some) {
   return view;
 }
 
-// sending says what keeps this end from sending between two samples.
-function sending({ info }, before) {
-  if (info.not_sent === 0) {
-    if (info.unacked === 0) return "idle";
-    return info.snd_buf > 0 && info.unacked >= 0.9 * info.snd_buf ? "sndbuf" : "writes";
+// mean returns the mean of a figure over the time of the samples.
+function mean(some, of) {
+  let sum = 0, time = 0;
+  for (let i = 1; i < some.length; i++) {
+    const dt = some[i].t - some[i - 1].t;
+    sum += of(some[i].info) * dt;
+    time += dt;
   }
-  if (info.snd_wnd < info.snd_mss && info.snd_wnd - info.unacked <= 0) return "peer_reads";
-  if (info.recovery || info.lost > 0 || info.backoff > 0 || info.retrans > before.info.retrans) return "loss";
-  if (info.snd_wnd - info.unacked < info.snd_mss) return "rwnd";
-  if (info.in_flight + info.snd_mss > info.snd_cwnd) return "cwnd";
-  return info.pacing_bytes_per_s > 0 ? "pacing" : "cwnd";
+  return time > 0 ? sum / time : of(some[0].info);
 }
 
-// receiving says what keeps data from arriving faster.
-function receiving({ info, t: at }, before) {
-  const queue = info.recv_q;
-  if (queue > 0 && (info.rcv_wnd < info.rcv_mss || queue >= 0.5 * info.rcv_buf)) return "reads";
-  if (info.out_of_order > 0) return "loss_in";
-  const got = info.bytes_received - before.info.bytes_received;
-  if (got === 0) return queue > 0 ? "reads" : "idle";
-  // With timestamps the receiver knows the round trip, and what one carries shows whether it is a full window.
-  const dt = at - before.t;
-  if (info.timestamps && info.rcv_rtt_s > 0 && dt > 0 && got / dt * info.rcv_rtt_s >= 0.6 * info.rcv_wnd) return "own_window";
-  return "peer";
+// beforeLoss returns the mean of the smoothed round trips in the samples before retransmissions; 0 if there are none.
+function beforeLoss(some) {
+  let sum = 0, n = 0;
+  for (let i = 1; i < some.length; i++) {
+    if (some[i].info.retrans === some[i - 1].info.retrans) continue;
+    sum += some[i - 1].info.rtt_s;
+    n++;
+  }
+  return n > 0 ? sum / n : 0;
 }
 
 // judge chooses the cause that the sentence names.
@@ -95,20 +94,43 @@ function judge(shares, view) {
   return best;
 }
 
-// speed says how much a window lets through in a round trip.
-function speed(window, info) {
-  if (!(info.rtt_s > 0)) return "";
-  return ` At a round trip of ${seconds(info.rtt_s)} no more than ${rate(window / info.rtt_s)} fit through it.`;
+// speed says how much a window lets through in a round trip. A sender that has more to send sends whole segments.
+function speed(window, i, v, text) {
+  if (!(v.rtt > 0 && i.snd_mss > 0)) return "";
+  const segments = Math.floor(window / i.snd_mss);
+  const flight = segments > 0 ? segments * i.snd_mss : window;
+  const what = segments > 1 ? `${count(segments)} whole segments, ${bytes(flight)}` : segments === 1 ? `one whole segment, ${bytes(flight)}` : bytes(flight);
+  let says = `${text} takes ${what}, in a round trip of ${seconds(v.rtt)} on average: that is about ${rate(flight / v.rtt)}.`;
+  if (v.out > 0 && v.time > 0) says += ` The peer has acknowledged ${rate(v.out / v.time)} on average.`;
+  return says;
+}
+
+// queue tells random loss from that of a full queue: before a loss, the round trip has grown by the time in the queue.
+function queue(i, v) {
+  const rtt = v.before || v.rtt, wait = rtt - i.min_rtt_s;
+  if (!(rtt > 0 && i.min_rtt_s > 0)) return "";
+  const figures = `before the losses it was ${seconds(rtt)}, and the minimum is ${seconds(i.min_rtt_s)}`;
+  if (wait < 0.25 * i.min_rtt_s) return ` The round trip stays near its minimum (${figures}): the losses are random, or those of a short queue, rather than those of a long queue that is full.`;
+  if (wait < 0.5 * i.min_rtt_s) return ` The round trip is ${seconds(wait)} above its minimum (${figures}), which does not tell random losses from those of a short queue.`;
+  return ` The round trip rises to ${seconds(wait)} above its minimum (${figures}): segments wait in a queue on the path, and the losses are probably those of a full queue.`;
+}
+
+// flight says how much of a limit is in flight.
+function flight(limit, i) {
+  const rest = limit - i.unacked;
+  if (rest <= 0) return "all of it is in flight";
+  if (rest < i.snd_mss) return `${bytes(i.unacked)} of it are in flight, the rest is less than one segment of ${bytes(i.snd_mss)}`;
+  return `${bytes(i.unacked)} of it are in flight at the moment`;
 }
 
 const sentences = {
   idle: () => "Nothing limits this connection: it is idle. Neither application has data under way.",
   writes: (i) => `The application on this host limits the transfer: it does not write faster. All that it has written is sent${i.unacked > 0 ? `, and ${bytes(i.unacked)} wait for the acknowledgement of the peer` : " and acknowledged"}.`,
-  sndbuf: (i) => `The send buffer limits the transfer: all of its ${bytes(i.snd_buf)} are in flight, and the application can write only what is acknowledged.` + speed(i.snd_buf, i),
-  rwnd: (i) => `The receive window of the peer limits the transfer: the peer offers ${bytes(i.snd_wnd)}, all of it is in flight, and ${bytes(i.not_sent)} wait here.` + speed(i.snd_wnd, i),
+  sndbuf: (i) => `The send buffer limits the transfer: of its ${bytes(i.snd_buf)}, ${bytes(i.unacked)} are in flight, and the application can write only what is acknowledged.`,
+  rwnd: (i) => `The receive window of the peer limits the transfer: the peer offers ${bytes(i.snd_wnd)}, ${flight(i.snd_wnd, i)}, and ${bytes(i.not_sent)} wait here.`,
   peer_reads: (i) => `The application at the other end does not read: the receive window of the peer is ${i.snd_wnd === 0 ? "closed" : "down to " + bytes(i.snd_wnd)}, and ${bytes(i.not_sent)} wait here to be sent.`,
-  loss: (i, v) => `Loss limits the transfer: ${v.sent > 0 ? share(v.again / v.sent) : "a part"} of the bytes of the last ${seconds(v.time)} were sent again${v.timeout ? ", some only after a timeout" : ""}, and each loss makes the congestion window smaller: it is ${bytes(i.snd_cwnd)} now.` + speed(i.snd_cwnd, i),
-  cwnd: (i) => `The congestion window limits the transfer: its ${bytes(i.snd_cwnd)} are in flight, without loss. ` + (i.snd_ssthresh === 0 || i.snd_cwnd < i.snd_ssthresh ? "TCP is still in slow start, and the window doubles each round trip." : "TCP makes it larger step by step, for as long as the path carries it.") + speed(i.snd_cwnd, i),
+  loss: (i, v) => `Loss limits the transfer: ${v.sent > 0 ? share(v.again / v.sent) : "a part"} of the bytes of the last ${seconds(v.time)} were sent again${v.timeout ? ", some only after a timeout" : ""}, and each loss makes the congestion window smaller: it is ${bytes(i.snd_cwnd)} now.`,
+  cwnd: (i) => `The congestion window limits the transfer: it is ${bytes(i.snd_cwnd)}, ${flight(i.snd_cwnd, i)}, without loss. ` + (i.snd_ssthresh === 0 || i.snd_cwnd < i.snd_ssthresh ? "TCP is still in slow start, and the window doubles each round trip." : "TCP makes it larger step by step, for as long as the path carries it."),
   pacing: (i) => `The pacer limits the transfer: it sends ${rate(i.pacing_bytes_per_s)}, which is what the path has carried.`,
   reads: (i, v) => `The application on this host does not read: ${bytes(v.queue)} have arrived and wait for it, and the receive window that this host offers is ${i.rcv_wnd === 0 ? "closed" : bytes(i.rcv_wnd)}.`,
   own_window: (i) => `The receive window of this host limits the transfer: it offers ${bytes(i.rcv_wnd)} of a buffer of ${bytes(i.rcv_buf)}, and the peer fills it in each round trip of ${seconds(i.rcv_rtt_s)}.`,
@@ -117,9 +139,17 @@ const sentences = {
   none: () => "There are no figures yet.",
 };
 
-// names are the causes in the list of shares.
+// more are the sentences beside some causes.
+const more = {
+  sndbuf: (i, v) => speed(i.snd_buf, i, v, "The buffer"),
+  rwnd: (i, v) => speed(i.snd_wnd, i, v, "The window"),
+  loss: (i, v) => speed(v.cwnd, i, v, "The congestion window, as it was on average,") + queue(i, v),
+  cwnd: (i, v) => speed(v.cwnd, i, v, "The congestion window, as it was on average,"),
+};
+
+// names are the causes in words that follow "limited by".
 export const names = {
-  rwnd: "receive window of the peer", peer_reads: "peer's application does not read", cwnd: "congestion window",
-  loss: "loss", pacing: "pacing", sndbuf: "send buffer", writes: "application does not write", idle: "idle",
-  own_window: "receive window of this host", reads: "application here does not read", loss_in: "loss on the way here", peer: "the peer's pace",
+  rwnd: "peer's receive window", peer_reads: "peer's application (reads)", cwnd: "congestion window", loss: "loss", pacing: "pacing",
+  sndbuf: "send buffer", writes: "application here (writes)", idle: "nothing (idle)", own_window: "own receive window",
+  reads: "application here (reads)", loss_in: "loss on the way here", peer: "peer's pace",
 };

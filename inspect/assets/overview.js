@@ -19,7 +19,7 @@ function flat(object, prefix = "", into = new Map()) {
 
 export async function overview(app) {
   const first = await get("overview");
-  const host = new Facts({ program: "program", version: "usernet", go: "Go", uptime: "up for", families: "families", recorded: "figures" });
+  const host = new Facts({ program: "program", version: "usernet", go: "Go", uptime: "up for", families: "families", recorded: "shown" }, { whole: true });
   const totals = new Facts({ conns: "TCP connections", listeners: "TCP listeners", sockets: "UDP and raw sockets", states: "by state" });
   const memory = new Facts({ tcp: "buffers of TCP", heap: "heap of the process" });
   const interfaces = interfaceTable();
@@ -41,7 +41,7 @@ export async function overview(app) {
     base ??= flat(o.stats);
     host.update({
       program: o.host.program || "–", version: o.host.version, go: o.host.go, uptime: seconds(Math.floor(o.host.uptime_s)),
-      families: o.host.families.join(", "), recorded: o.host.recorded ? "of a recording" : "live",
+      families: o.host.families.join(", "), recorded: o.host.recorded ? "a recording" : "the host as it is now",
     });
     const states = Object.entries(o.totals.by_state).filter(([, n]) => n > 0).map(([state, n]) => `${state} ${count(n)}`);
     totals.update({ conns: count(o.totals.conns), listeners: count(o.totals.listeners), sockets: count(o.totals.sockets), states: states.join(", ") || "none" });
@@ -58,8 +58,8 @@ export async function overview(app) {
       samples.push({ t: now - start, rx: sum("rx"), tx: sum("tx") });
       while (!recorded && samples[0].t < now - start - span) samples.shift();
     }
-    if (recorded) traffic.draw(samples, [], 0, Math.max(now - start, 1e-3));
-    else traffic.draw(samples, [], Math.max(now - start - span, 0), Math.max(now - start, span));
+    if (recorded) traffic.draw(samples, [], 0, Math.max(now - start, 1e-3), start);
+    else traffic.draw(samples, [], now - start - span, now - start, start);
     const values = flat(o.stats), risen = [];
     for (const [name, value] of values) {
       const rose = value - (base.get(name) ?? 0);

@@ -11,7 +11,7 @@ const keep = 6000, windows = [0.2, 1, 5, 20];
 const keepRecorded = 50000;
 
 const marks = [
-  ["seq-window", "end of the peer's window", "M0 3H28"],
+  ["seq-window", "end of the receiver's window", "M0 3H28"],
   ["seq-ack", "acknowledged up to", "M0 9H14V3H28"],
   ["seq-sack", "SACK: arrived beyond a hole", "M10 1V11M18 1V11"],
   ["seq-segment", "segment", "M14 1V11"],
@@ -22,8 +22,9 @@ const marks = [
 export class SequencePlot {
   constructor(dir, recorded) {
     this.keep = recorded ? keepRecorded : keep;
+    this.end = 0;
     this.clear();
-    this.axes = new Axes({ height: 320, kind: "bytes", name: "sequence number", label: "Sequence numbers over time" });
+    this.axes = new Axes({ height: 320, kind: "bytes", name: "bytes since the first segment seen", label: "Sequence numbers over time" });
     this.axes.onresize = () => this.draw();
     this.now = el("p", { class: "note" }, "No segment has been seen yet.");
     const choose = (value, text) => el("label", null,
@@ -89,34 +90,49 @@ export class SequencePlot {
     return full;
   }
 
-  draw() {
-    const last = this.items[this.items.length - 1];
-    const whole = this.window === Infinity, first = this.items[0]?.t ?? 0;
-    const t1 = whole ? Math.max(last?.t ?? 0, first + 1e-3) : Math.max(last?.t ?? 0, this.window);
-    const t0 = whole ? first : t1 - this.window;
+  // draw shows what there is until now, in seconds on the axis, whose 0 is the time zero in seconds since 1970. Without
+  // arguments it draws again.
+  draw(now = this.end, zero = this.axes.zero) {
+    this.end = now;
+    this.axes.zero = zero;
+    const last = this.items[this.items.length - 1]?.t ?? 0, first = this.items[0]?.t ?? 0;
+    const whole = this.window === Infinity;
+    const t1 = whole ? Math.max(last, first + 1e-3) : Math.max(last, now), t0 = whole ? first : t1 - this.window;
     const seen = this.items.filter((s) => s.t >= t0);
-    let min = Infinity, max = -Infinity;
+    const [min, max] = this.range(seen);
+    this.axes.blank = min >= max;
+    this.axes.scale(t0, t1, min, Math.max(max, min + 1));
+    const paths = this.axes.blank ? null : this.paths(seen);
+    for (const [name] of marks) set(this.axes.path(name), "d", paths?.[name].join("") ?? "");
+    this.say(seen);
+  }
+
+  // range returns the lowest and highest sequence number of the plot: those of the segments and acknowledgements, and
+  // the window if it leaves a third of the height to them. Without data nothing is worth a scale.
+  range(seen) {
+    let min = Infinity, max = -Infinity, edge = -Infinity, data = false;
     for (const s of seen) {
       const [low, high] = this.extent(s);
       min = Math.min(min, low);
       max = Math.max(max, high);
+      if (s.dir === this.dir) data ||= s.len > 0;
+      else if (s.acked !== undefined) edge = Math.max(edge, s.acked + s.win);
     }
-    if (min > max) [min, max] = [0, 1];
-    this.axes.scale(t0, t1, min, max);
-    const paths = this.paths(seen);
-    for (const [name] of marks) set(this.axes.path(name), "d", paths[name].join(""));
-    this.say(seen);
+    this.above = edge - min > 3 * (max - min);
+    return data ? [min, this.above ? max : Math.max(max, edge)] : [0, 0];
   }
 
   // extent returns the lowest and highest sequence number that an item shows.
   extent(s) {
     if (s.dir === this.dir) return s.len > 0 ? [s.from, s.to] : [Infinity, -Infinity];
-    return s.acked === undefined ? [Infinity, -Infinity] : [s.acked, s.acked + s.win];
+    return s.acked === undefined ? [Infinity, -Infinity] : [s.acked, s.acked];
   }
 
   paths(seen) {
     const paths = Object.fromEntries(marks.map(([name]) => [name, []]));
     const { axes } = this;
+    // A window that ends above the plot is drawn at its upper edge.
+    const window = (s) => px(Math.max(axes.y(s.acked + s.win), axes.top));
     for (const s of seen) {
       const x = px(axes.x(s.t));
       if (s.dir === this.dir) {
@@ -130,7 +146,7 @@ export class SequencePlot {
       } else if (s.acked !== undefined) {
         const go = paths["seq-ack"].length ? "H" + x + "V" : "M" + x + " ";
         paths["seq-ack"].push(go + px(axes.y(s.acked)));
-        paths["seq-window"].push(go + px(axes.y(s.acked + s.win)));
+        paths["seq-window"].push(go + window(s));
         for (const [a, b] of s.sacked) paths["seq-sack"].push(`M${x} ${px(axes.y(a))}V${px(axes.y(b))}`);
       }
     }
@@ -143,9 +159,17 @@ export class SequencePlot {
     const again = data.filter((s) => s.retransmission).length;
     const acks = seen.filter((s) => s.dir !== this.dir && s.acked !== undefined);
     const last = acks[acks.length - 1];
-    let text = `${count(data.length)} segments with ${bytes(data.reduce((n, s) => n + s.len, 0))} ${this.window === Infinity ? "in the recording" : `in the last ${this.window} s`}, ${count(again)} of them retransmissions; ` +
-      `${count(acks.length)} acknowledgements, ${count(acks.filter((s) => s.sacked.length).length)} with SACK.`;
-    if (last) text += ` Acknowledged up to ${bytes(last.acked)}, window ${bytes(last.win)}.`;
+    const during = this.window === Infinity ? "in the recording" : `in the last ${this.window} s`;
+    const verb = this.dir === "out" ? "sent" : "received";
+    let text;
+    if (data.length) {
+      text = `${count(data.length)} segments with ${bytes(data.reduce((n, s) => n + s.len, 0))} ${during}, ${count(again)} of them retransmissions; ` +
+        `${count(acks.length)} acknowledgements, ${count(acks.filter((s) => s.sacked.length).length)} with SACK.`;
+      if (last) text += ` Acknowledged: ${bytes(last.acked)} since the first segment that this view has seen. The window ends ${bytes(last.win)} beyond that${this.above ? ", above the plot, at whose upper edge it is drawn" : ""}.`;
+    } else {
+      text = `No data was ${verb} ${during}${seen.length ? `, only ${count(seen.length)} segments without data, in both directions` : ""}.`;
+      if (last) text += ` The window of the receiver is ${last.win === 0 ? "closed" : bytes(last.win)}.`;
+    }
     if (this.why && !seen.length) text = `Segments are not shown: ${this.why}.`;
     if (this.lost) text += ` ${count(this.lost)} segments came too fast to be shown.`;
     setText(this.now, text);

@@ -15,8 +15,8 @@ export class Table {
     this.heads = columns.map((c) => this.head(c));
     this.none = el("p", { class: "none", hidden: true }, empty ?? "There is none.");
     const table = el("table", { "aria-labelledby": id }, el("thead", null, el("tr", null, this.heads)), this.body);
-    const box = el("div", { class: low ? "scroll low" : "scroll" }, table);
-    this.node = el("div", { class: "table" }, el("p", { id, class: hideCaption ? "unseen" : "caption" }, caption), box, this.none);
+    const box = el("div", { class: low ? "scroll low" : "scroll" }, table, this.none);
+    this.node = el("div", { class: "table" }, el("p", { id, class: hideCaption ? "unseen" : "caption" }, caption), box);
     this.showSort();
     // What scrolls has to be reachable by the keyboard, and then needs a name.
     new ResizeObserver(() => {

@@ -47,10 +47,16 @@ export function seconds(n) {
   return `${minutes} min ${Math.floor(n % 60)} s`;
 }
 
-// share returns a part of one in per cent.
+// inUnit returns a figure in a unit of scaleOf, with at most three significant digits and four decimals.
+export function inUnit(n, unit) {
+  if (!unit.name) return count(n);
+  return `${Number(Number((n / unit.factor).toPrecision(3)).toFixed(4))} ${unit.name}`;
+}
+
+// share returns a part of one in per cent. A line does not break before the sign.
 export function share(n) {
   const p = 100 * n;
-  return (p > 0 && p < 10 ? p.toFixed(1) : p.toFixed(0)) + " %";
+  return (p > 0 && p < 10 ? p.toFixed(1) : p.toFixed(0)) + "\u00a0%";
 }
 
 // time returns an RFC 3339 time as seconds since 1970. Date has milliseconds only; the fraction is read apart.
@@ -61,6 +67,10 @@ export function time(text) {
 
 // clock returns the time of day of an RFC 3339 time with milliseconds, as UTC: a recording has no time zone.
 export function clock(text) {
-  const t = time(text);
+  return clockOf(time(text));
+}
+
+// clockOf is clock for seconds since 1970.
+export function clockOf(t) {
   return Number.isNaN(t) ? "–" : new Date(t * 1000).toISOString().slice(11, 23);
 }

@@ -5,6 +5,7 @@ package browser
 import (
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -56,7 +57,7 @@ func TestTablesFillAndSort(t *testing.T) {
 	s := show(t, connections(t, n), inspect.Config{})
 	b := newTab(t)
 	b.open(s.url, "#/conns?limit=50&sort=bytes_out&desc=1")
-	received := `[...document.querySelectorAll("tbody tr")].map((r) => parseInt(r.children[5].textContent))`
+	received := `[...document.querySelectorAll("tbody tr")].map((r) => parseInt(r.children[6].textContent))`
 	b.await("all rows, the largest first", received+fmt.Sprintf(`.join() === Array.from({length: %d}, (_, i) => %d - i).join()`, n, n))
 
 	b.run(chromedp.Click(heading("bytes_in")))
@@ -161,16 +162,118 @@ func TestPlotsMoveDuringALossyTransfer(t *testing.T) {
 	label := eval[string](b, `document.querySelector('[data-plot="rtt"] svg.plot').getAttribute("aria-label")`)
 	require.Regexp(t, `^Round-trip time, in the last 30\.0 s: smoothed [0-9.]+ ms, from [0-9.]+ ms to [0-9.]+ ms; minimum `, label)
 	axes := eval[string](b, `[...document.querySelectorAll('[data-plot="rate"] .axis')].map((e) => e.textContent).join()`)
-	require.Regexp(t, `^rate \([kM]B/s\),time \(s\)$`, axes)
+	require.Regexp(t, `^rate \([kM]B/s\),time \(s\), 0 is [0-9:.]{12} UTC$`, axes)
 	b.noErrors()
 }
 
-// limited waits until the page of a connection names a cause, and returns its sentence.
-func (b *tab) limited(s *server, id, cause string) string {
+func TestPlotsOfALossyTransferAreReadable(t *testing.T) {
+	imp := slow
+	imp.Loss = 0.02
+	x := newTransfer(t, imp, discard)
+	s := show(t, x.from, inspect.Config{})
+	b := newTab(t)
+	b.open(s.url, view(x.id))
+	b.await("many retransmissions", `Number(document.querySelector('[data-plot="retrans"] .now').textContent) > 60`)
+	// Signs that are close together are one, with a number.
+	b.await("numbers beside signs", `document.querySelectorAll('[data-plot="cwnd"] .event-counts text').length > 1`)
+	starts := func(mark string) string {
+		return `[...document.querySelector('[data-plot="cwnd"] path.event-` + mark + `').getAttribute("d").matchAll(/M([0-9.]+)/g)].map((m) => Number(m[1]))`
+	}
+	for _, mark := range []string{"retransmission", "recovery", "reduced"} {
+		xs := eval[[]float64](b, starts(mark))
+		for i := 1; i < len(xs); i++ {
+			if gap := xs[i] - xs[i-1]; gap != 0 { // a cross has two strokes
+				require.Greater(t, gap, 12.0, "signs of %s at %v", mark, xs)
+			}
+		}
+	}
+	require.True(t, eval[bool](b, `[...document.querySelectorAll(".plots svg.plot")].every((p) => {
+		const line = p.querySelector(".event-line"), curve = p.querySelector(".line");
+		return line.compareDocumentPosition(curve) & Node.DOCUMENT_POSITION_FOLLOWING;
+	})`), "the lines of events are below the curves")
+
+	// One clock for all plots, all of which end now. A frame may lie between two answers.
+	zeros := eval[[]string](b, `[...document.querySelectorAll("svg.plot .axis[text-anchor=end]")].map((e) => e.textContent)`)
+	require.Len(t, zeros, 7)
+	for _, z := range zeros {
+		require.Equal(t, zeros[0], z)
+	}
+	require.Less(t, eval[float64](b, `Math.max(...[...document.querySelectorAll(".plots svg.plot")].map((p) => {
+		const line = [...p.querySelectorAll(".line")].map((e) => e.getAttribute("d")).find(Boolean);
+		return Math.abs(p.viewBox.baseVal.width - 14 - Number(line.match(/[HL]([0-9.]+)[^HL]*$/)[1]));
+	}))`), 1.0, "the curves end at the right edge")
+
+	// The unit of the axis is that of the legend.
+	require.True(t, eval[bool](b, `["rate", "queues", "windows", "cwnd", "rtt"].every((id) => {
+		const plot = document.querySelector('[data-plot="' + id + '"]');
+		const unit = plot.querySelector(".axis").textContent.match(/\((.*)\)/)[1];
+		return [...plot.querySelectorAll("li:not([hidden]) .now")].every((e) => e.textContent.endsWith(" " + unit) || !/[0-9]/.test(e.textContent));
+	})`), "%q", eval[string](b, `document.querySelector(".plots").innerText`))
+
+	b.await("the note of older events", `/^These are the newest 50 of [0-9]+ events since/.test(document.getElementById("events-note").textContent)`)
+	require.Regexp(t, `congestion window reducedby [0-9.]+ k?B, to [0-9.]+ kB`, b.text("tbody"))
+
+	// A window that is far away does not squash the segments.
+	b.run(chromedp.Click(`input[name="seq-span"][value="0.2"]`))
+	b.await("the place of the window in words", `document.querySelector('[data-plot="sequence"] .note').textContent.includes("above the plot")`)
+	b.await("segments over the height of the plot", `(() => {
+		const ys = [...document.querySelector('[data-plot="sequence"] .plot path.seq-segment').getAttribute("d").matchAll(/M[0-9.]+ ([0-9.]+)/g)].map((m) => Number(m[1]));
+		return Math.max(...ys) - Math.min(...ys) > 60;
+	})()`)
+	b.noErrors()
+}
+
+func TestAClosedWindowIsAnEvent(t *testing.T) {
+	read := make(chan struct{})
+	x := newTransfer(t, slow, func(c *usernet.TCPConn) {
+		<-read
+		discard(c)
+	})
+	var once sync.Once
+	t.Cleanup(func() { once.Do(func() { close(read) }) })
+	s := show(t, x.from, inspect.Config{})
+	b := newTab(t)
+	// The list says what limits each connection, and the peer's window.
+	b.open(s.url, "#/conns")
+	b.await("the cause in the list", column(4)+`[0] === "peer's application (reads)" && `+column(11)+`[0] === "0 B"`)
+	b.goTo(view(x.id))
+	events := `[...document.querySelectorAll("section:has(#events-note) tbody tr")].map((r) => r.innerText).join("\n")`
+	b.await("the event", `/peer's window closed before this view was opened/.test(`+events+`)`)
+	b.await("the probes", `/seen for [0-9.]+ m?s until now, [1-9][0-9]* window probes? sent, [1-9][0-9]* answered/.test(`+events+`)`)
+	require.Regexp(t, `window probe, in [0-9.]+ m?s`, b.text("main .facts"))
+	b.await("an empty diagram in words", `/^No data was sent in the last 1 s.*\.$/.test(document.querySelector('[data-plot="sequence"] .note').textContent)`)
+	require.Zero(t, eval[int](b, `document.querySelectorAll('[data-plot="sequence"] .grid text[text-anchor=end]').length`), "an axis without data")
+	require.Equal(t, []string{"0", "1"}, eval[[]string](b, `[...document.querySelectorAll('[data-plot="retrans"] .grid text[text-anchor=end]')].map((e) => e.textContent)`), "segments are whole")
+	once.Do(func() { close(read) })
+	b.await("the opened window", `/peer's window opened/.test(`+events+`) && !/until now/.test(`+events+`)`)
+	b.noErrors()
+}
+
+func TestAnIdleConnectionSaysThatNothingHappens(t *testing.T) {
+	x := newTransferOf(t, slow, func(*usernet.TCPConn) {}, discard)
+	s := show(t, x.from, inspect.Config{})
+	b := newTab(t)
+	b.open(s.url, view(x.id))
+	b.await("the cause", `document.getElementById("limit").dataset.cause === "idle"`)
+	require.Contains(t, b.text("main"), "Nothing has happened since this view was opened.")
+	require.True(t, eval[bool](b, `(() => {
+		const none = document.querySelector(".low .none");
+		return none.checkVisibility() && none.getBoundingClientRect().top - document.querySelector(".low thead").getBoundingClientRect().bottom < 20;
+	})()`), "the sentence is at the top of its box")
+	b.noErrors()
+}
+
+// limited waits until the page of a connection names a cause, and returns the texts that it shows with it: the sentence,
+// those beside it, the period and the shares.
+func (b *tab) limited(s *server, id, cause string) []string {
 	b.Helper()
 	b.open(s.url, view(id))
-	b.await("the cause "+cause, fmt.Sprintf(`document.getElementById("limit").dataset.cause === %s`, quote(cause)))
-	return b.text("#limit")
+	// The texts are read at once, because the cause may change.
+	b.await("the cause "+cause, `(() => {
+		window.texts = ["#limit", "#limit-more", "#limit-period", ".shares"].map((s) => document.querySelector(s)?.textContent ?? "");
+		return document.getElementById("limit").dataset.cause === `+quote(cause)+`;
+	})()`)
+	return eval[[]string](b, "window.texts")
 }
 
 func TestASentenceNamesWhatLimitsATransfer(t *testing.T) {
@@ -184,16 +287,19 @@ func TestASentenceNamesWhatLimitsATransfer(t *testing.T) {
 		option   func(*usernet.TCPConn)
 		cause    string // at the sender
 		sentence string
+		more     string // the sentences beside it
 		far      string // at the receiver
 	}{
-		{"loss", loss, writeAll, discard, nil, "loss", `^Loss limits the transfer: [0-9.]+ % of the bytes`, ""},
+		{"loss", loss, writeAll, discard, nil, "loss", `^Loss limits the transfer: [0-9.]+\x{a0}% of the bytes`,
+			`^The congestion window, as it was on average, takes .* that is about [0-9.]+ [kM]B/s\. The peer has acknowledged .* The round trip (stays near|is|rises to) .*minimum`, ""},
 		{"a small receive window", slow, writeAll, discard, func(c *usernet.TCPConn) { c.SetReadBuffer(8 << 10) },
-			"rwnd", `^The receive window of the peer limits the transfer: the peer offers [0-9.]+ kB, all of it is in flight`, ""},
+			"rwnd", `^The receive window of the peer limits the transfer: the peer offers 8\.19 kB, (7\.24 kB of it are in flight, the rest is less than one segment of 1\.45 kB|[0-9.]+ k?B of it are in flight at the moment), `,
+			`^The window takes 5 whole segments, 7\.24 kB, in a round trip of [0-9.]+ ms on average: that is about [0-9.]+ kB/s\.`, ""},
 		{"an application that does not read", slow, writeAll, nil, nil,
-			"peer_reads", `^The application at the other end does not read: the receive window of the peer is closed`, "reads"},
+			"peer_reads", `^The application at the other end does not read: the receive window of the peer is closed`, `^$`, "reads"},
 		{"an application that seldom writes", slow, writeSeldom, discard, nil,
-			"writes", `^The application on this host limits the transfer: it does not write faster`, "peer"},
-		{"a path without loss", slow, writeAll, discard, nil, "cwnd", `^The congestion window limits the transfer`, "peer"},
+			"writes", `^The application on this host limits the transfer: it does not write faster`, `^$`, "peer"},
+		{"a path without loss", slow, writeAll, discard, nil, "cwnd", `^The congestion window limits the transfer`, `whole segments`, "peer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var options []func(*usernet.TCPConn)
@@ -202,7 +308,11 @@ func TestASentenceNamesWhatLimitsATransfer(t *testing.T) {
 			}
 			x := newTransferOf(t, c.imp, c.send, c.receive, options...)
 			b := newTab(t)
-			require.Regexp(t, c.sentence, b.limited(show(t, x.from, inspect.Config{}), x.id, c.cause))
+			texts := b.limited(show(t, x.from, inspect.Config{}), x.id, c.cause)
+			require.Regexp(t, c.sentence, texts[0])
+			require.Regexp(t, c.more, texts[1])
+			require.Regexp(t, `^Of the last [0-9.]+ m?s, this connection was limited by:$`, texts[2])
+			require.Regexp(t, `^[a-z].*: [0-9.]+\x{a0}% of the time$`, texts[3])
 			if c.far != "" {
 				b.limited(show(t, x.to, inspect.Config{}), x.backID, c.far)
 			}
