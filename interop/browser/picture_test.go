@@ -35,7 +35,7 @@ func TestThePicturesOfTheDocuments(t *testing.T) {
 		width, height      int64
 		ready              string // when the picture is taken
 	}{
-		{"inspector.png", view(x.id), "light", 1100, 900,
+		{"inspector.png", view(x.id), "light", 1100, 1140,
 			fmt.Sprintf(`document.querySelector('[data-plot="cwnd"] .plot path.s0').getAttribute("d")?.split("H").length > %d`, samples)},
 		{"inspector-dark.png", "#/", "dark", 1100, 900, `document.querySelector('[data-plot="traffic"] .plot path.s1').getAttribute("d")?.split("L").length > 5`},
 		{"inspector-topology.png", "#/topology", "light", 400, 800, `document.querySelector(".tree rect")`},
