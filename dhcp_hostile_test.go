@@ -220,7 +220,7 @@ func TestAFloodDoesNotStopADHCPv6Server(t *testing.T) {
 			m := &dhcp.Message6{Type: dhcp.Solicit6, XID: i}
 			m.Options.Add(dhcp.Opt6ClientID, binary.BigEndian.AppendUint32([]byte{0, 3, 0, 1}, i))
 			m.Options.Add(dhcp.Opt6IANA, make([]byte, 12))
-			if i%100 == 0 { // fewer than MaxBindings, so that there is an address for h
+			if i%300 == 0 { // fewer than MaxBindings, so that there is an address for h
 				m.Type = dhcp.Request6
 				m.Options.Add(dhcp.Opt6ServerID, server)
 			}
