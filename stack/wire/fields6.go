@@ -25,6 +25,9 @@ func (p *fieldPrinter) ip6(b []byte) {
 		p.text("malformed", "the version")
 		return
 	}
+	if isBig(b[4:6], next, len(b)-IPv6Len) {
+		size = len(b) - IPv6Len
+	}
 	src, dst := Ends(b)
 	h := ends{src, dst, next, size <= len(b)-IPv6Len && !p.quoted}
 	p.ip6Payload(h, b[IPv6Len:min(IPv6Len+size, len(b))])

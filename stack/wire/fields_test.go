@@ -56,6 +56,26 @@ Data
 `, string(AppendFields(nil, tcpFrame(linuxSYNFields(), "data"), true)))
 }
 
+func TestTheFieldsOfALargeSuperFrameAreThoseOfAnother(t *testing.T) {
+	segment := make([]byte, 100_000)
+	(&TCP{SrcPort: 1, DstPort: 2, Flags: FlagACK}).Put(segment)
+	four, six := bigIPv4(IPv4Len+len(segment)), bigIPv6(len(segment))
+	SetTCPChecksum(host1, host2, segment)
+	copy(four[IPv4Len:], segment)
+	SetTCPChecksum(six1, six2, segment)
+	copy(six[IPv6Len:], segment)
+	for _, b := range [][]byte{four, six} {
+		text := string(AppendFields(nil, b, false))
+		require.Contains(t, text, "length: 0 bytes\n")
+		require.Contains(t, text, "    length: 99980 bytes\n")
+		require.NotContains(t, text, "bad")
+		require.NotContains(t, text, "malformed")
+		line := string(AppendFrame(nil, b, false))
+		require.Contains(t, line, "len=99980")
+		require.NotContains(t, line, "checksum")
+	}
+}
+
 // routerAdv returns a frame with a Router Advertisement that has each option.
 func routerAdv() []byte {
 	opts := AppendNDOption(nil, NDSourceLink, []byte{2, 0, 0, 0, 0, 9})

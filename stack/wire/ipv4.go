@@ -48,12 +48,16 @@ type IPv4 struct {
 	Proto         Proto
 	Src, Dst      netip.Addr // IPv4
 	Options       []byte     // at most 40 bytes; set by ParseIPv4 to a slice of the packet, not a copy
-	TotalLen      uint16     // header and payload in bytes; set by ParseIPv4, ignored by Put
+	TotalLen      uint16     // header and payload in bytes; 0 if above 65535; set by ParseIPv4, ignored by Put
 }
 
 // ParseIPv4 checks a datagram as a host must, and returns its header and its payload. The payload
 // excludes bytes that the link has appended. ParseIPv4 does not check the options; ParseIPv4Options
 // does.
+//
+// A TCP super-frame of more than 65535 bytes does not fit the Total Length field. It has a total length of
+// 0, as on Linux (BIG TCP), and its length is that of b. Such a datagram exists in memory only: no link
+// carries it.
 //
 // It fails with ShortIPv4, BadIPv4Version, BadIPv4HeaderLen, BadIPv4TotalLen or
 // BadIPv4Checksum.
@@ -75,7 +79,11 @@ func (h *IPv4) ParseHead(b []byte, tail int) (payload []byte, r Reason) {
 	}
 	total := int(binary.BigEndian.Uint16(b[2:4])) - tail
 	if total < n || total > len(b) || tail > 0 && total < len(b) {
-		return nil, BadIPv4TotalLen
+		const fragment = ipv4MoreFragments | ipv4OffsetMask
+		if !isBig(b[2:4], Proto(b[9]), len(b)+tail) || binary.BigEndian.Uint16(b[6:8])&fragment != 0 {
+			return nil, BadIPv4TotalLen
+		}
+		total = len(b)
 	}
 	// RFC 1122 3.2.1.2: "A host MUST verify the IP header checksum on every
 	// received datagram and silently discard every datagram that has a bad
@@ -85,6 +93,12 @@ func (h *IPv4) ParseHead(b []byte, tail int) (payload []byte, r Reason) {
 	}
 	h.read(b, n)
 	return b[n:total:total], OK
+}
+
+// isBig reports whether a packet of the given length is a TCP super-frame that is too long for the length
+// field of its IP header. length counts what the field counts.
+func isBig(field []byte, proto Proto, length int) bool {
+	return field[0]|field[1] == 0 && proto == ProtoTCP && length > 0xffff
 }
 
 // checkIPv4 returns the length of the IPv4 header at the start of b. It fails if there is no whole

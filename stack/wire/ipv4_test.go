@@ -168,6 +168,44 @@ func TestIPv4PutRefusesImpossibleLengths(t *testing.T) {
 	require.Panics(t, func() { h.Put(b, 0) }, "41 bytes of options")
 }
 
+// bigIPv4 returns a TCP super-frame of n bytes, which is too long for the Total Length field.
+func bigIPv4(n int) []byte {
+	b := append(ipv4Packet(IPv4{TTL: 64, Proto: ProtoTCP}, nil), make([]byte, n-IPv4Len)...)
+	b[2], b[3] = 0, 0
+	binary.BigEndian.PutUint16(b[10:], 0)
+	binary.BigEndian.PutUint16(b[10:], Checksum(b[:IPv4Len]))
+	return b
+}
+
+func TestALargeSuperFrameHasNoTotalLength(t *testing.T) {
+	b := bigIPv4(100_000)
+	h, payload, r := ParseIPv4(b)
+	require.Equal(t, OK, r)
+	require.Len(t, payload, 100_000-IPv4Len)
+	require.Zero(t, h.TotalLen)
+	payload, r = new(IPv4).ParseHead(b[:60], len(b)-60)
+	require.Equal(t, OK, r)
+	require.Len(t, payload, 60-IPv4Len)
+
+	_, r = new(IPv4).ParseHead(b[:60], 0xffff-60)
+	require.Equal(t, BadIPv4TotalLen, r, "a length that fits the field must be in the field")
+	_, r = new(IPv4).ParseHead(b[:60], 0xffff-60+1)
+	require.Equal(t, OK, r)
+	for name, change := range map[string]func([]byte){
+		"UDP":                   func(b []byte) { b[9] = byte(ProtoUDP) },
+		"fragment":              func(b []byte) { b[7] = 1 },
+		"first fragment":        func(b []byte) { b[6] = 0x20 },
+		"a total length, small": func(b []byte) { b[3] = 1 },
+	} {
+		c := bytes.Clone(b)
+		change(c)
+		binary.BigEndian.PutUint16(c[10:], 0)
+		binary.BigEndian.PutUint16(c[10:], Checksum(c[:IPv4Len]))
+		_, _, r := ParseIPv4(c)
+		require.Equal(t, BadIPv4TotalLen, r, name)
+	}
+}
+
 func TestIPv4DoesNotAllocate(t *testing.T) {
 	b := ipv4Packet(IPv4{TTL: 64, Proto: ProtoUDP, Options: []byte{131, 3, 4, 0}}, []byte("data"))
 	out := make([]byte, len(b))
@@ -182,6 +220,7 @@ func FuzzIPv4(f *testing.F) {
 	f.Add(ipv4Packet(IPv4{TTL: 64, Proto: ProtoUDP}, []byte("data")))
 	f.Add(ipv4Packet(IPv4{TTL: 1, MoreFragments: true, FragOffset: 1480, Options: []byte{131, 7, 4, 192, 0, 2, 9}}, nil))
 	f.Add([]byte{})
+	f.Add(bigIPv4(100_000))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ParseIPv4(b)
 		ParseIPv4Options(b)
@@ -193,6 +232,12 @@ func FuzzIPv4(f *testing.F) {
 		}
 		requireAsOracle(t, b, h)
 		ParseIPv4Options(h.Options)
+		if n := h.HeaderLen() + len(payload); h.TotalLen == 0 && n > 0xffff {
+			require.Equal(t, ProtoTCP, h.Proto)
+			require.False(t, h.IsFragment())
+			require.Len(t, b, n)
+			return // Put does not write such headers
+		}
 		require.Equal(t, int(h.TotalLen), h.HeaderLen()+len(payload))
 		out := make([]byte, h.TotalLen)
 		h.Put(out, len(payload))

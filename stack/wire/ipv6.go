@@ -28,12 +28,16 @@ type IPv6 struct {
 	Next         Proto  // type of the next header: an extension header or the transport
 	HopLimit     uint8
 	Src, Dst     netip.Addr // IPv6, without a zone
-	PayloadLen   uint16     // length of the payload in bytes; set by ParseIPv6, ignored by Put
+	PayloadLen   uint16     // length of the payload in bytes; 0 if above 65535; set by ParseIPv6, ignored by Put
 }
 
 // ParseIPv6 checks a packet as a node must, and returns its header and its payload. The payload begins
 // with the extension headers, if there are any, and excludes bytes that the link has appended.
 // ParseIPv6 does not check the extension headers; WalkIPv6 does.
+//
+// A TCP super-frame with a payload of more than 65535 bytes has a payload length of 0 and no extension
+// headers, and its length is that of b. Such a packet exists in memory only. It is not a jumbogram of RFC
+// 2675, which has a hop-by-hop option with the length.
 //
 // It fails with ShortIPv6, BadIPv6Version or BadIPv6PayloadLen.
 func ParseIPv6(b []byte) (h IPv6, payload []byte, r Reason) {
@@ -52,6 +56,9 @@ func (h *IPv6) ParseHead(b []byte, tail int) (payload []byte, r Reason) {
 		return nil, BadIPv6Version
 	}
 	end := IPv6Len + int(binary.BigEndian.Uint16(b[4:6])) - tail
+	if end == IPv6Len-tail && isBig(b[4:6], Proto(b[6]), len(b)-IPv6Len+tail) {
+		end = len(b)
+	}
 	if end < IPv6Len || end > len(b) || tail > 0 && end < len(b) {
 		return nil, BadIPv6PayloadLen
 	}
