@@ -149,8 +149,12 @@ func (l *Link) carries(f *Frame) bool {
 	if f.GSO == GSONone {
 		return f.Len() <= l.MTU+head
 	}
+	most := l.GSO
+	if f.GSO == GSOUDP {
+		most = min(most, maxPacket)
+	}
 	return f.NeedsChecksum && f.GSOSize > 0 &&
-		f.Len() <= l.GSO+head &&
+		f.Len() <= most+head &&
 		int(f.HeaderLen) <= len(f.Head) &&
 		int(f.HeaderLen)+int(f.GSOSize) <= l.MTU+head
 }
@@ -197,13 +201,13 @@ func seededMAC(seed, n uint64) (mac [6]byte) {
 }
 
 // gsoSize returns the Link.GSO of a device whose configuration has the given GSO field. 0 in the field
-// means the largest possible size, and a negative value means no super-frames, which is 0 in a Link.
+// means the largest IPv4 packet, and a negative value means no super-frames, which is 0 in a Link.
 func gsoSize(configured int) int {
 	switch {
 	case configured < 0:
 		return 0
-	case configured == 0 || configured > maxPacket:
+	case configured == 0:
 		return maxPacket
 	}
-	return configured
+	return min(configured, MaxGSO)
 }

@@ -3,6 +3,7 @@ package nic
 import (
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ type CaptureConfig struct {
 // (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
 type Captured struct {
 	dev     Device
+	medium  Medium
 	link    pcap.LinkType
 	closed  atomic.Bool
 	err     atomic.Pointer[error]
@@ -35,14 +37,15 @@ var _ Device = (*Captured)(nil)
 // Each frame is recorded with one Write before it is passed on, in the goroutine that passes it on.
 // A slow writer therefore slows the link. Calls of Write do not overlap. A frame that dev does not
 // accept is recorded again when it is sent again. Incomplete checksums are completed in the
-// capture, and a super-frame is recorded as one large frame. The timestamp of a frame is the time
+// capture, and a super-frame is recorded as one large frame, or as several if it is longer than
+// 65535 bytes without the link-layer header: not all programs read such frames. The timestamp of a frame is the time
 // at which the Captured records it. The Captured hides dev's MergeReceived, so received segments
 // are recorded as they arrived.
 //
 // Close does not close w.
 func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
-	c := &Captured{dev: dev, link: pcap.LinkRaw}
 	link := dev.Link()
+	c := &Captured{dev: dev, medium: link.Medium, link: pcap.LinkRaw}
 	ifc := pcap.Interface{Name: link.Name, SnapLen: cfg.SnapLen}
 	if link.Medium == Ethernet {
 		c.link, ifc.MAC = pcap.LinkEthernet, link.MAC
@@ -129,8 +132,27 @@ func (c *Captured) capture(batch []Frame, direction pcap.Direction) {
 		if c.err.Load() != nil {
 			return
 		}
-		c.failed(c.out.Write(c.packet(&batch[i], direction)))
+		if f := &batch[i]; f.GSO == GSONone || f.Len()-c.medium.headerLen() <= maxPacket || !c.pieces(f, direction) {
+			c.failed(c.out.Write(c.packet(f, direction)))
+		}
 	}
+}
+
+// pieces records a super-frame in pieces of at most 65535 bytes without the link-layer header. It returns
+// false if the headers of f are not where f says.
+func (c *Captured) pieces(f *Frame, direction pcap.Direction) bool {
+	size := int(f.GSOSize)
+	if room := maxPacket - (int(f.HeaderLen) - c.medium.headerLen()); room > size {
+		size *= room / size
+	}
+	return c.medium.cut(f, size, func(n int) []byte {
+		c.join = slices.Grow(c.join[:0], n)[:n]
+		return c.join
+	}, func(b []byte) {
+		if c.err.Load() == nil {
+			c.failed(c.out.Write(c.packet(&Frame{Head: b}, direction)))
+		}
+	})
 }
 
 // failed ends the capture if err is not nil.

@@ -228,13 +228,18 @@ type Link struct {
 	// Medium is what a frame begins with.
 	Medium Medium
 	// GSO is the largest network-layer packet in bytes that Send accepts with Frame.GSOSize set,
-	// for the link to segment. It is 0 if the link does not segment.
+	// for the link to segment. It is 0 if the link does not segment, and at most MaxGSO. If it is
+	// above 65535, Send accepts super-frames of TCP up to GSO, and super-frames of UDP up to 65535.
 	GSO int
 	// TxChecksum reports whether Send accepts frames with Frame.NeedsChecksum set.
 	TxChecksum bool
 	// Up reports whether the device is open and its link is usable.
 	Up bool
 }
+
+// MaxGSO is the maximum of Link.GSO in bytes. With all headers, such a super-frame fits into 256 KiB,
+// which is also the longest packet that Wireshark and tcpdump read.
+const MaxGSO = 255 << 10
 
 // GSOKind is the protocol inside a super-frame.
 type GSOKind uint8
@@ -269,7 +274,8 @@ type Frame struct {
 	// A frame whose GSO is not GSONone is a super-frame. Its payload is to be cut into segments of
 	// GSOSize bytes. Each segment gets a copy of all headers; HeaderLen is their total length.
 	// NeedsChecksum is always set too. The lengths and checksums in the headers are those of the
-	// whole super-frame.
+	// whole super-frame. A length that does not fit its field is 0 (see wire.ParseIPv4); only TCP
+	// has such super-frames.
 	GSO       GSOKind
 	GSOSize   uint16
 	HeaderLen uint16

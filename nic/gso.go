@@ -11,7 +11,7 @@ import (
 // If the headers are not where f says, complete returns false and emits nothing.
 func (m Medium) complete(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	if f.GSO != GSONone {
-		return m.cut(f, alloc, emit)
+		return m.cut(f, int(f.GSOSize), alloc, emit)
 	}
 	b := f.appendTo(alloc(f.Len()))
 	if f.NeedsChecksum && !completeChecksum(b, int(f.ChecksumStart), int(f.ChecksumOffset)) {
@@ -85,13 +85,14 @@ func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 	return s, ok
 }
 
-// cut emits the segments of a super-frame in order.
-func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
+// cut cuts a super-frame into packets with size bytes of payload and emits them in order. size is
+// f.GSOSize or a multiple of it.
+func (m Medium) cut(f *Frame, size int, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	s, ok := m.parse(f)
 	if !ok {
 		return false
 	}
-	hdr, size := int(f.HeaderLen), int(f.GSOSize)
+	hdr := int(f.HeaderLen)
 	total := f.Len() - hdr
 	for off := 0; off < total; off += size {
 		b := alloc(hdr + min(size, total-off))
@@ -150,7 +151,7 @@ func (s *superFrame) fix(b []byte, off int, last bool) {
 	// The sum of the pseudo-header contains the length of the whole super-frame. RFC 1624 section
 	// 3: adding the complement of a field removes it from the sum.
 	field := t[s.ChecksumOffset:]
-	sum := uint64(binary.BigEndian.Uint16(field)) + uint64(^uint16(s.Len()-s.transport)) + uint64(len(t))
+	sum := uint64(binary.BigEndian.Uint16(field)) + uint64(^wire.Fold(uint64(s.Len()-s.transport))) + uint64(len(t))
 	binary.BigEndian.PutUint16(field, wire.Fold(sum))
 	completeChecksum(b, s.transport, int(s.ChecksumOffset))
 }

@@ -33,20 +33,21 @@ func TestASuperFrameIsCutIntoThePacketsThatItStandsFor(t *testing.T) {
 		for _, size := range []int{1, 536, 1448, 4000} {
 			for _, split := range []bool{false, true} {
 				t.Run(fmt.Sprint(tc.name, " ", size, " ", split), func(t *testing.T) {
-					checkCut(t, tc.spec, size, split)
+					n := 10000
+					if size == 1 {
+						n = 50
+					}
+					checkCut(t, tc.spec, n, size, split)
 				})
 			}
 		}
 	}
 }
 
-// checkCut compares the segments of a super-frame with packets that are built one by one.
-func checkCut(t *testing.T, spec packetSpec, size int, split bool) {
+// checkCut compares the segments of a super-frame with n bytes of payload with packets that are built one by one.
+func checkCut(t *testing.T, spec packetSpec, n, size int, split bool) {
 	const fin, psh, ack, cwr = 0x01, 0x08, 0x10, 0x80
-	whole := pattern(10000)
-	if size == 1 {
-		whole = whole[:50]
-	}
+	whole := pattern(n)
 	spec.id, spec.seq = 0xfffe, 0xffffff00 // both wrap around within the super-frame
 	spec.payload, spec.flags = whole, fin|psh|ack|cwr
 	super := spec.super(t, size, split)

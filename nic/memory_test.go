@@ -91,7 +91,7 @@ func TestAPipesConfigurationIsWhatItsLinkSays(t *testing.T) {
 	a, _ = Pipe(PipeConfig{GSO: 9000})
 	require.Equal(t, 9000, a.Link().GSO)
 	a, _ = Pipe(PipeConfig{GSO: 1 << 20})
-	require.Equal(t, 65535, a.Link().GSO)
+	require.Equal(t, MaxGSO, a.Link().GSO)
 }
 
 func TestASuperFrameHasToFitTheLink(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 type SwitchConfig struct {
 	// MTU is the MTU of every port in bytes; 1500 if zero.
 	MTU int
-	// GSO is the largest super-frame in bytes, without the Ethernet header. 0 stands for 65535, and
-	// a negative value for no super-frames.
+	// GSO is the largest super-frame in bytes, without the Ethernet header, up to MaxGSO. 0 stands
+	// for 65535, and a negative value for no super-frames.
 	GSO int
 	// NoTxChecksum makes the senders complete their checksums. It also turns off super-frames,
 	// which need that offload.

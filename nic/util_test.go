@@ -136,21 +136,29 @@ func (p packetSpec) build(t testing.TB) (b []byte, transport, payload int) {
 	l4len := len(l4)
 	l4 = append(l4, p.payload...)
 	pseudo := append(append([]byte(nil), src...), dst...)
-	pseudo = append(pseudo, 0, proto, byte(len(l4)>>8), byte(len(l4)))
+	pseudo = append(be.AppendUint32(pseudo, uint32(len(l4))), 0, proto)
 	if p.unsummed {
 		be.PutUint16(l4[sumAt:], slowSum(pseudo))
 	} else {
 		be.PutUint16(l4[sumAt:], ^slowSum(pseudo, l4))
 	}
 
+	// length returns what a length field says.
+	length := func(n int) uint16 {
+		if n > 0xffff {
+			return 0
+		}
+		return uint16(n)
+	}
 	var l3 []byte
 	if p.v6 {
-		l3 = []byte{0x60, 0, 0, 0, byte(len(l4) >> 8), byte(len(l4)), proto, 64}
+		l3 = []byte{0x60, 0, 0, 0, 0, 0, proto, 64}
+		be.PutUint16(l3[4:], length(len(l4)))
 		l3 = append(append(l3, src...), dst...)
 	} else {
 		l3 = make([]byte, 12, 60)
 		l3[0] = 0x45 + byte(len(p.ipOpts)/4)
-		be.PutUint16(l3[2:], uint16(20+len(p.ipOpts)+len(l4)))
+		be.PutUint16(l3[2:], length(20+len(p.ipOpts)+len(l4)))
 		be.PutUint16(l3[4:], p.id)
 		l3[6] = 0x40
 		l3[8], l3[9] = 64, proto

@@ -229,6 +229,9 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	*(*[maxLinkLen]byte)(b) = p.header.link
 	ip := b[maxLinkLen:]
 	total := uint64(len(ip) + n)
+	if total > maxIPv4 {
+		total = 0 // a large TCP super-frame: see wire.ParseIPv4
+	}
 	sum += total + id + frag
 	be := binary.BigEndian
 	be.PutUint64(ip[0:8], first<<56|tos<<48|total<<32|id<<16|frag)

@@ -58,6 +58,9 @@ func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
 	*(*[maxLinkLen]byte)(b) = p.header.link
 	ip := b[maxLinkLen:]
 	length := uint64(len(ip) - wire.IPv6Len + n)
+	if length > maxIPv6 {
+		length = 0 // a large TCP super-frame: see wire.ParseIPv6
+	}
 	first := uint64(label | uint32(h.tos)<<20)
 	binary.BigEndian.PutUint64(ip[0:8], first<<32|length<<16|uint64(next)<<8|uint64(h.ttl))
 	*(*[32]byte)(ip[8:40]) = p.header.addrs6

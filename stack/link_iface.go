@@ -128,10 +128,9 @@ func (ifc *iface) gso() int { return ifc.link.Load().gso }
 // setLink stores the properties of the device's link.
 func (ifc *iface) setLink(link *nic.Link) {
 	st := &linkState{mac: link.MAC, mtu: min(link.MTU, maxIPv4)}
-	// Super-frames are useful only if they can be larger than a plain frame. The Total Length field of
-	// IPv4 limits them.
+	// Super-frames are useful only if they can be larger than a plain frame.
 	if link.TxChecksum && link.GSO > link.MTU {
-		st.gso = min(link.GSO, maxIPv4)
+		st.gso = min(link.GSO, nic.MaxGSO)
 	}
 	ifc.link.Store(st)
 }

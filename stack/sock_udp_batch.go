@@ -95,7 +95,7 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	total := size
 	p := &u.path
 	if int(p.ipLen)+wire.UDPLen+size <= p.mtu && !p.group {
-		most := p.ifc.gso() - int(p.ipLen) - wire.UDPLen // negative if the device does not segment
+		most := min(p.ifc.gso(), maxIPv4) - int(p.ipLen) - wire.UDPLen // negative if the device does not segment
 		for last := size; n < min(len(ms), maxUDPRun) && last == size; n++ {
 			m := &ms[n]
 			last = m.len()

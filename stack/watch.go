@@ -58,8 +58,10 @@ type WatchEvent struct {
 	NIC string
 
 	// Data has the bytes of the frame or packet, at most WatchConfig.SnapLen, and Len is the number of bytes
-	// before that cut. A super-frame (GSO) is one event. Incomplete checksums are completed. Data is nil if the
-	// bytes of a dropped packet are not at hand, for example because its headers are not written yet.
+	// before that cut. A super-frame (GSO) is one event. If it has more than 65535 bytes, the length in its IP
+	// header is 0; Wireshark reads that in IPv6 only with its option ipv6.tso_support. Incomplete checksums are
+	// completed. Data is nil if the bytes of a dropped packet are not at hand, for example because its headers
+	// are not written yet.
 	Data []byte
 	Len  int
 	// Ethernet says that Data begins with an Ethernet header. Otherwise it begins with an IP header.

@@ -275,7 +275,7 @@ func (b *bbr) bdp(gain float64) int { return b.bdpOf(b.bw, gain) }
 // quantize implements QuantizationBudget of 5.6.4.2.
 func (b *bbr) quantize(c *Conn, n int) int {
 	// 5.5.8.1: "BBR.offload_budget = 3 * C.send_quantum".
-	n = max(n, 3*b.pace.quantum(c.snd.mss), bbrMinPipe*c.snd.mss)
+	n = max(n, 3*b.pace.quantum(c.snd.mss, int(c.snd.gso)), bbrMinPipe*c.snd.mss)
 	if b.state == bbrUp {
 		n += 2 * c.snd.mss
 	}

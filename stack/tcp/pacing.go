@@ -19,15 +19,16 @@ const (
 	// pacedAhead is how much lost sending time may be made up after a late timer: timers
 	// of the Go runtime are late by up to a millisecond.
 	pacedAhead = Millisecond
-	// maxQuantum is the upper bound of a quantum. draft-ietf-ccwg-bbr-06 5.6.3: "C.send_quantum =
-	// min(C.send_quantum, 64 KBytes)".
+	// maxQuantum is the upper bound of a quantum, unless a super-segment may be longer.
+	// draft-ietf-ccwg-bbr-06 5.6.3: "C.send_quantum = min(C.send_quantum, 64 KBytes)".
 	maxQuantum = 64 << 10
 )
 
-// quantum returns the maximum number of bytes sent at once. draft-ietf-ccwg-bbr-06 5.6.3:
-// "C.send_quantum = C.pacing_rate * 1ms [...] max(C.send_quantum, 2 * C.SMSS)".
-func (p *pacer) quantum(mss int) int {
-	return max(int(min(p.rate/int64(Second/pacedAtOnce), maxQuantum)), 2*mss)
+// quantum returns the maximum number of bytes sent at once. gso is the maximum payload of a
+// super-segment in bytes. draft-ietf-ccwg-bbr-06 5.6.3: "C.send_quantum = C.pacing_rate * 1ms [...]
+// max(C.send_quantum, 2 * C.SMSS)".
+func (p *pacer) quantum(mss, gso int) int {
+	return max(int(min(p.rate/int64(Second/pacedAtOnce), int64(max(maxQuantum, gso)))), 2*mss)
 }
 
 // hold reports whether the next segment must wait for the pacer, and if so sets the deadline.
@@ -41,13 +42,13 @@ func (p *pacer) hold(now Time) bool {
 
 // sent accounts for n bytes sent. draft-ietf-ccwg-bbr-06 5.6.2: "pacing_delay =
 // packet.size / C.pacing_rate; C.next_send_time = C.next_send_time + pacing_delay".
-func (p *pacer) sent(now Time, n, mss int) {
+func (p *pacer) sent(now Time, n, mss, gso int) {
 	if p == nil || p.rate == 0 {
 		return
 	}
 	if p.left <= 0 {
 		p.next = max(p.next, now-max(pacedAhead, p.time(p.free)))
-		p.left = p.quantum(mss)
+		p.left = p.quantum(mss, gso)
 	}
 	p.left -= n
 	p.next += p.time(n)

@@ -204,3 +204,19 @@ func TestPacingEndsOnAShortPath(t *testing.T) {
 	}
 	require.Zero(t, a.Info(0).PacingRate)
 }
+
+func TestAQuantumIsALongSuperSegmentAtMost(t *testing.T) {
+	for _, tc := range []struct{ mbit, gso, want int }{
+		{100, 0, 12_500},          // a millisecond of the rate
+		{100, 200_000, 12_500},    // not more because the link can have it
+		{1_000, 60_000, 64 << 10}, // the draft's bound
+		{1_000, 100_000, 100_000}, // a super-segment that the link can have
+		{1_000, 200_000, 125_000}, // a millisecond again
+		{10_000, 200_000, 200_000},
+		{10_000, 0, maxQuantum}, // without super-segments
+		{1, 200_000, 2 * 1448},  // two segments at least
+	} {
+		p := pacer{rate: int64(tc.mbit) * 1e6 / 8}
+		require.Equal(t, tc.want, p.quantum(1448, tc.gso), "%+v", tc)
+	}
+}

@@ -249,7 +249,7 @@ func (c *Conn) segSize() int {
 func (c *Conn) burst(mss int) int {
 	if n := int(c.snd.gso); n > mss {
 		if p := c.cc.pace; p != nil && p.rate > 0 {
-			n = min(n, p.quantum(mss))
+			n = min(n, p.quantum(mss, n))
 		}
 		return n / mss * mss
 	}
@@ -267,7 +267,7 @@ func (c *Conn) noteSent(now Time, s *sent, first bool) {
 		w.bbr.initRate(c)
 		s.tx = w.bbr.sent(now, c.delivered, first, c.pipe(), c.sb.n)
 	}
-	w.pace.sent(now, s.len(), c.snd.mss)
+	w.pace.sent(now, s.len(), c.snd.mss, int(c.snd.gso))
 }
 
 // dataStart returns the sequence number of the first byte in the send queue: SND.UNA, or
