@@ -24,9 +24,17 @@ type TAPConfig struct {
 	// which is the other station on this Ethernet. Zero stands for a random locally administered
 	// address.
 	MAC [6]byte
-	// NoOffload turns off super-frames of up to 64 KiB and incomplete checksums. Only Linux has
+	// NoOffload turns off super-frames and incomplete checksums. Only Linux has
 	// these offloads. Received segments may be merged even so: see MergeReceived.
 	NoOffload bool
+	// GSO is the largest super-frame in bytes that the host may send to the kernel, without the
+	// Ethernet header. Values up to MaxGSO are possible, and a negative value means no super-frames.
+	// The limit is 65535 in spite of a larger value if the kernel is not Linux 6.8 or later: those
+	// accept larger super-frames of TCP (BIG TCP). If GSO is zero, the limit is 192 KiB on such a
+	// kernel, if the kernel's interface has an address that is not link-local and forwards no
+	// packets, and otherwise 65535. The kernel would have to segment what it forwards or bridges.
+	// Received super-frames have at most 65535 bytes in any case.
+	GSO int
 	// Queues is the number of queues of the device, 1 to 256; 0 stands for 1. A goroutine reads
 	// each queue. Send chooses the queue of a frame by its addresses and ports. The kernel sends
 	// the frames of a connection on the queue from which it last received a frame of the

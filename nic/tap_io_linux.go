@@ -393,6 +393,9 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	if f.GSO == GSOUDP && !op.off.uso {
 		return op.cut(fd, f)
 	}
+	if op.off.jumbo && f.GSO == GSOTCP6 && f.Len()-op.medium.headerLen()-wire.IPv6Len > maxPayload6 {
+		return op.jumbo(fd, f)
+	}
 	if len(f.Body) == 0 && (op.off.header == 0 || len(f.Head) <= oneBytes) {
 		b := f.Head
 		if op.off.header > 0 {

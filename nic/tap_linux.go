@@ -70,6 +70,7 @@ func (t *tunTap) nonblocking() bool { return true }
 type tapOffload struct {
 	header int  // length of the header before each frame: vnetHeaderLen, or 0 without offloads
 	uso    bool // whether the kernel segments UDP super-frames
+	jumbo  bool // whether a large IPv6 super-frame needs a Jumbo Payload option: see bigTCP
 }
 
 // attachOffload attaches to a device with offloads. If the kernel refuses for a reason that may not
@@ -219,7 +220,9 @@ func (t *tunTap) begin(cfg TAPConfig, name string, files []*os.File, before *net
 	t.setHostMAC(now.HardwareAddr)
 	link := Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: m, Up: true}
 	if off.header > 0 {
-		link.GSO, link.TxChecksum = maxPacket, true
+		var gso int
+		gso, t.off.jumbo = tapGSO(cfg.GSO, now)
+		link.GSO, link.TxChecksum = gso, true
 	}
 	t.setLink(link)
 	t.rxLoop.watch = watchLink(now.Index, t.follow)

@@ -121,7 +121,7 @@ var testPrefix = netip.MustParsePrefix("192.0.2.1/24")
 
 func TestOpenTAPMakesADeviceThatDoesNotExist(t *testing.T) {
 	eachTAPMode(t, func(t *testing.T, plain bool) {
-		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap7", Addr: testPrefix, MTU: 1400, MAC: macA})
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap7", Addr: testPrefix, MTU: 1400, MAC: macA, GSO: 65535})
 		require.NoError(t, err)
 		require.True(t, tap.Created())
 		require.Equal(t, "tap7", tap.Name())

@@ -21,9 +21,12 @@ type TUNConfig struct {
 	// MTU is the MTU in bytes of a device that OpenTUN creates: 68 to 65535; 1500 if zero. An
 	// existing device keeps its own.
 	MTU int
-	// NoOffload turns off super-frames of up to 64 KiB and incomplete checksums. Only Linux has
+	// NoOffload turns off super-frames and incomplete checksums. Only Linux has
 	// these offloads. Received segments may be merged even so: see MergeReceived.
 	NoOffload bool
+	// GSO is the largest super-frame in bytes that the host may send to the kernel. It means the same
+	// as TAPConfig.GSO.
+	GSO int
 	// Queues is the number of queues of the device, 1 to 256; 0 stands for 1. It means the same as
 	// TAPConfig.Queues.
 	Queues int
@@ -59,7 +62,7 @@ func OpenTUN(cfg TUNConfig) (*TUN, error) {
 	t := new(TUN)
 	err := t.openAny(IP, TAPConfig{
 		Name: cfg.Name, Addr: cfg.Addr, Addr6: cfg.Addr6, MTU: cfg.MTU,
-		NoOffload: cfg.NoOffload, Queues: cfg.Queues, Spin: cfg.Spin,
+		NoOffload: cfg.NoOffload, GSO: cfg.GSO, Queues: cfg.Queues, Spin: cfg.Spin,
 	})
 	if err != nil {
 		return nil, err

@@ -140,8 +140,13 @@ func FuzzVnetHeader(f *testing.F) {
 	var hdr [vnetHeaderLen]byte
 	putVnet(hdr[:], &ip)
 	f.Add(hdr[:], ip.Head)
+	for _, v6 := range []bool{false, true} {
+		big := packetSpec{tcp: true, v6: v6, payload: pattern(200_000)}.super(f, 8000, false)
+		putVnet(hdr[:], &big)
+		f.Add(hdr[:], big.Head)
+	}
 	f.Fuzz(func(t *testing.T, hdr, b []byte) {
-		if len(hdr) != vnetHeaderLen || len(b) > maxFrame {
+		if len(hdr) != vnetHeaderLen || len(b) > MaxGSO+Ethernet.headerLen() {
 			return
 		}
 		for _, m := range []Medium{Ethernet, IP} {
