@@ -26,7 +26,7 @@ type gvisorLink struct {
 
 // gvisorWire makes two stacks on usernet's wire, because gVisor has no wire with latency and loss.
 func gvisorWire(latency time.Duration, loss float64) (near, far *network, err error) {
-	a, b := wire(latency, loss)
+	a, b := wire(0, latency, loss)
 	s1, err := gvisorStack(gvisorOn(a), nearAddr)
 	if err != nil {
 		return nil, nil, err

@@ -40,6 +40,7 @@ type options struct {
 	compare         string
 	families, links bool
 	charts          bool
+	gso             int
 	pictures        string // the directory of the charts
 	task            string
 }
@@ -57,6 +58,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.svg, "svg", "", "write a chart (default ../docs/bench.svg for a full run)")
 	fs.StringVar(&o.markdown, "md", "", "write the tables (default RESULTS.md for a full run)")
 	fs.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of usernet's process for each workload to this directory")
+	fs.IntVar(&o.gso, "gso", 0, "limit of usernet's super-frames in `bytes`, such as 65535 or 196608 (default that of the device)")
 	fs.StringVar(&o.place, "place", "", "placement: free, same or cross, instead of the workloads' own")
 	fs.StringVar(&o.stacks, "stacks", allStacks, "stacks to run")
 	fs.BoolVar(&o.probe, "probe", true, "first find each stack's best settings; if false, use the default ones")
@@ -362,6 +364,9 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 	c := setup{Plain: w.Plain, CC: b.lab.cc()}
 	if s == gvisor && w.Place == onPipe {
 		c.MTU = 65535
+	}
+	if slices.Contains([]stackName{usern, usern6, usernTUN, usernBridge, usernVLAN}, s) && !w.Plain {
+		c.GSO = b.o.gso
 	}
 	if w.Kind.chunked() {
 		c.Chunk = largeChunk

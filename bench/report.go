@@ -128,6 +128,9 @@ func (r *row) note(s stackName) string {
 	if f.setup.Procs > 0 {
 		words = append(words, fmt.Sprintf("GOMAXPROCS=%d", f.setup.Procs))
 	}
+	if f.setup.GSO != 0 {
+		words = append(words, fmt.Sprintf("GSO %d", f.setup.GSO))
+	}
 	if f.setup.Plain {
 		words = append(words, "plain")
 	}

@@ -24,6 +24,7 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 		Name:      tapName,
 		Addr:      netip.MustParsePrefix(near + length),
 		NoOffload: s.Plain,
+		GSO:       s.GSO,
 	})
 	if err != nil {
 		return nil, err
@@ -41,7 +42,7 @@ func usernetOnTUN(s setup) (*network, error) {
 	if err := kernelIPv6(false); err != nil {
 		return nil, err
 	}
-	tun, err := nic.OpenTUN(nic.TUNConfig{Name: "tun0", Addr: netip.MustParsePrefix(nearAddr + prefixed), NoOffload: s.Plain})
+	tun, err := nic.OpenTUN(nic.TUNConfig{Name: "tun0", Addr: netip.MustParsePrefix(nearAddr + prefixed), NoOffload: s.Plain, GSO: s.GSO})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func usernetOnBridge(t *task) (*network, error) {
 	if t.Near {
 		name, addr = "tap-near", nearAddr
 	}
-	tap, err := nic.OpenTAP(nic.TAPConfig{Name: name, NoOffload: t.Setup.Plain})
+	tap, err := nic.OpenTAP(nic.TAPConfig{Name: name, NoOffload: t.Setup.Plain, GSO: t.Setup.GSO})
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func (t *task) vlan() int {
 // usernetPipe makes two hosts on a wire in memory.
 func usernetPipe(t *task) (near, far *network, err error) {
 	addr1, addr2, length := addrs(t.V6)
-	a, b := wire(t.Latency, t.Loss)
+	a, b := wire(t.Setup.GSO, t.Latency, t.Loss)
 	h1, err := usernetHost(a, addr1+length, t.vlan())
 	if err != nil {
 		return nil, nil, err
@@ -97,10 +98,10 @@ func usernetPipe(t *task) (near, far *network, err error) {
 	return ofHost(h1), ofHost(h2), nil
 }
 
-// wire makes a wire with a latency in each direction. The wire loses the proportion loss of the frames
+// wire makes a wire with a latency in each direction. gso is the limit of super-frames; see nic.PipeConfig. The wire loses the proportion loss of the frames
 // that a sends. A loss needs a latency.
-func wire(latency time.Duration, loss float64) (a, b nic.Device) {
-	a, b = nic.Pipe(nic.PipeConfig{})
+func wire(gso int, latency time.Duration, loss float64) (a, b nic.Device) {
+	a, b = nic.Pipe(nic.PipeConfig{GSO: gso})
 	if latency > 0 {
 		a = nic.Impair(a, nic.ImpairConfig{
 			Out:  nic.Impairment{Latency: latency, Loss: loss},
@@ -154,7 +155,7 @@ func ofHost(h *usernet.Host) *network {
 // a million probes every 15 s would distort the figures. The hosts free the memory of the handshakes
 // within a second, so settle is longer.
 func usernetIdle() (*idlePair, error) {
-	a, b := wire(0, 0)
+	a, b := wire(0, 0, 0)
 	near, err := usernetHost(a, nearAddr+prefixed, 0)
 	if err != nil {
 		return nil, err

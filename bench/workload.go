@@ -179,6 +179,8 @@ type setup struct {
 	MTU int
 	// Chunk is the length in bytes of each Read and Write in a bulk workload.
 	Chunk int
+	// GSO is the limit of usernet's super-frames in bytes; 0 is the default of the device.
+	GSO int
 }
 
 // The addresses of the two sides, from the network of RFC 2544 for benchmarks and the prefix of
