@@ -148,3 +148,9 @@ func (op *tapWrite) jumbo(fd uintptr, f *Frame) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&op.iov[0])), uintptr(count))
 	return errno
 }
+
+// tooLarge reports whether the kernel may have refused a large super-frame because of its length. If its
+// memory is fragmented, the kernel cannot make such a packet, but it can make smaller ones.
+func tooLarge(errno unix.Errno) bool {
+	return errno == unix.ENOBUFS || errno == unix.ENOMEM || errno == unix.EMSGSIZE
+}

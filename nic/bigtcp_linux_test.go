@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func TestOnlyNewKernelsGetLargeSuperFrames(t *testing.T) {
@@ -115,4 +117,37 @@ func TestTheLimitOfATAPDependsOnItsUse(t *testing.T) {
 		require.Equal(t, want, tun.Link().GSO)
 		require.NoError(t, tun.Close())
 	})
+}
+
+// The stand-in for a device refuses long messages with EMSGSIZE.
+func TestALargeSuperFrameIsCutIfTheKernelRefusesIt(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK, 0)
+	require.NoError(t, err)
+	defer unix.Close(fds[0])
+	require.NoError(t, unix.SetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_SNDBUF, 37_000)) // half of the buffer's size
+	file := os.NewFile(uintptr(fds[1]), "tap")
+	defer file.Close()
+	raw, err := file.SyscallConn()
+	require.NoError(t, err)
+	tap := new(tunTap)
+	tap.queues, tap.off = []syscall.RawConn{raw}, tapOffload{header: vnetHeaderLen, jumbo: true}
+	tap.setLink(Link{MTU: 30_000, GSO: MaxGSO, TxChecksum: true, Up: true})
+	for _, v6 := range []bool{false, true} {
+		spec := packetSpec{tcp: true, v6: v6, payload: pattern(75_000)}
+		want, ok := segmented(Ethernet, new(spec.super(t, 25_000, true)))
+		require.True(t, ok)
+		require.Len(t, want, 3)
+		n, err := tap.Send([]Frame{spec.super(t, 25_000, true)})
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		buf := make([]byte, 100_000)
+		for _, piece := range want {
+			n, err := unix.Read(fds[0], buf)
+			require.NoError(t, err)
+			require.Equal(t, make([]byte, vnetHeaderLen), buf[:vnetHeaderLen], "no offloads")
+			require.Equal(t, piece, buf[vnetHeaderLen:n])
+		}
+	}
+	require.EqualValues(t, 2, tap.Stats().Sent)
+	require.Zero(t, tap.Stats().SendDropped)
 }

@@ -368,7 +368,11 @@ func (op *tapWrite) frames(fd uintptr) {
 			op.n++
 			continue
 		}
-		switch errno := op.frame(fd, f); errno {
+		errno := op.frame(fd, f)
+		if tooLarge(errno) && f.Len() > maxFrame {
+			errno = op.cut(fd, f)
+		}
+		switch errno {
 		case 0:
 			op.sent++
 			op.bytes += f.Len()
