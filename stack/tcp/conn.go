@@ -354,7 +354,7 @@ func (c *Conn) finReceived() bool {
 }
 
 // Unacked returns the number of bytes that were written and are not yet acknowledged.
-func (c *Conn) Unacked() int { return c.snd.buf.len() }
+func (c *Conn) Unacked() int { return c.snd.buf.len(c.blocks()) }
 
 // Read copies received data to p and returns the number of bytes, 0 if there is none.
 func (c *Conn) Read(now Time, p []byte) int {
@@ -573,7 +573,7 @@ func (c *Conn) die(e Err) {
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
-	c.snd.buf.clear()
+	c.snd.buf.clear(c.blocks())
 	c.snd.buf.ring.free(c.p)
 	c.cc.release()
 	c.pl = nil

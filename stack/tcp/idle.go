@@ -7,6 +7,7 @@ type active struct {
 	sb  scoreboard
 	rec recovery
 	arrivals
+	sendBlocks      blockQueue
 	unacceptableAck Seq  // SEG.ACK of the latest segment if that was unacceptable, else at most SND.UNA: see ackSeq
 	awaitAcksBy     Time // deadline of AwaitAcks; 0: no writer waits
 	probeOnly       bool // activated for a keep-alive probe or its answer; no data was sent or received since

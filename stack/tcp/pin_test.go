@@ -21,8 +21,8 @@ func requireSame(t *testing.T, want, got *Segment, seed uint64) {
 // joined returns a copy of a segment whose payload is in one piece, as the segment would arrive.
 func joined(s *Segment) Segment {
 	in := *s
-	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Pinned}, nil)
-	in.Payload2, in.Pinned = nil, nil
+	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Payload3, s.Pinned}, nil)
+	in.Payload2, in.Payload3, in.Pinned, in.Block = nil, nil, nil, nil
 	return in
 }
 

@@ -570,14 +570,14 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack
-	b.buf.drop(min(n, b.buf.len())) // the FIN has a number but is not in the buffer
+	b.buf.drop(c.blocks(), min(n, c.Unacked())) // the FIN has a number but is not in the buffer
 	if b.buf.ring.n == 0 {
 		b.buf.ring.free(c.p)
 	}
 	if c.awaitAcksBy != 0 && len(b.buf.pinned) == 0 {
 		c.endAwaitAcks()
 	}
-	if b.buf.len() == 0 {
+	if c.Unacked() == 0 {
 		if !b.fin || b.finSent && b.una == b.nxt {
 			c.events |= Acked
 		}

@@ -281,7 +281,7 @@ func (c *Conn) dataStart() Seq {
 }
 
 // dataEnd returns the sequence number after the last written byte. A FIN has this number.
-func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.len()) }
+func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.Unacked()) }
 
 // data writes the segment with the bytes from seq to end. end may include the FIN. If there are more
 // than mss bytes, the segment is a super-segment.
@@ -305,7 +305,9 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	if n == 0 {
 		out.Flags &^= wire.FlagPSH
 	}
-	out.Payload, out.Payload2, out.Pinned = c.snd.buf.slices(int(seq-c.dataStart()), n)
+	if n > 0 {
+		c.snd.buf.payload(c.p, c.blocks(), out, int(seq-c.dataStart()), n)
+	}
 	if n > 0 {
 		c.snd.dataSegs++
 	}
@@ -353,7 +355,7 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	if n > room {
 		n = max(room/mss*mss, mss)
 	}
-	c.retransmit(now, out, p, min(n, p.sent().len()), mss)
+	c.retransmit(now, out, p, c.evenBurst(p.sent().seq, min(n, p.sent().len()), mss), mss)
 	return true
 }
 
@@ -528,6 +530,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	if n > mss && (n < unsent || !c.noDelay && !s.fin) {
 		n = n / mss * mss // mayBeSmall decides about the remainder
 	}
+	n = c.evenBurst(s.nxt, n, mss)
 	if n < mss && !c.mayBeSmall(now, n, unsent) || c.cc.pace.hold(now) {
 		return false
 	}

@@ -1,7 +1,11 @@
 package tcp
 
 // A sendQueue holds the bytes that were written and are not yet acknowledged: copied bytes in
-// a ring, followed by pinned bytes, which are still in the application's buffer.
+// a ring, followed by bytes in Blocks, followed by pinned bytes, which are still in the
+// application's buffer. While there are bytes in Blocks, further bytes are not put into the ring.
+//
+// The bytes in Blocks are in a blockQueue, which is in the active part of the Conn. It is nil while
+// the Conn is idle.
 type sendQueue struct {
 	ring ring
 	// pinned is a part of the slice that was given to Pin. Its capacity reaches to the
@@ -10,31 +14,55 @@ type sendQueue struct {
 }
 
 // len returns the number of bytes in the queue.
-func (q *sendQueue) len() int { return q.ring.n + len(q.pinned) }
+func (q *sendQueue) len(x *blockQueue) int { return q.ring.n + x.len() + len(q.pinned) }
 
-// slices returns the n bytes that begin off bytes from the head, as up to two pieces of the
-// ring and one of the pinned bytes.
-func (q *sendQueue) slices(off, n int) (a, b, pinned []byte) {
+// payload sets the payload of out to the n bytes that begin off bytes from the head.
+func (q *sendQueue) payload(p *Params, x *blockQueue, out *Segment, off, n int) {
 	if k := min(n, q.ring.n-off); k > 0 {
-		a, b = q.ring.slices(off, k)
+		out.Payload, out.Payload2 = q.ring.slices(off, k)
+		off, n = off+k, n-k
+	}
+	off -= q.ring.n
+	if k := min(n, x.len()-off); k > 0 {
+		x.payload(p, out, off, k, k < n)
 		off, n = off+k, n-k
 	}
 	if n > 0 {
-		off -= q.ring.n
-		pinned = q.pinned[off : off+n]
+		off -= x.len()
+		out.Pinned = q.pinned[off : off+n]
 	}
-	return a, b, pinned
+}
+
+// put appends a copy of b. There are no pinned bytes.
+func (q *sendQueue) put(p *Params, x *blockQueue, b []byte) {
+	if x.len() > 0 {
+		x.put(p, b)
+		return
+	}
+	q.ring.reserve(p, q.ring.n+len(b), q.ring.n)
+	q.ring.put(q.ring.n, b)
+	q.ring.n += len(b)
 }
 
 // drop removes n bytes from the head of the queue.
-func (q *sendQueue) drop(n int) {
+func (q *sendQueue) drop(x *blockQueue, n int) {
 	k := min(n, q.ring.n)
 	q.ring.drop(k)
-	q.pinned = q.pinned[n-k:]
+	n -= k
+	if k = min(n, x.len()); k > 0 {
+		x.drop(k)
+		n -= k
+	}
+	q.pinned = q.pinned[n:]
 }
 
 // clear empties the queue.
-func (q *sendQueue) clear() { q.ring.n, q.pinned = 0, nil }
+func (q *sendQueue) clear(x *blockQueue) {
+	if k := x.len(); k > 0 {
+		x.drop(k)
+	}
+	q.ring.n, q.pinned = 0, nil
+}
 
 // Write copies as much of p as fits to the send queue and returns that number of bytes.
 // If it is less than len(p), a Writable event follows when there is room again.
@@ -43,10 +71,7 @@ func (c *Conn) Write(now Time, p []byte) int {
 	if n == 0 {
 		return 0
 	}
-	q := &c.snd.buf.ring
-	q.reserve(c.p, q.n+n, q.n)
-	q.put(q.n, p[:n])
-	q.n += n
+	c.snd.buf.put(c.p, c.blocks(), p[:n])
 	return n
 }
 
@@ -70,17 +95,15 @@ func (c *Conn) Pin(now Time, p []byte) int {
 // Pinned returns the number of pinned bytes that are not yet acknowledged: Unpin would copy them.
 func (c *Conn) Pinned() int { return len(c.snd.buf.pinned) }
 
-// Unpin copies the pinned bytes that are not yet acknowledged to the ring. Segments that Next
+// Unpin copies the pinned bytes that are not yet acknowledged to the ring or to a Block. Segments that Next
 // returned before still refer to the caller's buffer.
 func (c *Conn) Unpin() {
 	q := &c.snd.buf
-	n := len(q.pinned)
-	if n > 0 {
-		q.ring.reserve(c.p, q.ring.n+n, q.ring.n)
-		q.ring.put(q.ring.n, q.pinned)
-		q.ring.n += n
-	}
+	pinned := q.pinned
 	q.pinned = nil
+	if len(pinned) > 0 {
+		q.put(c.p, c.blocks(), pinned)
+	}
 }
 
 // near is the round-trip time below which waiting for an acknowledgement may cost less than
@@ -135,7 +158,7 @@ func (c *Conn) admit(now Time, p []byte) int {
 }
 
 // WriteSpace returns the number of bytes that Write would accept now.
-func (c *Conn) WriteSpace() int { return max(c.bufferLimit(c.snd.limit)-c.snd.buf.len(), 0) }
+func (c *Conn) WriteSpace() int { return max(c.bufferLimit(c.snd.limit)-c.Unacked(), 0) }
 
 // tuneSend grows the send buffer to twice the congestion window plus the bytes that are
 // SACKed, and reports Writable when a third of the buffer is free for a waiting writer. The factor
@@ -147,7 +170,7 @@ func (c *Conn) tuneSend() {
 		s.limit = want
 	}
 	if s.full {
-		if limit := c.bufferLimit(s.limit); limit-s.buf.len() >= limit/3 {
+		if limit := c.bufferLimit(s.limit); limit-c.Unacked() >= limit/3 {
 			s.full = false
 			c.events |= Writable
 		}

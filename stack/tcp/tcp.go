@@ -127,10 +127,15 @@ type Segment struct {
 	Payload  []byte
 	Payload2 []byte
 
-	// Pinned is the last part of the payload of a segment from Conn.Next: bytes of the
-	// buffer that was given to Conn.Pin. It stays valid until the owner changes that
-	// buffer, so it may be used after Conn.Unpin.
+	// Payload3 is a third piece of the payload of a segment from Conn.Next, usually empty.
+	Payload3 []byte
+
+	// Pinned is the last part of the payload of a segment from Conn.Next. If Block is nil, it is bytes
+	// of the buffer that was given to Conn.Pin. It stays valid until the owner changes that buffer, so
+	// it may be used after Conn.Unpin. If Block is not nil, Pinned is bytes of that Block, which are
+	// valid until the next call on the Conn. A caller that needs the bytes longer uses the Block.
 	Pinned []byte
+	Block  *Block
 
 	// CE is set on a received segment whose IP header has the CE codepoint. ECT is set on
 	// a received segment whose IP header has an ECT codepoint, and on a segment to be sent
@@ -145,7 +150,9 @@ type Segment struct {
 }
 
 // DataLen returns the number of payload bytes.
-func (s *Segment) DataLen() int { return len(s.Payload) + len(s.Payload2) + len(s.Pinned) }
+func (s *Segment) DataLen() int {
+	return len(s.Payload) + len(s.Payload2) + len(s.Payload3) + len(s.Pinned)
+}
 
 // seqLen returns SEG.LEN of RFC 9293 3.3.1: payload, SYN and FIN.
 func (s *Segment) seqLen() int {
@@ -226,6 +233,9 @@ type Params struct {
 	// garbage collector frees.
 	Alloc func(n int) []byte
 	Free  func([]byte)
+	// NewBlock returns a Block with one use, and its memory: a slice of at least n bytes. The Conn
+	// needs it for bytes that follow those of WriteBlock. If it is nil, make allocates.
+	NewBlock func(n int) (*Block, []byte)
 	// Spare is a pool, such as a sync.Pool, for the part of a Conn that exists only while the
 	// Conn is active. If Spare is nil, the garbage collector frees that part.
 	Spare interface {
