@@ -15,7 +15,7 @@ import (
 // TCPConfig has the settings of TCP. The zero value selects the defaults.
 type TCPConfig struct {
 	// Params are the parameters of the protocol. If it is nil, they are tcp.DefaultParams. The stack
-	// sets Alloc, Free, Spare, Pressure and Count itself.
+	// sets Alloc, Free, NewBlock, Spare, Pressure and Count itself.
 	Params *tcp.Params
 	// SynBacklog is the maximum number of half-open connections of one listener. Beyond that number, the
 	// listener answers with SYN cookies. If SynBacklog is 0, the maximum is 1024.
@@ -44,6 +44,7 @@ const (
 
 // tcpState is the state of TCP that all connections of a stack share.
 type tcpState struct {
+	sendBlocks sync.Pool // of *SendBlock
 	params     tcp.Params
 	synBacklog int
 	memory     int64        // budget of the buffers in bytes
@@ -145,6 +146,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		ts.used.Add(-int64(cap(b)))
 		s.bufs.put(b)
 	}
+	ts.params.NewBlock = s.newTCPBlock
 	ts.params.Count = ts.count
 	ts.params.Spare = new(sync.Pool)
 	ts.params.Pressure = ts.pressure

@@ -16,23 +16,31 @@ import (
 func (t *TCP) Write(p []byte) (int, error) {
 	growStack(false)
 	t.mu.Lock()
-	for t.writing {
-		if err := t.writeEnd(); err != nil {
-			t.mu.Unlock()
-			return 0, err
-		}
-		t.waiting().write()
+	if err := t.beginWrite(); err != nil {
+		t.mu.Unlock()
+		return 0, err
 	}
-	t.writing = true
 	if len(p) <= promptBytes {
 		if t.yield {
 			t.yieldNow()
 		}
 		if len(p) < pinBytes || t.copies(len(p)) {
-			return t.writeCopied(p)
+			return t.writeQueued(nil, p)
 		}
 	}
 	return t.writePinned(p)
+}
+
+// beginWrite waits until no other Write is in progress. t.mu is held, but not during the wait.
+func (t *TCP) beginWrite() error {
+	for t.writing {
+		if err := t.writeEnd(); err != nil {
+			return err
+		}
+		t.waiting().write()
+	}
+	t.writing = true
+	return nil
 }
 
 // endWrite lets the next Write begin. t.mu is held.
@@ -41,10 +49,10 @@ func (t *TCP) endWrite() {
 	t.wakeWriters()
 }
 
-// writeCopied implements Write by copying p into the send buffer. It calls endWrite before it sends the last
-// bytes. Once the peer may have these bytes, it waits for nothing, not even for t.mu: see promptBytes. The
-// caller holds t.mu; writeCopied unlocks it.
-func (t *TCP) writeCopied(p []byte) (n int, err error) {
+// writeQueued implements Write by copying p into the send buffer, and WriteBlock if p is in the SendBlock b,
+// which is otherwise nil. It calls endWrite before it sends the last bytes. Once the peer may have these bytes,
+// it waits for nothing, not even for t.mu: see promptBytes. The caller holds t.mu; writeQueued unlocks it.
+func (t *TCP) writeQueued(b *SendBlock, p []byte) (n int, err error) {
 	for {
 		if err = t.writeEnd(); err != nil || n == len(p) {
 			t.endWrite()
@@ -52,7 +60,7 @@ func (t *TCP) writeCopied(p []byte) (n int, err error) {
 			return n, err
 		}
 		now := t.s.now()
-		k := t.conn.Write(now, p[n:])
+		k := t.queue(now, b, p[n:])
 		if k == 0 { // the send buffer is full
 			t.waiting().write()
 			continue
@@ -78,6 +86,20 @@ func (t *TCP) writeCopied(p []byte) (n int, err error) {
 		}
 		t.mu.Lock()
 	}
+}
+
+// queue adds bytes of p to the send buffer, as a copy if b is nil, otherwise as bytes in b. It returns their
+// number. t.mu is held.
+func (t *TCP) queue(now tcp.Time, b *SendBlock, p []byte) int {
+	if b == nil {
+		return t.conn.Write(now, p)
+	}
+	n, used := t.conn.WriteBlock(now, &b.Block, p)
+	if used {
+		use(&b.Block)
+		b.charge()
+	}
+	return n
 }
 
 // writePinned implements Write by pinning p (see zeroCopySend). The caller holds t.mu; writePinned unlocks
@@ -171,9 +193,15 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	p := t.path
 	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
 	n := total // bytes to put into the slot; the frame may refer to pinned bytes instead
-	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() && !t.zc.copying {
-		meta.body, meta.done = seg.Pinned, t.zc.frame()
-		n -= len(seg.Pinned)
+	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum {
+		switch {
+		case seg.Block != nil:
+			use(seg.Block)
+			meta.body, meta.done = seg.Pinned, seg.Block.Done
+		case !p.ifc.tx.async.Load() && !t.zc.copying:
+			meta.body, meta.done = seg.Pinned, t.zc.frame()
+		}
+		n -= len(meta.body)
 	}
 	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: dfAlways, id: t.ipID, count: 1}
 	if seg.GSOSize > 0 {
@@ -186,7 +214,8 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)
 	at += copy(b[at:], seg.Payload2)
-	copy(b[at:], seg.Pinned) // nothing if the frame refers to the pinned bytes
+	at += copy(b[at:], seg.Payload3)
+	copy(b[at:], seg.Pinned) // nothing if the frame refers to these bytes
 	binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], p.pseudoSum(wire.ProtoTCP, total))
 	s.counts.tcpOut.Add(1)
 	if seg.ECT {

@@ -20,8 +20,8 @@ import (
 // streamByte returns byte i of the stream that seed selects.
 func streamByte(seed byte, i int) byte { return byte(i*7+i>>8*13+i>>16*29) ^ seed }
 
-// writeInterrupted writes up to total bytes of a stream, in Writes that deadlines interrupt. After each Write it
-// overwrites its buffer. It adds the results of Write to sent.
+// writeInterrupted writes up to total bytes of a stream, in Writes and WriteBlocks that deadlines interrupt. After each
+// Write it overwrites its buffer. It adds the results to sent.
 func writeInterrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64) error {
 	buf := make([]byte, 300_000)
 	for at := 0; at < total; {
@@ -34,7 +34,16 @@ func writeInterrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.I
 		} else {
 			c.SetWriteDeadline(time.Time{})
 		}
-		n, err := c.Write(p)
+		var n int
+		var err error
+		if r.IntN(2) == 0 {
+			n, err = c.Write(p)
+		} else {
+			b := c.NewBlock(4096 << r.IntN(5))
+			p = p[:copy(b.Bytes(), p)]
+			n, err = c.WriteBlock(b, b.Bytes()[:len(p)])
+			b.Free()
+		}
 		for i := range p {
 			p[i] = ^p[i]
 		}
