@@ -150,8 +150,7 @@ func (c *conn) SetWriteBuffer(bytes int) error {
 // because it has no file descriptor.
 type TCPConn struct {
 	conn
-	tcp  *stack.TCP
-	pool *copyBuffers
+	tcp *stack.TCP
 }
 
 var (
@@ -165,7 +164,6 @@ func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
 	return &TCPConn{
 		conn: conn{sock: t, net: network, six: f.six},
 		tcp:  t,
-		pool: &h.copyBuffers,
 	}
 }
 

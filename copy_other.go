@@ -2,7 +2,15 @@
 
 package usernet
 
-import "syscall"
+import (
+	"syscall"
 
-// awaitDescriptor returns at once, because there is no way to wait for data without reading it.
-func awaitDescriptor(syscall.Conn) error { return nil }
+	"github.com/usernet/usernet/stack"
+)
+
+// A systemSource is not available: there is no way to wait for data without a buffer.
+type systemSource struct{}
+
+func newSystemSource(syscall.Conn) *systemSource { return nil }
+
+func (*systemSource) next(*stack.TCP, int, int) (*stack.SendBlock, int, error) { return nil, 0, nil }

@@ -147,18 +147,17 @@ type Config struct {
 // A Host is an Internet host in the sense of RFC 1122, with addresses, routes and
 // names of its own. Its methods may be called by several goroutines at the same time.
 type Host struct {
-	stack       *stack.Stack
-	resolver    *resolve.Resolver
-	lookup      lookupFunc                // lookupDial, with the hooks of httptrace
-	https       bool                      // Config.Resolver.HTTPS
-	nat64       bool                      // Config.Resolver.NAT64
-	fill        func(p []byte)            // fills p with unpredictable bytes
-	copyBuffers copyBuffers               // buffers of ReadFrom and WriteTo
-	batches     sync.Pool                 // of *[]stack.Datagram
-	logger      *slog.Logger              // nil: no log
-	conns       *connLog                  // nil: connections are not logged
-	changes     *changeLog                // nil if logger is
-	mdns        atomic.Pointer[mdnsLinks] // nil until first needed
+	stack    *stack.Stack
+	resolver *resolve.Resolver
+	lookup   lookupFunc                // lookupDial, with the hooks of httptrace
+	https    bool                      // Config.Resolver.HTTPS
+	nat64    bool                      // Config.Resolver.NAT64
+	fill     func(p []byte)            // fills p with unpredictable bytes
+	batches  sync.Pool                 // of *[]stack.Datagram
+	logger   *slog.Logger              // nil: no log
+	conns    *connLog                  // nil: connections are not logged
+	changes  *changeLog                // nil if logger is
+	mdns     atomic.Pointer[mdnsLinks] // nil until first needed
 
 	// The following are nil until first needed.
 	dhcp         atomic.Pointer[linkSet[*dhcpClient]]

@@ -250,7 +250,7 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	// waits reports whether a goroutine waits for a descriptor to become readable.
 	waits := func() bool {
 		buf := make([]byte, 1<<20)
-		return strings.Contains(string(buf[:runtime.Stack(buf, true)]), "usernet.awaitDescriptor")
+		return strings.Contains(string(buf[:runtime.Stack(buf, true)]), "usernet.(*systemSource).next")
 	}
 	a, b := newPair(t)
 	for name, tc := range map[string]struct {
