@@ -370,6 +370,40 @@ func TestReadFromTakesABufferThatSuitsItsSource(t *testing.T) {
 	}
 }
 
+// Only a call of ReadFrom allocates, not the data that passes.
+func TestReadFromAllocatesNothingPerRead(t *testing.T) {
+	a, b := newPair(t)
+	c, s := connect(t, a, b, addrB)
+	var feed [100_000]byte
+	pass := make(chan int)
+	ready := make(chan struct{})
+	go func() {
+		left := 0
+		c.ReadFrom(readerFunc(func(p []byte) (int, error) {
+			if left == 0 {
+				ready <- struct{}{}
+				if left = <-pass; left == 0 {
+					return 0, io.EOF
+				}
+			}
+			n := min(left, len(p))
+			left -= n
+			return n, nil
+		}))
+	}()
+	round := func() {
+		<-ready
+		pass <- len(feed)
+		io.ReadFull(s, feed[:])
+	}
+	for range 100 {
+		round()
+	}
+	require.Zero(t, testing.AllocsPerRun(200, round))
+	<-ready
+	pass <- 0
+}
+
 // This test needs sync.Pool to keep items. Under the race detector a Pool drops items at random.
 func TestReadFromAndWriteToDoNotAllocateBuffers(t *testing.T) {
 	a, b := newPair(t)

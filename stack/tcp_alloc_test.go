@@ -38,6 +38,42 @@ func TestSegmentsOfAConnectionAllocateNothing(t *testing.T) {
 	}
 }
 
+func TestBlocksAllocateNothing(t *testing.T) {
+	a, b := wiredPair(t, nil)
+	c, d := connect(t, a, b)
+	back, far := connect(t, a, b)
+	buf := make([]byte, 128<<10)
+	for _, n := range []int{3000, 10_000, 64 << 10} {
+		relay := func() { // c -> d, and from there by the memory of the receive buffer over far -> back
+			for range 2 {
+				sb := c.NewBlock(64 << 10)
+				if _, err := c.WriteBlock(sb, sb.Bytes()[:n]); err != nil {
+					t.Error(err)
+				}
+				sb.Free()
+			}
+			for got := 0; got < 2*n; {
+				d.AwaitReadable()
+				x, y, storage := d.Take()
+				tb := d.TakeBlock(far, storage)
+				for _, p := range [2][]byte{x, y} {
+					k, err := far.WriteBlock(tb, p)
+					if err != nil {
+						t.Error(err)
+					}
+					got += k
+				}
+				tb.Free()
+			}
+			io.ReadFull(back, buf[:2*n])
+		}
+		for range 100 {
+			relay()
+		}
+		require.Zero(t, testing.AllocsPerRun(500, relay), n)
+	}
+}
+
 // The name of this test makes wiredPair use IPv6 addresses: see overIPv6.
 func TestSocketsOverIPv6AllocateNothing(t *testing.T) {
 	TestSegmentsOfAConnectionAllocateNothing(t)

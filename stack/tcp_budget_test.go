@@ -75,11 +75,21 @@ func TestOfferedWindowsStayInTheMemoryBudget(t *testing.T) {
 // A dead peer acknowledges nothing. When the deadline of a Write passes, its pinned bytes are copied, and
 // the copies must stay in the budget.
 func TestWritesToADeadPeerStayInTheMemoryBudget(t *testing.T) {
-	for name, size := range map[string]int{"small": 1000, "large": 1 << 20} {
+	for name, size := range map[string]int{"small": 1000, "large": 1 << 20, "blocks": 0} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const memory, n = 4 << 20, 400
 				x, y := nic.Pipe(nic.PipeConfig{})
+				write := func(c *TCP) error {
+					if size > 0 {
+						_, err := c.Write(make([]byte, size))
+						return err
+					}
+					b := c.NewBlock(64 << 10)
+					defer b.Free()
+					_, err := c.WriteBlock(b, b.Bytes())
+					return err
+				}
 				wire := nic.Impair(y, nic.ImpairConfig{})
 				a, b := budgetHost(t, wire, addrA, memory), budgetHost(t, x, addrB, 0)
 				var writers []*TCP
@@ -93,7 +103,7 @@ func TestWritesToADeadPeerStayInTheMemoryBudget(t *testing.T) {
 					require.NoError(t, c.SetWriteDeadline(time.Now().Add(5*time.Second)))
 					go func() {
 						for {
-							if _, err := c.Write(make([]byte, size)); err != nil {
+							if write(c) != nil {
 								return
 							}
 						}

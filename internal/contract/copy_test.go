@@ -3,6 +3,8 @@ package contract
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"os"
@@ -114,6 +116,139 @@ func copyBehaviours() []behaviour {
 			m, again := c.ReadFrom(strings.NewReader("late"))
 			return []any{n, err, m, again}
 		}, "write: broken pipe"},
+		{"ReadFrom of a reader that fails with its last data", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) { return copy(p, "with it"), errors.New("it broke") }))
+			return append(read(s, 100), n, err)
+		}, "it broke"},
+		{"ReadFrom of a reader that reads nothing at times", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			calls := 0
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) {
+				switch calls++; {
+				case calls < 10:
+					return 0, nil
+				case calls < 12:
+					return copy(p, "at last "), nil
+				}
+				return 0, io.EOF
+			}))
+			world.Settle()
+			return append(read(s, 100), n, err)
+		}, "<nil>"},
+		{"ReadFrom of a reader that reads more than it may", func(t *testing.T, w *world.World) (got []any) {
+			c, _ := w.Pair(t)
+			defer func() { got = append(got, c.Close(), fmt.Sprint("panics: ", recover() != nil)) }()
+			c.ReadFrom(readerFunc(func(p []byte) (int, error) { return 1 << 30, nil }))
+			return nil
+		}, `panics: true"`},
+		{"ReadFrom of a reader that reads less than nothing", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) { return -5, io.EOF }))
+			return []any{n, err}
+		}, "<nil>"},
+		{"ReadFrom of all sizes", func(t *testing.T, w *world.World) (got []any) {
+			c, s := w.Pair(t)
+			sum := crc32.NewIEEE()
+			done := make(chan error, 1)
+			go func() {
+				_, err := io.Copy(sum, s)
+				done <- err
+			}()
+			for _, n := range []int{1, 2047, 2048, 2049, 4095, 4096, 4097, 16384, 65535, 65536, 65537, 300_000} {
+				p := make([]byte, n)
+				for i := range p {
+					p[i] = byte(n + i*i)
+				}
+				k, err := c.ReadFrom(io.LimitReader(bytes.NewReader(p), int64(n)))
+				got = append(got, k, err)
+			}
+			got = append(got, c.CloseWrite())
+			err := <-done
+			return append(got, sum.Sum32(), err)
+		}, "<nil>"},
+		{"ReadFrom of a section of a file", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			name := filepath.Join(t.TempDir(), "file")
+			require.NoError(t, os.WriteFile(name, []byte("a section of a file"), 0o600))
+			f, err := os.Open(name)
+			require.NoError(t, err)
+			defer f.Close()
+			n, err := c.ReadFrom(io.NewSectionReader(f, 2, 7))
+			m, again := io.CopyN(c, f, 5)
+			at, _ := f.Seek(0, io.SeekCurrent)
+			world.Settle()
+			return append(read(s, 100), at, n, err, m, again)
+		}, "<nil>"},
+		{"ReadFrom past a deadline that its source sets", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			calls := 0
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) {
+				if calls++; calls == 2 {
+					require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0)))
+				}
+				return copy(p, "some data"), nil
+			}))
+			return append(read(s, 100), n, err)
+		}, "i/o timeout"},
+		{"ReadFrom on a connection that its source closes", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			calls := 0
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) {
+				if calls++; calls == 2 {
+					require.NoError(t, c.Close())
+				}
+				return copy(p, "some data"), nil
+			}))
+			return append(read(s, 100), n, err)
+		}, "use of closed network connection"},
+		{"ReadFrom after a CloseWrite of its source", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			calls := 0
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) {
+				if calls++; calls == 2 {
+					require.NoError(t, c.CloseWrite())
+				}
+				return copy(p, "some data"), nil
+			}))
+			return append(all(s), n, err)
+		}, "write: broken pipe"},
+		{"ReadFrom on a connection that is reset meanwhile", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			calls := 0
+			n, err := c.ReadFrom(readerFunc(func(p []byte) (int, error) {
+				if calls++; calls == 2 {
+					reset(t, s)
+				}
+				return copy(p, "some data"), nil
+			}))
+			return []any{n, err}
+		}, "connection reset by peer"},
+		{"a Write while ReadFrom waits for its source", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			r, pipe := io.Pipe()
+			got := after(func() error {
+				_, err := c.ReadFrom(r)
+				return err
+			})
+			writeAll(pipe, "first, ")
+			world.Settle()
+			writeAll(c, "second, ")
+			writeAll(pipe, "third")
+			pipe.Close()
+			err := <-got
+			c.CloseWrite()
+			return append(all(s), err)
+		}, "<nil>"},
+		{"WriteTo a writer that panics", func(t *testing.T, w *world.World) (got []any) {
+			c, s := w.Pair(t)
+			require.NoError(t, writeAll(s, "some data"))
+			defer func() {
+				got = append(got, recover(), c.Close())
+			}()
+			c.WriteTo(writerFunc(func([]byte) (int, error) { panic("a sink") }))
+			return nil
+		}, "<nil>"},
 		{"WriteTo until the end", func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "until the end"))
@@ -191,6 +326,10 @@ func writeAll(w io.Writer, s string) error {
 	_, err := io.WriteString(w, s)
 	return err
 }
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 type writerFunc func(p []byte) (int, error)
 
