@@ -28,7 +28,7 @@ const (
 	eventBytes = 1 << 20
 	// load is the inverse of the part of one CPU that a sampler uses: after a sample that cost a CPU time t, the
 	// sampler waits for load*t. See costOf.
-	load = 100
+	load = 300
 	// maxWait is the longest wait because of load.
 	maxWait = 10 * time.Second
 )
