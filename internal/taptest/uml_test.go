@@ -88,8 +88,8 @@ func socketConn(t *testing.T, f *os.File) net.Conn {
 	return c
 }
 
-// bootUML boots a guest. The guest is shut down at the end of the test. The files in cfg can be closed
-// afterwards.
+// bootUML boots a guest. After bootUML has returned, the caller can close the files in cfg. The guest is shut
+// down at the end of the test.
 func bootUML(t *testing.T, cfg umlConfig) *uml {
 	t.Helper()
 	need(t, "linux.uml", "modprobe")
@@ -118,8 +118,8 @@ func bootUML(t *testing.T, cfg umlConfig) *uml {
 	u.cmd.Env = append(os.Environ(), helperVar+"=uml-exec", "TMPDIR="+dir)
 	u.cmd.ExtraFiles = files
 	u.cmd.Stdout, u.cmd.Stderr = u.console, u.console
-	// UML is several processes, which end with the first of their PID namespace. That one ends if the test is
-	// killed.
+	// UML is several processes. The kernel kills them all when the first process of their PID namespace dies,
+	// and kills that one when the test dies (Pdeathsig).
 	u.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	u.cmd.WaitDelay = 5 * time.Second
 	require.NoError(t, u.cmd.Start())
@@ -206,7 +206,8 @@ func (u *uml) read(t *testing.T, script string) (string, error) {
 }
 
 // try runs a script in the guest, and returns its output. One script runs at a time, for patience at most.
-// A process that the script leaves in the background must not use the output of the script.
+// A process that the script leaves in the background must redirect its own stdout and stderr, because those
+// it inherits are the script's output file.
 func (u *uml) try(t *testing.T, script string) (string, error) {
 	t.Helper()
 	_, err := fmt.Fprintln(u.scripts, base64.StdEncoding.EncodeToString([]byte(script)))
@@ -258,15 +259,19 @@ func umlExec(args []string) error {
 	return unix.Exec(exe, append([]string{"linux.uml"}, args...), os.Environ())
 }
 
-// A guest boots, has the modules that were asked for, passes bytes over its serial line and frames over
-// its Ethernet, and shuts down.
+// A guest boots, has the modules that were asked for, sends bytes over its serial line and frames over its
+// Ethernet, and shuts down.
 func TestUserModeLinuxBootsAndShutsDown(t *testing.T) {
 	t.Parallel()
 	need(t, "linux.uml", "modprobe")
 	serial, guestSerial := socketPair(t, unix.SOCK_STREAM)
 	wire, guestWire := socketPair(t, unix.SOCK_DGRAM)
-	u := bootUML(t, umlConfig{modules: []string{"8021q", "ppp_async", "pppoe"}, serial: guestSerial, ether: []*os.File{guestWire}})
-	require.Contains(t, u.run(t, "uname -r; lsmod"), "8021q")
+	modules := []string{"8021q", "ppp_async", "pppoe"}
+	u := bootUML(t, umlConfig{modules: modules, serial: guestSerial, ether: []*os.File{guestWire}})
+	loaded := u.run(t, "uname -r; lsmod")
+	for _, m := range modules {
+		require.Contains(t, loaded, "\n"+m+" ")
+	}
 	out, err := u.try(t, "echo before; false; echo after")
 	require.Error(t, err)
 	require.Equal(t, "before\n", out)
