@@ -86,7 +86,7 @@ func writeSeldom(c *usernet.TCPConn) {
 	}
 }
 
-// newTransferOf is newTransfer with what the sender does.
+// newTransferOf is like newTransfer; send is what the sender does.
 func newTransferOf(t *testing.T, imp nic.Impairment, send, receive func(c *usernet.TCPConn), options ...func(*usernet.TCPConn)) *transfer {
 	t.Helper()
 	a, b, impair := hosttest.ImpairedPair(t, 1)
@@ -113,7 +113,7 @@ func newTransferOf(t *testing.T, imp nic.Impairment, send, receive func(c *usern
 // idOf returns the inspector's name for a connection.
 func idOf(c net.Conn) string { return c.LocalAddr().String() + "->" + c.RemoteAddr().String() }
 
-// view returns the view of a connection.
+// view returns the URL fragment that opens the page's view of a connection; id is from idOf.
 func view(id string) string { return "#/conn?id=" + url.QueryEscape(id) }
 
 // discard reads all.
