@@ -73,7 +73,8 @@ func simplify(o simOptions) simOptions {
 	for round := 0; round < 8; round++ {
 		changed := false
 		for _, f := range steps {
-			// With another seed the run may not fail any more.
+			// The simplified run may no longer fail with the same seed, because it uses the random numbers
+			// differently. So try other seeds too.
 			for k := range uint64(6) {
 				x := o
 				f(&x)
@@ -131,7 +132,7 @@ var kept = []struct {
 			{MSS: 8960, Total: 356, Chunk: 49, Bite: 2001, Pause: 300 * Millisecond, Recv: 1024, RecvMax: 4096, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
 		},
 	}},
-	{"a tail loss probe sent data that had arrived after the probe was due", simOptions{
+	{"a tail loss probe sent data that was acknowledged after the probe was due", simOptions{
 		Seed: 0x4c61b0, Delay: Millisecond, Loss: 0.15, Dup: 0.0970166357193094, Merge: true, LatePull: 0.39936373320925644, CE: 0.1583935269567712,
 		Side: [2]simSide{
 			{MSS: 536, Total: 7154, Chunk: 100000, Bite: 100000, Pause: 10 * Millisecond, Recv: 65536, RecvMax: 65536, Send: 2048, SendMax: 2048, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, ECN: true},
@@ -180,7 +181,7 @@ var kept = []struct {
 			{MSS: 1000, Total: 1, Chunk: 100000, Bite: 2001, Recv: 4096, RecvMax: 131072, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 3, AbortAt: 2035878570, Fiddle: true},
 		},
 	}},
-	{"an application gave up while the other still read, for more than 900 s", simOptions{
+	{"an application gave up after 900 s without progress, although the other was still reading", simOptions{
 		Seed: 0x29c874b4, Delay: 10 * Millisecond, Jitter: Millisecond, Reorder: 0.06933505311833606,
 		Side: [2]simSide{
 			{MSS: 1000, Chunk: 100000, Bite: 2001, Pause: 5 * Second, Recv: 131072, RecvMax: 262144, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 3, AbortAt: 42591713, Fiddle: true},
