@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,7 +13,7 @@ import (
 	"github.com/usernet/usernet/internal/netns"
 )
 
-// Each workload of programs runs once in the harness's namespaces, on usernet.
+// Each workload in the list programs runs once in the harness's namespaces, on usernet.
 func TestEveryProgramIsMeasured(t *testing.T) {
 	netns.Need(t)
 	o := options{runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute, stacks: string(usern)}
@@ -32,7 +33,7 @@ func TestEveryProgramIsMeasured(t *testing.T) {
 	}
 }
 
-// The kernel's own row, with its three processes in two namespaces.
+// The kernel's figures of T17in and T17out come from three processes in two namespaces.
 func TestKernelProxiesBetweenNamespaces(t *testing.T) {
 	netns.Need(t)
 	o := options{only: "T17", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute, stacks: string(kernel)}
@@ -76,36 +77,73 @@ func TestMemoryFileIsServedAsItIs(t *testing.T) {
 	}
 }
 
-// A relay passes on both directions and their ends.
+// A relay forwards the data of both directions, and the end of each while the other direction is still open.
 func TestRelayPassesOnTheEndOfEachDirection(t *testing.T) {
 	n := kernelNetwork("")
-	server, err := n.listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, test := range []struct {
+		name   string
+		server func(c net.Conn)
+		client func(c net.Conn) error
+	}{
+		{"the client ends first", func(c net.Conn) { answerAtEnd(c) }, sendAndEnd},
+		{"the server ends first", func(c net.Conn) { sendAndEnd(c) }, answerAtEnd},
+	} {
+		server, err := n.listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		go accept(server, test.server)
+		front, err := n.listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer front.Close()
+		go accept(front, func(c net.Conn) {
+			relay(c, func() (net.Conn, error) { return n.dial("tcp4", server.Addr().String()) })
+		})
+		c, err := n.dial("tcp4", front.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(30 * time.Second))
+		if err := test.client(c); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
-	defer server.Close()
-	go accept(server, func(c net.Conn) { sink(c, smallChunk) })
-	front, err := n.listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+}
+
+const question, reply = "question", "reply"
+
+// sendAndEnd sends question, ends its direction, and reads reply until the end of the other direction.
+func sendAndEnd(c net.Conn) error {
+	defer c.Close()
+	if _, err := io.WriteString(c, question); err != nil {
+		return err
 	}
-	defer front.Close()
-	go accept(front, func(c net.Conn) {
-		relay(c, func() (net.Conn, error) { return n.dial("tcp4", server.Addr().String()) })
-	})
-	c := client{n: n, t: &task{Time: 20 * time.Millisecond, Setup: setup{Chunk: smallChunk}}, dialing: make(chan struct{}, 1)}
-	host, port, err := net.SplitHostPort(front.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
 	}
-	c.t.Addr = host
-	if c.t.Port, err = net.LookupPort("tcp", port); err != nil {
-		t.Fatal(err)
+	return readAll(c, reply)
+}
+
+// answerAtEnd reads question until the end of the direction, and then sends reply.
+func answerAtEnd(c net.Conn) error {
+	defer c.Close()
+	if err := readAll(c, question); err != nil {
+		return err
 	}
-	time.AfterFunc(c.t.Time, func() { c.stop.Store(true) })
-	if sent, err := c.sendOne(); err != nil || sent == 0 {
-		t.Errorf("%d bytes, %v", sent, err)
+	_, err := io.WriteString(c, reply)
+	return err
+}
+
+// readAll returns an error unless the bytes until the end of the stream are want.
+func readAll(c net.Conn, want string) error {
+	got, err := io.ReadAll(c)
+	if err == nil && string(got) != want {
+		err = fmt.Errorf("%q instead of %q", got, want)
 	}
+	return err
 }
 
 func TestWorkloadsInMemoryComeLast(t *testing.T) {
@@ -122,7 +160,7 @@ func TestWorkloadsInMemoryComeLast(t *testing.T) {
 	}
 }
 
-// Each datagram of a batch arrives by itself, on the kernel too.
+// On the kernel's sockets, each datagram of a batch arrives by itself.
 func TestBatchesArriveAsDatagrams(t *testing.T) {
 	const size = 1400
 	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
