@@ -66,13 +66,13 @@ type lnetoConn struct {
 	readable, writable waker
 	rdead, wdead       lnetoDeadline
 	dialed, closed     bool
-	// hold sets held, and release sets let. While held is set and let is not, the host does not send.
-	held, let bool
+	// hold sets held, and release sets released. While only held is set, the host does not send.
+	held, released bool
 }
 
 var _ net.Conn = (*lnetoConn)(nil)
 
-// conn wraps a connection. h.mu is held.
+// conn makes an lnetoConn of t and adds it to h.conns. h.mu is held.
 func (h *lnetoHost) conn(t *tcp.Conn) *lnetoConn {
 	c := &lnetoConn{
 		h: h, tcp: t, id: *t.ConnectionID(), key: lnetoKey(t.LocalPort(), t.RemotePort()),
@@ -90,7 +90,7 @@ func (c *lnetoConn) remove() {
 		delete(c.h.conns, c.key)
 	}
 	if c.dialed {
-		c.h.ended = append(c.h.ended, c.tcp)
+		c.h.closing = append(c.h.closing, c.tcp)
 	}
 }
 
@@ -99,7 +99,7 @@ func (c *lnetoConn) over() bool { return c.closed || *c.tcp.ConnectionID() != c.
 
 // arrived is called when a segment of the connection has arrived. h.mu is held.
 func (c *lnetoConn) arrived() {
-	if !c.held && !c.let {
+	if !c.held && !c.released {
 		switch c.tcp.State() {
 		case tcp.StateCloseWait:
 			c.hold()
@@ -114,7 +114,7 @@ func (c *lnetoConn) arrived() {
 }
 
 // hold stops the host from sending until the application has answered the peer's FIN, or until
-// lnetoHold has passed. h.mu is held. It works around two faults of this version of lneto. First, when
+// lnetoHold has passed. c.h.mu is held. It works around two faults of this version of lneto. First, when
 // lneto is asked for a frame after the peer's FIN and nothing has been written yet, it closes its own
 // side too. Second, when lneto has acknowledged a FIN that ends the connection, it discards unread
 // data.
@@ -131,8 +131,8 @@ func (c *lnetoConn) hold() {
 
 // release ends hold. Further calls have no effect. c.h.mu is held.
 func (c *lnetoConn) release() {
-	if c.held && !c.let {
-		c.let = true
+	if c.held && !c.released {
+		c.released = true
 		c.h.holding--
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -41,13 +40,14 @@ type lnetoHost struct {
 	conns     map[uint32]*lnetoConn // key: lnetoKey
 	listeners map[uint16]*lnetoListener
 	nextPort  uint16
-	ended     []*tcp.Conn // closing connections, for reuse by dial
-	// holding is the number of connections in hold. While it is not 0, the host sends nothing.
+	closing   []*tcp.Conn // connections that dial may reuse once they are CLOSED
+	// holding is the number of connections that have called hold and not yet release. While it is not 0, the
+	// host sends nothing.
 	holding int
 	closed  chan struct{}
 }
 
-func newLnetoHost(addr string, mac, gateway [6]byte, send func([]byte)) (*lnetoHost, error) {
+func newLnetoHost(addr string, mac, peer [6]byte, send func([]byte)) (*lnetoHost, error) {
 	h := &lnetoHost{
 		send:      send,
 		out:       make([]byte, lnetoMTU+14),
@@ -68,9 +68,9 @@ func newLnetoHost(addr string, mac, gateway [6]byte, send func([]byte)) (*lnetoH
 	if err != nil {
 		return nil, fmt.Errorf("lneto: %w", err)
 	}
-	// lneto sends everything to the gateway, because it does not learn the address of a host that
-	// sends it an ARP request.
-	h.stack.SetGateway6(gateway)
+	// The peer is configured as the gateway, so that lneto sends everything to the peer's MAC. lneto would
+	// not learn that MAC from the peer's ARP request.
+	h.stack.SetGateway6(peer)
 	return h, nil
 }
 
@@ -360,19 +360,19 @@ func (h *lnetoHost) listen(port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// poll passes newly established connections to Accept. If too many wait for Accept, it aborts a
-// connection. h.mu is held.
+// poll passes newly established connections to Accept. If ready is full, it aborts the new connection. h.mu is
+// held, and no other function sends to ready.
 func (l *lnetoListener) poll() {
 	for l.tcp.NumberOfReadyToAccept() > 0 {
 		t, _, err := l.tcp.TryAccept()
 		if err != nil {
 			return
 		}
-		select {
-		case l.ready <- l.h.conn(t):
-		default:
+		if len(l.ready) == cap(l.ready) {
 			t.Abort()
+			continue
 		}
+		l.ready <- l.h.conn(t)
 	}
 }
 
@@ -431,12 +431,12 @@ func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	return c, nil
 }
 
-// spare returns a closed connection of an earlier call of dial, or a new one.
+// spare returns a tcp.Conn for dial: one of h.closing that is CLOSED, or a new one. h.mu is held.
 func (h *lnetoHost) spare() (*tcp.Conn, error) {
-	for i, t := range h.ended {
+	for i, t := range h.closing {
 		if t.State().IsClosed() {
-			h.ended[i] = h.ended[len(h.ended)-1]
-			h.ended = h.ended[:len(h.ended)-1]
+			h.closing[i] = h.closing[len(h.closing)-1]
+			h.closing = h.closing[:len(h.closing)-1]
 			return t, nil
 		}
 	}
@@ -447,7 +447,7 @@ func (h *lnetoHost) spare() (*tcp.Conn, error) {
 		TxPacketQueueSize: lnetoQueue,
 	})
 	if err != nil {
-		return nil, errors.Join(errors.New("lneto"), err)
+		return nil, fmt.Errorf("lneto: %w", err)
 	}
 	return t, nil
 }
