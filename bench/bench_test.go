@@ -154,7 +154,7 @@ func TestGrowthIsMeasuredBesideIdleConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Ports that the kernel's own services do not use.
-		g := &growth{near: near, far: far, t: &task, port: 9000, at: 7000, end: time.Now().Add(time.Minute)}
+		g := &growth{near: near, far: far, t: &task, port: 9000, used: 7000, end: time.Now().Add(time.Minute)}
 		for _, n := range []int{0, 50} {
 			one, err := g.step(n)
 			if err != nil {

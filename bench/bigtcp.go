@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bigGSO is the largest super-frame of the veth pair with BIG TCP, in bytes: GSO_MAX_SIZE of Linux, which veth takes.
+// bigGSO is the largest super-frame of the veth pair with BIG TCP, in bytes: Linux's GSO_MAX_SIZE, the limit of veth.
 const bigGSO = 8 * 65535
 
 // raiseGSO sets the length in bytes of the super-frames that an interface of the current namespace sends and receives,
 // with IPv4 and with IPv6. It is what ip link set does with gso_max_size, gro_max_size, gso_ipv4_max_size and
-// gro_ipv4_max_size; iproute2 has the latter two since 6.3 only, the version of their kernel.
+// gro_ipv4_max_size. iproute2 has the two of IPv4 only since version 6.3, as Linux does.
 func raiseGSO(ifc string, size uint32) error {
 	dev, err := net.InterfaceByName(ifc)
 	if err != nil {

@@ -107,7 +107,7 @@ func (b ratioBars) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 }
 
-// A stackBox is the mark of a stack in a legend.
+// A stackBox is the colored box of a stack in a legend.
 type stackBox struct{ color.Color }
 
 // Thumbnail implements plot.Thumbnailer.
@@ -131,7 +131,7 @@ func ratioChart(list []ratio) (string, error) {
 		ys = append(ys, plot.Tick{Value: bars.y(i), Label: r.ID + "  " + r.Name})
 	}
 	p.X.Tick.Marker, p.Y.Tick.Marker = plot.ConstantTicks(xs), plot.ConstantTicks(ys)
-	p.Y.Tick.Length, p.Y.LineStyle.Width, p.Y.Padding = 0, 0, 24 // a distance for fonts that are wider
+	p.Y.Tick.Length, p.Y.LineStyle.Width, p.Y.Padding = 0, 0, 24 // leaves room for wider fonts
 	grid := plotter.NewGrid()
 	grid.Horizontal.Width = 0
 	grid.Vertical.Color = color.Gray{0xd8}
@@ -147,11 +147,12 @@ func ratioChart(list []ratio) (string, error) {
 	})
 }
 
-// legend draws a line with the colors of stacks at the top of c, from the position x on.
-func legend(c draw.Canvas, x vg.Length, before string, stacks []stackName) {
+// legend draws one line with the color and the name of each stack at the top of c, from the position x on. prefix
+// precedes each name.
+func legend(c draw.Canvas, x vg.Length, prefix string, stacks []stackName) {
 	for i, s := range stacks {
 		l := newPlot("").Legend
-		l.Add(before+string(s), stackBox{chartColors[s]})
+		l.Add(prefix+string(s), stackBox{chartColors[s]})
 		l.Left, l.Top, l.ThumbnailWidth = true, true, 12
 		l.Draw(draw.Crop(c, x+vg.Length(90*i), 0, 0, -6))
 	}
@@ -245,7 +246,7 @@ func (c *curve) axis(v float64) string {
 	return fmt.Sprintf("%g", v)
 }
 
-// render draws an SVG file of a size in points, on white.
+// render returns an SVG file of w by h points. paint draws on the white background.
 func render(w, h vg.Length, paint func(draw.Canvas)) (string, error) {
 	canvas := vgsvg.New(w, h)
 	c := draw.New(canvas)
@@ -301,7 +302,7 @@ func drawGrowth(tables string) (string, error) {
 	return curvesChart(list)
 }
 
-// cells returns the cells of a line of a Markdown table, or nil if the line is not of a table.
+// cells returns the cells of a line of a Markdown table, or nil if the line is not part of a table.
 func cells(line string) []string {
 	line = strings.TrimSpace(line)
 	if len(line) < 2 || line[0] != '|' || line[len(line)-1] != '|' {
@@ -314,7 +315,7 @@ func cells(line string) []string {
 	return list
 }
 
-// value reads a figure of a table: what digits or amount has formatted. It returns NaN for none.
+// value parses a cell that digits or amount has formatted. It returns NaN if the cell has no figure.
 func value(cell string) float64 {
 	cell, _, _ = strings.Cut(strings.Trim(cell, "*"), " ")
 	cell = strings.Trim(cell, "*")

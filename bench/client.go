@@ -143,7 +143,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	}
 	c.mu.Unlock()
 	wg.Wait()
-	if c.t.Kind != udpBulk { // its server is no longer asked
+	if c.t.Kind != udpBulk { // blast has closed the connection on which the server was asked
 		if total, _, err = c.count(); err != nil {
 			return report{}, err
 		}
@@ -154,8 +154,8 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	}, nil
 }
 
-// count returns the number of operations or bytes so far, and when it was read, on the clock of the side that counts.
-// So the time between two counts lacks that of a question and its answer.
+// count returns the number of operations or bytes so far, and the time at which it was read, on the clock of the side that
+// counts. The time to ask the server for its count is therefore not part of the time between two counts.
 func (c *client) count() (n int64, at time.Duration, err error) {
 	switch c.t.Kind {
 	case flow:
@@ -169,7 +169,7 @@ func (c *client) count() (n int64, at time.Duration, err error) {
 	return n, clock(), nil
 }
 
-// started is the zero of clock.
+// started is the time at which clock returns 0.
 var started = time.Now()
 
 // clock returns the monotonic time of this process.

@@ -28,8 +28,8 @@ func (c *build) tree() string { return filepath.Join(c.dir, "tree") }
 // program returns the path of the harness built with the commit's usernet.
 func (c *build) program() string { return filepath.Join(c.dir, "bench") }
 
-// find resolves the commit of -compare.
-func find(commit string) (*build, error) {
+// newBuild resolves the commit of -compare and makes a directory for its build.
+func newBuild(commit string) (*build, error) {
 	c := &build{}
 	var err error
 	if c.root, err = command(context.Background(), "", "git", "rev-parse", "--show-toplevel"); err != nil {
@@ -90,7 +90,7 @@ func command(ctx context.Context, dir, name string, args ...string) (string, err
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, tail(errs.String()))
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, shorten(errs.String()))
 	}
 	first, _, _ := strings.Cut(string(out), "\n")
 	return first, nil
@@ -102,7 +102,7 @@ func (b *bench) compare(ctx context.Context) error {
 		return err
 	}
 	b.other = b.before.program()
-	fmt.Printf("%s is the commit %s; ratios are this tree's median over its; CPU is in seconds for a GB or a million operations\n",
+	fmt.Printf("%s is the commit %s; ratios are this tree's median divided by that of the commit; CPU is in seconds for a GB or a million operations\n",
 		before, b.before.commit)
 	fmt.Printf("%-8s %-46s %9s %9s %7s  %7s %7s %7s\n", "", "", "before", "now", "ratio", "CPU", "CPU now", "ratio")
 	var slower []string

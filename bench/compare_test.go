@@ -68,7 +68,7 @@ func TestLabTakesWhatIsAllowed(t *testing.T) {
 }
 
 func TestCompareBuildsAnotherCommit(t *testing.T) {
-	c, err := find("HEAD")
+	c, err := newBuild("HEAD")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestCompareBuildsAnotherCommit(t *testing.T) {
 	if list, err := exec.Command("git", "worktree", "list").Output(); err != nil || strings.Contains(string(list), c.dir) {
 		t.Errorf("%v: the worktree is left: %s", err, list)
 	}
-	if _, err := find("no-such-commit"); err == nil {
+	if _, err := newBuild("no-such-commit"); err == nil {
 		t.Error("a commit that does not exist was found")
 	}
 }
@@ -93,7 +93,7 @@ func TestCompareBuildsAnotherCommit(t *testing.T) {
 // Ctrl-C may arrive at any time.
 func TestCompareLeavesNothingOfAnInterruptedCheckout(t *testing.T) {
 	for _, after := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, time.Second} {
-		c, err := find("HEAD")
+		c, err := newBuild("HEAD")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,7 @@ func (b *bench) measureCosts() {
 	}
 }
 
-// simulations are the measurements of C6. The virtual time of each makes some hundred thousand packets.
+// simulations are the measurements of C6. Each lasts long enough in virtual time for some hundred thousand packets.
 var simulations = []struct {
 	name  string
 	n     int
@@ -63,8 +63,8 @@ var simulations = []struct {
 	{"the same, 10,000 flows on a bottleneck", 10_000, true, 25e6, 300 * time.Millisecond},
 }
 
-// virtualCosts measures how many packets are simulated for a second of CPU time. With one core, threads of the Go runtime
-// do not search for work during the many instants at which a single goroutine runs.
+// virtualCosts measures how many packets are simulated per second of CPU time. The processes have GOMAXPROCS=1: with more,
+// idle threads of the Go runtime would spend CPU time on the search for work whenever a single goroutine runs.
 func (b *bench) virtualCosts() (list []cost) {
 	for _, s := range simulations {
 		c := cost{ID: "C6", Name: s.name, Unit: "M per CPU second", Values: map[stackName]string{usern: "failed"}, Target: "1.5"}
@@ -72,7 +72,7 @@ func (b *bench) virtualCosts() (list []cost) {
 		t := task{Role: "virtual", Stack: usern, N: s.n, Paced: s.paced, Size: s.queue, Time: s.time, Setup: setup{Procs: 1}}
 		var rates []float64
 		for range min(b.o.runs, 3) {
-			rep, _, err := b.client(ctx, b.lab.tap, &t, -1)
+			rep, _, err := b.runProcess(ctx, b.lab.tap, &t, -1)
 			if err != nil {
 				b.failed++
 				fmt.Fprintf(os.Stderr, "C6, %s: %v\n", s.name, err)
@@ -103,7 +103,7 @@ func (b *bench) idleCost(n int) cost {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		t := task{Role: "idle", Stack: s, N: n}
-		rep, _, err := b.client(ctx, b.lab.tap, &t, -1)
+		rep, _, err := b.runProcess(ctx, b.lab.tap, &t, -1)
 		cancel()
 		if err != nil {
 			c.Values[s] = "failed"

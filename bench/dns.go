@@ -68,7 +68,8 @@ func answer(out, query []byte) ([]byte, error) {
 // A lookup returns the IPv4 addresses of a name.
 type lookup func(ctx context.Context, name string) ([]netip.Addr, error)
 
-// resolver returns the resolver of the stack: usernet's own, and for the others that of package net, which has no cache.
+// resolver returns the lookup function of the task's stack. usernet has its own resolver. The other stacks use that of
+// package net, which has no cache.
 func (c *client) resolver() (lookup, error) {
 	server, err := netip.ParseAddrPort(c.addr())
 	if err != nil {
@@ -95,7 +96,7 @@ func (c *client) resolver() (lookup, error) {
 	}, nil
 }
 
-// lookups returns a function that looks up names: always others, or with a cache a hundred names in turn.
+// lookups returns a function that looks up a new name in each call or, if the task has a cache, a hundred names in turn.
 func (c *client) lookups() (func(*counter) error, error) {
 	look, err := c.resolver()
 	if err != nil {

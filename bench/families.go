@@ -18,7 +18,7 @@ const (
 // families measures usernet over both families alternately, prints the figures and writes them.
 func (b *bench) families() error {
 	const head = "%-8s %-46s %-6s %9s %9s %7s  %7s %7s %7s\n"
-	fmt.Println("ratios are the median over IPv6 by that over IPv4; CPU is in seconds for a GB or a million operations")
+	fmt.Println("ratios are the median over IPv6 divided by that over IPv4; CPU is in seconds for a GB or a million operations")
 	fmt.Printf(head, "", "", "", "IPv4", "IPv6", "ratio", "CPU", "CPU v6", "ratio")
 	var slower []string
 	for i := range workloads {
@@ -69,7 +69,7 @@ func (r *row) familyRatio() float64 { return r.figures[usern6].rate() / r.figure
 func (b *bench) familiesMarkdown() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Both families\n\nOne interleaved run of `go run . -families` on %s, %s: medians of %d runs of %v. The target of a\nratio is in"+
-		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n%s\n\n",
+		" parentheses; a ratio in bold misses it. CPU is that of both sides, in seconds for a GB or for a million operations.\n%s\n\n",
 		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, b.busy())
 	s.WriteString("| | workload | unit | IPv4 | IPv6 | IPv6 / IPv4 | CPU IPv4 | CPU IPv6 |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range b.rows {

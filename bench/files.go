@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A memoryFile is a file in memory, which ends with the process.
+// A memoryFile is a file in memory. It exists until the process ends.
 type memoryFile struct {
 	fd   *os.File
 	size int64
 }
 
-// newMemoryFile makes a file of a size in bytes. Byte i is that of pattern at i modulo its length.
+// newMemoryFile makes a file of size bytes, which repeats the bytes of pattern.
 func newMemoryFile(size int64) (*memoryFile, error) {
 	fd, err := unix.MemfdCreate("usernet-bench", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -37,7 +37,7 @@ func newMemoryFile(size int64) (*memoryFile, error) {
 	return f, nil
 }
 
-// pattern returns the bytes that a file repeats. Their number is prime, so that no two pages are equal.
+// pattern returns the bytes that a memoryFile repeats. Their number is prime, so that its pages differ.
 func pattern() []byte {
 	b := make([]byte, 1_048_573)
 	x := uint32(1)
@@ -60,7 +60,7 @@ func (f *memoryFile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "file", time.Time{}, own)
 }
 
-// fetch reads files from the server. It counts the bytes as they arrive.
+// fetch gets the file again and again until the run ends. It counts the bytes as they arrive.
 func (c *client) fetch(count *counter) error {
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -72,14 +72,14 @@ func (c *client) fetch(count *counter) error {
 	defer tr.CloseIdleConnections()
 	cl := &http.Client{Transport: tr}
 	buf := make([]byte, max(c.t.Setup.Chunk, smallChunk))
-	once := false
+	connected := false
 	for !c.stop.Load() {
 		resp, err := cl.Get("http://" + c.addr() + "/")
 		if err != nil {
 			return err
 		}
-		if !once {
-			once = true
+		if !connected {
+			connected = true
 			c.connected <- struct{}{}
 		}
 		if resp.StatusCode != http.StatusOK || resp.ContentLength != int64(c.t.Size) {

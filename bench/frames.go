@@ -16,9 +16,9 @@ const framePatience = time.Second
 // The MAC addresses of carryFrames. They are locally administered.
 var frameMACs = [2][]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
 
-// carryFrames writes frames of t.Size bytes to a TAP and reads each from another, for t.Time after a warm-up. Both TAPs
-// are ports of the bridge. With t.Stack usernVLAN, frames are 4 bytes longer, because they have VLAN tags. It uses
-// none of usernet's drivers, so it measures what a frame costs the kernel.
+// carryFrames writes frames of t.Size bytes to one TAP and reads each from another TAP, for t.Time after a warm-up. Both
+// TAPs are ports of the bridge. If t.Stack is usernVLAN, the frames have VLAN tags, and are 4 bytes longer. carryFrames
+// uses none of usernet's drivers, so it measures what a frame costs the kernel.
 func carryFrames(t *task) (report, error) {
 	var taps [2]int
 	for i, name := range []string{"raw-near", "raw-far"} {
@@ -33,7 +33,7 @@ func carryFrames(t *task) (report, error) {
 		taps[i] = fd
 	}
 	c := carrier{in: taps[0], out: taps[1], frame: newFrame(0, t), buf: make([]byte, 2048)}
-	// The answer of the other side makes the bridge learn both addresses. A port that has just come up may lose frames.
+	// A frame in each direction makes the bridge learn both addresses. A port that has just come up may lose frames.
 	back := carrier{in: taps[1], out: taps[0], frame: newFrame(1, t), buf: c.buf}
 	for begin := time.Now(); ; {
 		arrived, err := c.carry()
@@ -79,8 +79,8 @@ func openRawTAP(name string) (int, error) {
 	return fd, nil
 }
 
-// newFrame returns a frame of t.Size bytes with a UDP datagram from one of frameMACs to the other, with a tag if t asks for
-// one. Its port 9 is that of discard.
+// newFrame returns a frame with a UDP datagram from frameMACs[from] to the other address. Both ports are 9 (discard). The
+// frame has t.Size bytes and, if t.vlan() is not 0, a VLAN tag of 4 more bytes.
 func newFrame(from int, t *task) []byte {
 	frame := append(bytes.Clone(frameMACs[1-from]), frameMACs[from]...)
 	if id := t.vlan(); id != 0 {
@@ -100,7 +100,7 @@ func newFrame(from int, t *task) []byte {
 	sum = sum>>16 + sum&0xffff
 	binary.BigEndian.PutUint16(header[10:], ^uint16(sum+sum>>16))
 	frame = append(frame, header...)
-	frame = append(frame, 0, 9, 0, 9, byte((length-20)>>8), byte(length-20), 0, 0) // without a checksum
+	frame = append(frame, 0, 9, 0, 9, byte((length-20)>>8), byte(length-20), 0, 0) // the checksum 0 means none
 	return append(frame, make([]byte, length-28)...)
 }
 

@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A grown has the figures of one step: the performance of one busy connection beside Idle idle ones,
-// and how fast the idle connections were made or closed. The process prints a grown for each step up,
-// and a grown for each step down. On the way down only Idle and Close are set.
-type grown struct {
+// An idleStep has the figures of one step: the performance of one busy connection beside Idle idle ones,
+// and how fast the idle connections were made or closed. The process prints an idleStep for each step up,
+// and an idleStep for each step down. On the way down only Idle and Close are set.
+type idleStep struct {
 	Idle int
 	// Open is how many connections per second were made to reach this step. Close is how many
 	// connections per second were closed to go from this step to the next lower one.
@@ -58,19 +58,19 @@ func growIdle(t *task) error {
 	}
 	g := &growth{near: near, far: far, t: t, port: firstPort, end: time.Now().Add(t.Limit)}
 	out := json.NewEncoder(os.Stdout)
-	var up []grown
+	var up []idleStep
 	for _, n := range t.Steps {
 		room := n
 		if t.Stack == kernel {
 			room = min(n, (files-400)/2) // both ends are files; the measurements need the other 400
 		}
 		if room < n*9/10 { // too few connections to count as this step
-			up = append(up, grown{Idle: n, Note: fmt.Sprintf("a process may have %d files, and both ends of %d connections", files, room)})
+			up = append(up, idleStep{Idle: n, Note: fmt.Sprintf("a process may have %d files, and both ends of %d connections", files, room)})
 			break
 		}
 		one, err := g.step(room)
 		if err != nil {
-			up = append(up, grown{Idle: n, Note: brief(err)})
+			up = append(up, idleStep{Idle: n, Note: brief(err)})
 			break
 		}
 		one.Idle = n
@@ -97,7 +97,7 @@ func growIdle(t *task) error {
 			return err
 		}
 		rate := float64(had-len(g.keep)/2) / time.Since(begin).Seconds()
-		if err := out.Encode(grown{Idle: t.Steps[i], Close: rate}); err != nil {
+		if err := out.Encode(idleStep{Idle: t.Steps[i], Close: rate}); err != nil {
 			return err
 		}
 	}
@@ -156,14 +156,14 @@ type growth struct {
 	ln   net.Listener
 	to   string // address of ln
 	left int    // number of connections that may still be made to ln
-	at   int    // number of ports used by ln so far
+	used int    // number of ports that ln has had so far
 }
 
 var errLimit = errors.New("no more time")
 
-// step makes idle connections until there are n, and then measures.
-func (g *growth) step(n int) (grown, error) {
-	one := grown{Idle: n}
+// step makes idle connections until there are n, and then measures the busy connection.
+func (g *growth) step(n int) (idleStep, error) {
+	one := idleStep{Idle: n}
 	if more := n - len(g.keep)/2; more > 0 {
 		begin := time.Now()
 		if err := g.open(more); err != nil {
@@ -176,7 +176,7 @@ func (g *growth) step(n int) (grown, error) {
 	if n > 0 { // 16 bytes are the size of a net.Conn in g.keep
 		one.Bytes = (float64(memory()) - float64(g.empty) - 16*float64(cap(g.keep))) / float64(2*n)
 	}
-	for _, f := range []func(*grown) error{g.trips, g.bits, g.short} {
+	for _, f := range []func(*idleStep) error{g.trips, g.bits, g.short} {
 		if err := median(f, &one); err != nil {
 			return one, err
 		}
@@ -189,15 +189,15 @@ func (g *growth) step(n int) (grown, error) {
 
 // median calls f three times and stores the median result in one. f sets one of Trips, Bits and Short,
 // so the sum of the three orders the results.
-func median(f func(*grown) error, one *grown) error {
-	var all [3]grown
+func median(f func(*idleStep) error, one *idleStep) error {
+	var all [3]idleStep
 	for i := range all {
 		all[i] = *one
 		if err := f(&all[i]); err != nil {
 			return err
 		}
 	}
-	slices.SortFunc(all[:], func(a, b grown) int {
+	slices.SortFunc(all[:], func(a, b idleStep) int {
 		return int(a.Trips + a.Bits + a.Short - b.Trips - b.Bits - b.Short)
 	})
 	*one = all[1]
@@ -211,7 +211,7 @@ func (g *growth) open(n int) error {
 			return errLimit
 		}
 		if g.left == 0 {
-			ln, err := g.far.listen("tcp4", fmt.Sprintf(":%d", firstIdle+g.at))
+			ln, err := g.far.listen("tcp4", fmt.Sprintf(":%d", firstIdle+g.used))
 			if err != nil {
 				return err
 			}
@@ -219,8 +219,8 @@ func (g *growth) open(n int) error {
 				g.ln.Close()
 			}
 			g.ln, g.left = ln, perListener
-			g.to = fmt.Sprintf("%s:%d", g.t.Addr, firstIdle+g.at)
-			g.at++
+			g.to = fmt.Sprintf("%s:%d", g.t.Addr, firstIdle+g.used)
+			g.used++
 		}
 		a, err := g.near.dial("tcp4", g.to)
 		if err != nil {
@@ -259,14 +259,14 @@ func (g *growth) task(k kind, n int) *task {
 }
 
 // bits measures the throughput of one connection.
-func (g *growth) bits(one *grown) error {
+func (g *growth) bits(one *idleStep) error {
 	r, err := g.measure(g.task(flow, 1))
 	one.Bits = 8 * r.Count / r.Time.Seconds()
 	return err
 }
 
 // short measures connections that are made, used and closed, 16 at a time.
-func (g *growth) short(one *grown) error {
+func (g *growth) short(one *idleStep) error {
 	before := ownCPU()
 	r, err := g.measure(g.task(short, 16))
 	one.Short = r.Count / r.Time.Seconds()
@@ -287,7 +287,7 @@ func (g *growth) measure(t *task) (report, error) {
 }
 
 // trips measures one-byte round trips on one connection.
-func (g *growth) trips(one *grown) error {
+func (g *growth) trips(one *idleStep) error {
 	t := g.task(pingpong, 1)
 	if err := startServer(g.far, t); err != nil {
 		return err
@@ -320,9 +320,9 @@ func (g *growth) trips(one *grown) error {
 	return nil
 }
 
-// beside runs growIdle in a process and returns the figures that the process printed, even if it failed
+// runGrowIdle runs growIdle in a process and returns the figures that the process printed, even if it failed
 // later.
-func (r *runner) beside(s stackName, t *task) (list []grown, err error) {
+func (r *runner) runGrowIdle(s stackName, t *task) (list []idleStep, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*t.Limit+10*time.Second)
 	defer cancel()
 	cmd, err := r.command(ctx, t)
@@ -340,7 +340,7 @@ func (r *runner) beside(s stackName, t *task) (list []grown, err error) {
 	}
 	in := bufio.NewScanner(out)
 	for in.Scan() {
-		var one grown
+		var one idleStep
 		if err := json.Unmarshal(in.Bytes(), &one); err != nil {
 			break
 		}
@@ -351,7 +351,7 @@ func (r *runner) beside(s stackName, t *task) (list []grown, err error) {
 	if ctx.Err() != nil {
 		err = fmt.Errorf("stopped after %v", 2*t.Limit+10*time.Second)
 	} else if err != nil {
-		err = fmt.Errorf("%w: %s", err, tail(errs.String()))
+		err = fmt.Errorf("%w: %s", err, shorten(errs.String()))
 	}
 	return list, err
 }

@@ -41,13 +41,13 @@ func curves() []*curve {
 
 	size := &curve{Title: "bulk, by bytes a Write", X: "bytes", Unit: bits, Stacks: all}
 	for _, n := range []int{1, 16, 256, 4 << 10, 64 << 10, 1 << 20} {
-		size.add(short10(n), bulk, n)
+		size.add(shortNumber(n), bulk, n)
 	}
 	busy := &curve{Title: "1-byte ping-pong, by connections", X: "busy connections", Unit: rate, Stacks: all}
 	for _, n := range []int{1, 10, 100, 1000, 10000} {
 		w := ping
 		w.N = n
-		busy.add(short10(n), w, 0)
+		busy.add(shortNumber(n), w, 0)
 	}
 	cores := &curve{Title: "ping-pong of 16, by cores", X: "cores", Unit: rate, Stacks: all}
 	bulkCores := &curve{Title: "bulk, 4 streams, by cores", X: "cores", Unit: bits, Stacks: all}
@@ -74,10 +74,10 @@ const (
 	inBytes = "bytes"
 )
 
-// idleSteps returns the numbers of idle connections to measure with. Only usernet has the last step:
+// idleCounts returns the numbers of idle connections to measure with. Only usernet has the last step:
 // the kernel needs a file for each end, and files are limited; gVisor would need 12 GB and several
 // minutes.
-func idleSteps(s stackName) []int {
+func idleCounts(s stackName) []int {
 	steps := []int{0, 1000, 10_000, 100_000, 1_000_000}
 	if s != usern {
 		steps = steps[:4]
@@ -90,31 +90,31 @@ func idleSteps(s stackName) []int {
 func (b *bench) idleCurves() []*curve {
 	about := []struct {
 		title, unit string
-		of          func(*grown) float64
+		of          func(*idleStep) float64
 	}{
-		{"ping-pong of one connection, beside idle ones", rate, func(g *grown) float64 { return g.Trips }},
-		{"the longest 1 % of its round trips begins at", micros, func(g *grown) float64 { return float64(g.Late) / 1e3 }},
-		{"CPU time of such a round trip", micros, func(g *grown) float64 { return float64(g.TripCPU) / 1e3 }},
-		{"bulk on one connection, beside idle ones", bits, func(g *grown) float64 { return g.Bits / 1e9 }},
-		{"connect, exchange, close, beside idle ones", rate, func(g *grown) float64 { return g.Short }},
-		{"CPU time of such a connection", micros, func(g *grown) float64 { return float64(g.ShortCPU) / 1e3 }},
-		{"idle connections made, up to so many", rate, func(g *grown) float64 { return g.Open }},
-		{"idle connections closed, down from so many", rate, func(g *grown) float64 { return g.Close }},
-		{"memory of one end of an idle connection", inBytes, func(g *grown) float64 { return g.Bytes }},
+		{"ping-pong of one connection, beside idle ones", rate, func(g *idleStep) float64 { return g.Trips }},
+		{"the longest 1 % of its round trips begins at", micros, func(g *idleStep) float64 { return float64(g.Late) / 1e3 }},
+		{"CPU time of such a round trip", micros, func(g *idleStep) float64 { return float64(g.TripCPU) / 1e3 }},
+		{"bulk on one connection, beside idle ones", bits, func(g *idleStep) float64 { return g.Bits / 1e9 }},
+		{"connect, exchange, close, beside idle ones", rate, func(g *idleStep) float64 { return g.Short }},
+		{"CPU time of such a connection", micros, func(g *idleStep) float64 { return float64(g.ShortCPU) / 1e3 }},
+		{"idle connections made, up to so many", rate, func(g *idleStep) float64 { return g.Open }},
+		{"idle connections closed, down from so many", rate, func(g *idleStep) float64 { return g.Close }},
+		{"memory of one end of an idle connection", inBytes, func(g *idleStep) float64 { return g.Bytes }},
 	}
 	stacks := []stackName{kernel, gvisor, usern}
-	got := map[stackName][]grown{}
+	got := map[stackName][]idleStep{}
 	var notes []string
 	for _, s := range stacks {
 		t := task{
 			Role: "growth", Stack: s, Place: onPipe, Addr: farAddr, Setup: setup{MTU: 65535}, Time: b.time,
-			Steps: idleSteps(s), Limit: growLimit,
+			Steps: idleCounts(s), Limit: growLimit,
 		}
 		if s == kernel {
 			t.Addr = "127.0.0.1"
 		}
 		var err error
-		if got[s], err = b.beside(s, &t); err != nil {
+		if got[s], err = b.runGrowIdle(s, &t); err != nil {
 			notes = append(notes, fmt.Sprintf("%s: %s", s, brief(err)))
 		}
 		for _, one := range got[s] {
@@ -122,17 +122,17 @@ func (b *bench) idleCurves() []*curve {
 				notes = append(notes, fmt.Sprintf("%s, on the way to %d: %s", s, one.Idle, one.Note))
 			}
 		}
-		if last := idleSteps(s); s == usern && !reached(got[s], last[len(last)-1]) {
+		if last := idleCounts(s); s == usern && !reached(got[s], last[len(last)-1]) {
 			b.failed++ // a failure of another stack is a result
 		}
 	}
 	var list []*curve
 	for _, a := range about {
 		c := &curve{Title: a.title, X: "idle connections", Unit: a.unit, Stacks: stacks, values: map[stackName][]float64{}}
-		for _, n := range idleSteps(usern) {
-			c.Labels = append(c.Labels, short10(n))
+		for _, n := range idleCounts(usern) {
+			c.Labels = append(c.Labels, shortNumber(n))
 			for _, s := range stacks {
-				c.values[s] = append(c.values[s], most(got[s], n, a.of))
+				c.values[s] = append(c.values[s], valueAt(got[s], n, a.of))
 			}
 		}
 		list = append(list, c)
@@ -148,13 +148,12 @@ func (b *bench) idleCurves() []*curve {
 // growLimit is the maximum time for a stack to make the idle connections.
 const growLimit = 4 * time.Minute
 
-// most returns the value that of returns for the entry with n idle connections. It returns the last
-// value above 0, because an entry of a step down has only some values. If there is none, it returns
-// NaN.
-func most(list []grown, n int, of func(*grown) float64) float64 {
+// valueAt calls read for each entry with n idle connections, and returns the last result above 0, because the entry
+// of a step down has only some of the figures. If there is none, it returns NaN.
+func valueAt(list []idleStep, n int, read func(*idleStep) float64) float64 {
 	v := math.NaN()
 	for i := range list {
-		if x := of(&list[i]); list[i].Idle == n && x > 0 {
+		if x := read(&list[i]); list[i].Idle == n && x > 0 {
 			v = x
 		}
 	}
@@ -162,7 +161,7 @@ func most(list []grown, n int, of func(*grown) float64) float64 {
 }
 
 // reached reports whether a stack has reached n idle connections.
-func reached(list []grown, n int) bool {
+func reached(list []idleStep, n int) bool {
 	for i := range list {
 		if list[i].Idle == n && list[i].Note == "" {
 			return true
@@ -177,8 +176,8 @@ func brief(err error) string {
 	return line[:min(len(line), 200)]
 }
 
-// short10 formats a number with k, M, Ki or Mi.
-func short10(n int) string {
+// shortNumber formats a number with the unit k, M, Ki or Mi if it is a multiple of one.
+func shortNumber(n int) string {
 	switch {
 	case n >= 1<<20 && n%(1<<20) == 0:
 		return fmt.Sprintf("%dMi", n>>20)
@@ -271,7 +270,7 @@ func (b *bench) curve(c *curve) {
 				c.notes = append(c.notes, fmt.Sprintf("%s at %s %s: %s", s, c.Labels[i], c.X, brief(f.err)))
 			}
 			if most := (b.files - 400) / 2; s == kernel && p.N > most {
-				c.notes = append(c.notes, fmt.Sprintf("%s at %s: %d, for a process may have %d files", s, c.Labels[i], most, b.files))
+				c.notes = append(c.notes, fmt.Sprintf("%s at %s: %d, because a process may have %d files", s, c.Labels[i], most, b.files))
 			}
 			v := f.rate()
 			if c.Unit == bits {

@@ -184,7 +184,7 @@ func (e *gvisorTAP) write(pkt *stack.PacketBuffer) tcpip.Error {
 	return nil
 }
 
-// putVnet writes the struct virtio_net_hdr for a packet. b is zero.
+// putVnet writes the struct virtio_net_hdr for a packet to b, which must be zeroed.
 func putVnet(b []byte, pkt *stack.PacketBuffer) {
 	gso := &pkt.GSOOptions
 	if gso.Type == stack.GSONone {

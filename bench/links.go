@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The proportion that a link's median has to reach. TUN is compared with TAP, and frames with VLAN tags with frames
-// without. A median moves by some percent between runs, so a TUN that is as fast may show less than 1. On the bridge,
+// The targets of the ratios of medians: TUN to TAP, and frames with VLAN tags to frames without. A median moves by some
+// percent between runs, so the ratio of a TUN that is as fast as a TAP may be less than 1. On the bridge,
 // the kernel's own work for a tag lowers the target of VLAN: see row.enoughOnBridge.
 const (
 	enoughTUN  = 0.97
@@ -96,8 +96,8 @@ func (b *bench) tags(head string) (slower []string) {
 }
 
 // enoughOnBridge returns the target of the ratio of tagged to untagged frames on a bridge. r is the row of kernelAlone,
-// or nil if it was not measured. The kernel handles each frame and its tag outside of usernet, so usernet's ratio has to
-// reach enoughVLAN of the kernel's own ratio, and not more than enoughVLAN.
+// or nil if it was not measured. The kernel handles each frame and its tag outside of usernet, so the target is enoughVLAN
+// times the kernel's own ratio, or enoughVLAN if that ratio is above 1.
 func (r *row) enoughOnBridge() float64 {
 	if r == nil {
 		return enoughVLAN
@@ -166,7 +166,7 @@ func (r *row) linksBelow(alone *row) (list []string) {
 func (b *bench) linksMarkdown() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Links\n\nOne interleaved run of `go run . -links` on %s, %s: medians of %d runs of %v. The target of a\nratio is in"+
-		" parentheses; in bold it is missed. CPU is that of both sides, in seconds for a GB or for a million operations.\n%s\n\n",
+		" parentheses; a ratio in bold misses it. CPU is that of both sides, in seconds for a GB or for a million operations.\n%s\n\n",
 		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, b.busy())
 	s.WriteString("Over TAP and TUN the other side is the kernel. On the bridge, both sides are usernet hosts, each on a TAP that is a\n" +
 		"port of a bridge of the kernel; tagged frames have VLAN tags. The kernel takes each tag off a frame at one port and puts it\n" +

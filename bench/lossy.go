@@ -10,19 +10,19 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// lossyFlows is the number of flows on a lossy link with a round trip of at least manyFlows. The link has no rate, so
+// lossyFlows is the number of flows on a lossy link with a round trip of at least manyFlowsRTT. The link has no rate, so
 // the flows do not disturb each other. The goodput of a single flow depends on when it has its first few losses: with
 // 1 % of loss, runs of Linux with 20 seeds gave 4.9 to 20 Mbit/s for a round trip of 20 ms.
 const lossyFlows = 10
 
-// manyFlows is the shortest round trip at which this machine is fast enough for lossyFlows.
-const manyFlows = 20 * time.Millisecond
+// manyFlowsRTT is the shortest round trip at which this machine is fast enough for lossyFlows.
+const manyFlowsRTT = 20 * time.Millisecond
 
 // lossCurves are the curves of goodput on lossy links: one for each round trip, at several proportions of loss.
 func lossCurves() (list []*curve) {
 	for _, rtt := range []time.Duration{time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
 		flows, name := 1, "goodput"
-		if rtt >= manyFlows {
+		if rtt >= manyFlowsRTT {
 			flows, name = lossyFlows, fmt.Sprintf("goodput of %d flows", lossyFlows)
 		}
 		c := &curve{
@@ -38,8 +38,8 @@ func lossCurves() (list []*curve) {
 	return list
 }
 
-// lossTime returns how long a run on a link with latency takes after its warm-up, long enough for many losses. usual
-// is the time of a run without latency.
+// lossTime returns how long a run on a link with latency is measured: long enough for many losses. usual is that time
+// without latency.
 func lossTime(usual, latency time.Duration) time.Duration {
 	return max(4*usual, 60*2*latency)
 }

@@ -142,7 +142,7 @@ func run(args []string) error {
 	}
 	defer b.close()
 	if o.compare != "" {
-		if b.before, err = find(o.compare); err != nil {
+		if b.before, err = newBuild(o.compare); err != nil {
 			return err
 		}
 	}
@@ -243,7 +243,7 @@ func newBench(o options) (*bench, error) {
 	if b.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
-	b.softirqs = findSoftirqds()
+	b.ksoftirqds = findKsoftirqds()
 	b.lab, err = newLab()
 	return b, err
 }
@@ -263,6 +263,7 @@ func (o *options) wanted(id string) bool {
 	return false
 }
 
+// all measures the workloads and the costs that the options select.
 func (b *bench) all() {
 	for _, w := range every() {
 		if b.o.wanted(w.ID) {

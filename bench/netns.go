@@ -19,8 +19,8 @@ import (
 
 // A lab holds the network namespaces in which everything runs. The harness touches nothing outside
 // these namespaces. The namespace tap has only a loopback until a stack makes its device. A veth pair
-// joins the two namespaces in veth. Another veth pair, without offloads, joins the two in noGSO, and one with BIG TCP
-// the two in bigTCP.
+// joins the two namespaces in veth. A second veth pair, without offloads, joins those in noGSO. A third, with BIG TCP,
+// joins those in bigTCP.
 type lab struct {
 	tap                 namespace
 	veth, noGSO, bigTCP [2]namespace // near and far
@@ -237,7 +237,7 @@ func (ns namespace) start(cmd *exec.Cmd, core int) error {
 			return err
 		}
 		left := core
-		for cpu := range 8 * int(unsafe.Sizeof(all)) { // the core-th of those that are permitted
+		for cpu := range 8 * int(unsafe.Sizeof(all)) { // find the permitted CPU with the index core
 			if !all.IsSet(cpu) {
 				continue
 			}

@@ -55,7 +55,8 @@ func relay(c net.Conn, dial func() (net.Conn, error)) {
 	<-done
 }
 
-// half copies from src to dst until the end of src, and ends dst. It ends both after an error.
+// half copies one direction: from src to dst until the end of src, which it passes on with CloseWrite. After an error it
+// makes the calls of the other direction fail, too.
 func half(dst, src net.Conn) {
 	if _, err := io.Copy(dst, src); err != nil {
 		dst.SetDeadline(time.Now())

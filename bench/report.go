@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// median calls of for each sample and returns the median of the results.
-func (f *figure) median(of func(sample) float64) float64 {
+// median calls value for each sample and returns the median of the results.
+func (f *figure) median(value func(sample) float64) float64 {
 	if f == nil || len(f.samples) == 0 {
 		return math.NaN()
 	}
 	var v []float64
 	for _, s := range f.samples {
-		v = append(v, of(s))
+		v = append(v, value(s))
 	}
 	slices.SortFunc(v, cmp.Compare)
 	if n := len(v); n%2 == 0 {
@@ -274,7 +274,7 @@ func (b *bench) markdown() string {
 	return "# Results\n\n" + losses(list) + "\n\n" + s.String()
 }
 
-// bold formats a ratio with its target in Markdown. A ratio below the target is bold. A target of 0 is none.
+// bold formats a ratio with its target in Markdown. A ratio below the target is bold. A target of 0 means no target.
 func bold(ratio, target float64) string {
 	return boldIf(ratio, target, ratio < target)
 }
@@ -328,7 +328,7 @@ func losses(list []ratio) string {
 	return "usernet is " + strings.Join(parts, "; it is ") + "."
 }
 
-// outOf lists the workloads that are lost of n.
+// outOf says how many of n workloads are in list, and names them.
 func outOf(list []string, n int) string {
 	if len(list) == 0 {
 		return fmt.Sprintf("none of %d workloads", n)

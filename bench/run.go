@@ -41,14 +41,14 @@ type runner struct {
 	pin   pin // if not empty, replaces the placement of each workload
 	// profiles is the directory for usernet's profiles; if empty, no profiles are written.
 	profiles string
-	runs     int // number of runs so far
+	ports    int // number of servers' ports used so far; task takes the next port from it
 	// patience, if not 0, replaces the 40 s in the limit of a run, which is 3*time + 40 s.
 	patience time.Duration
-	// ran is the time of all runs, those included that were repeated. strangers is the CPU time that other
-	// processes used in it.
-	ran, strangers time.Duration
-	// softirqs are the process numbers of the kernel's packet threads.
-	softirqs []string
+	// ran is the time of all runs, including disturbed ones that were then repeated. otherCPU is the CPU time
+	// that other processes used in that time.
+	ran, otherCPU time.Duration
+	// ksoftirqds are the PIDs of the ksoftirqd threads.
+	ksoftirqds []string
 }
 
 // run runs a workload once on a stack.
@@ -63,8 +63,8 @@ func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	r.runs++
-	load := r.beginLoad()
+	r.ports++
+	start := r.readCPUTimes()
 	var rep report
 	var used time.Duration
 	var err error
@@ -86,7 +86,7 @@ func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 		return sample{}, fmt.Errorf("%s on %s: nothing came through: %s", w.ID, s, rep.Note)
 	}
 	out := sample{
-		Rate: rep.Count / rep.Time.Seconds(), Other: r.others(load, used),
+		Rate: rep.Count / rep.Time.Seconds(), Other: r.others(start, used),
 		Errors: rep.Errors, Lost: rep.Lost, Note: rep.Note,
 	}
 	if w.Kind.bulk() {
@@ -104,7 +104,7 @@ func (r *runner) task(w *workload, s stackName, c setup) task {
 		Latency: w.Latency, Loss: w.Loss, Setup: c,
 		Proxy: w.Proxy, Over: w.Over, Batch: w.Batch, Cached: w.Cached,
 		V6:   s == usern6,
-		Port: firstPort + r.runs%(lastPort-firstPort+1), Time: r.time,
+		Port: firstPort + r.ports%(lastPort-firstPort+1), Time: r.time,
 	}
 }
 
@@ -152,7 +152,7 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 		t.Addr = "127.0.0.1"
 	}
 	core, _ := r.cores(w)
-	return r.client(ctx, ns, &t, core)
+	return r.runProcess(ctx, ns, &t, core)
 }
 
 // sides returns the namespaces of the kernel's side and of the stack's side.
@@ -175,8 +175,8 @@ func (r *runner) sides(w *workload, s stackName) (near, far namespace) {
 func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	near, far := r.sides(w, s)
 	client, prox := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
-	r.runs++
-	server := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}) // at the next port
+	r.ports++ // the server and the proxy have different ports
+	server := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk})
 	client.Role, prox.Role, server.Role = "client", "proxy", "server"
 	client.Proxy, server.Proxy = "", ""
 	prox.Profile = r.profile(w, s)
@@ -196,7 +196,7 @@ func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup)
 		ns namespace
 		t  *task
 	}{{serverNS, &server}, {far, &prox}} {
-		srv, err := r.server(ctx, one.ns, one.t, -1)
+		srv, err := r.startProcess(ctx, one.ns, one.t, -1)
 		if err != nil {
 			return report{}, 0, err
 		}
@@ -210,7 +210,7 @@ func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup)
 		}
 		busy = append(busy, before)
 	}
-	rep, used, err := r.client(ctx, clientNS, &client, -1)
+	rep, used, err := r.runProcess(ctx, clientNS, &client, -1)
 	if err != nil {
 		return report{}, 0, err
 	}
@@ -221,7 +221,8 @@ func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup)
 		}
 		rep.CPU += after - busy[i]
 	}
-	for i := range servers { // the proxy first, so that it finds its server
+	// End the proxy before the server, so that the proxy never runs without its server.
+	for i := range servers {
 		all, err := servers[len(servers)-1-i].end()
 		if err != nil {
 			return report{}, 0, err
@@ -257,7 +258,7 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 	client.Role, server.Role = "client", "server"
 	clientCore, serverCore := r.cores(w)
 
-	srv, err := r.server(ctx, serverNS, server, serverCore)
+	srv, err := r.startProcess(ctx, serverNS, server, serverCore)
 	if err != nil {
 		return report{}, 0, err
 	}
@@ -271,7 +272,7 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 	if w.Kind == wrkHTTP {
 		rep, used, err = r.wrk(ctx, clientNS, w, client, clientCore)
 	} else {
-		rep, used, err = r.client(ctx, clientNS, client, clientCore)
+		rep, used, err = r.runProcess(ctx, clientNS, client, clientCore)
 	}
 	if err != nil {
 		return report{}, 0, err
@@ -293,6 +294,7 @@ type process struct {
 	errs bytes.Buffer
 }
 
+// command returns the command of a process for a task.
 func (r *runner) command(ctx context.Context, t *task) (*exec.Cmd, error) {
 	program, own := r.self, *t
 	if t.Stack == before {
@@ -305,7 +307,8 @@ func (r *runner) command(ctx context.Context, t *task) (*exec.Cmd, error) {
 	return exec.CommandContext(ctx, program, "-task", string(arg)), nil
 }
 
-func (r *runner) server(ctx context.Context, ns namespace, t *task, core int) (*process, error) {
+// startProcess starts a process for a task whose role is server or proxy, and returns when it is ready.
+func (r *runner) startProcess(ctx context.Context, ns namespace, t *task, core int) (*process, error) {
 	cmd, err := r.command(ctx, t)
 	if err != nil {
 		return nil, err
@@ -360,13 +363,13 @@ func (p *process) kill() {
 	}
 }
 
-// client runs a process to its end and returns its report.
-func (r *runner) client(ctx context.Context, ns namespace, t *task, core int) (rep report, used time.Duration, err error) {
+// runProcess runs a process for a task to its end, and returns its report and all its CPU time.
+func (r *runner) runProcess(ctx context.Context, ns namespace, t *task, core int) (rep report, used time.Duration, err error) {
 	cmd, err := r.command(ctx, t)
 	if err != nil {
 		return rep, 0, err
 	}
-	out, used, err := finish(ns, cmd, core)
+	out, used, err := runToEnd(ns, cmd, core)
 	if err != nil {
 		return rep, 0, err
 	}
@@ -374,25 +377,27 @@ func (r *runner) client(ctx context.Context, ns namespace, t *task, core int) (r
 	return rep, used, err
 }
 
-// finish runs a command to its end and returns its output and its CPU time.
-func finish(ns namespace, cmd *exec.Cmd, core int) (string, time.Duration, error) {
+// runToEnd runs a command to its end and returns its output and its CPU time.
+func runToEnd(ns namespace, cmd *exec.Cmd, core int) (string, time.Duration, error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := ns.start(cmd, core); err != nil {
 		return "", 0, err
 	}
 	if err := cmd.Wait(); err != nil {
-		return "", 0, fmt.Errorf("%w: %s", err, tail(errs.String()))
+		return "", 0, fmt.Errorf("%w: %s", err, shorten(errs.String()))
 	}
 	return out.String(), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
-func tail(s string) string {
+// shorten returns s, for an error message, without its middle if s is long. A Go program that crashes prints the
+// reason first, and other failing commands print it last.
+func shorten(s string) string {
 	const most = 2000
-	if len(s) > most {
-		return s[:most] + "..."
+	if s = strings.TrimSpace(s); len(s) > most {
+		return s[:most/2] + " ... " + s[len(s)-most/2:]
 	}
-	return strings.TrimSpace(s)
+	return s
 }
 
 // wrk runs the load generator wrk as the client. Its time is in whole seconds, so a run takes at least
@@ -406,7 +411,7 @@ func (r *runner) wrk(ctx context.Context, ns namespace, w *workload, t *task, co
 		args = append(args, "-H", "Connection: close")
 	}
 	args = append(args, fmt.Sprintf("http://%s/", net.JoinHostPort(t.Addr, strconv.Itoa(t.Port))))
-	out, used, err := finish(ns, exec.CommandContext(ctx, "wrk", args...), core)
+	out, used, err := runToEnd(ns, exec.CommandContext(ctx, "wrk", args...), core)
 	if err != nil {
 		return report{}, 0, err
 	}
@@ -443,43 +448,43 @@ func parseWrk(out string) (rep report, err error) {
 		}
 	}
 	if rate == 0 {
-		return rep, errors.New("wrk: " + tail(out))
+		return rep, errors.New("wrk: " + shorten(out))
 	}
 	rep.Count, rep.Time = rep.Total, time.Duration(rep.Total/rate*1e9)
 	return rep, nil
 }
 
-// A load is the state of the machine at the beginning of a run.
-type load struct {
-	when time.Time
-	busy time.Duration
-	soft time.Duration
-	own  time.Duration
+// cpuTimes are the CPU time counters at the beginning of a run.
+type cpuTimes struct {
+	when      time.Time
+	machine   time.Duration // of all processes
+	ksoftirqd time.Duration
+	own       time.Duration // of this process
 }
 
-func (r *runner) beginLoad() load {
-	return load{time.Now(), machineBusy(), softirqd(r.softirqs), ownCPU()}
+func (r *runner) readCPUTimes() cpuTimes {
+	return cpuTimes{time.Now(), machineBusy(), ksoftirqdCPU(r.ksoftirqds), ownCPU()}
 }
 
-// others returns the proportion of the machine's CPU time since l that other processes have used. These
-// are all processes except those of the run, the kernel's packet threads and this process. used is the CPU
-// time of the processes of the run.
-func (r *runner) others(l load, used time.Duration) float64 {
-	took := time.Since(l.when)
-	other := machineBusy() - l.busy - used - (softirqd(r.softirqs) - l.soft) - (ownCPU() - l.own)
+// others returns the proportion of the machine's CPU time since start that other processes have used. These are
+// all processes except those of the run, the ksoftirqd threads and this process. used is the CPU time of the
+// processes of the run. others also adds the times to r.ran and r.otherCPU.
+func (r *runner) others(start cpuTimes, used time.Duration) float64 {
+	took := time.Since(start.when)
+	other := machineBusy() - start.machine - used - (ksoftirqdCPU(r.ksoftirqds) - start.ksoftirqd) - (ownCPU() - start.own)
 	other = max(0, other)
 	r.ran += took
-	r.strangers += other
+	r.otherCPU += other
 	return float64(other) / float64(took) / float64(machineCPUs())
 }
 
-// busy is a sentence about the CPU time of other processes during the runs.
+// busy returns a sentence about the CPU time of other processes during the runs.
 func (r *runner) busy() string {
 	if r.ran <= 0 {
 		return "Other processes: not measured."
 	}
-	return fmt.Sprintf("Other processes used %.1f %% of the machine's CPU time during all runs, those included that were repeated.",
-		100*float64(r.strangers)/float64(r.ran)/float64(machineCPUs()))
+	return fmt.Sprintf("Other processes used %.1f %% of the machine's CPU time during all runs, including disturbed ones that were then repeated.",
+		100*float64(r.otherCPU)/float64(r.ran)/float64(machineCPUs()))
 }
 
 // tick is the unit of times in /proc: 1/USER_HZ seconds.
@@ -510,9 +515,8 @@ func machineCPUs() (n int) {
 	return max(n, 1)
 }
 
-// softirqd returns the CPU time that the kernel's packet threads, whose process numbers are pids, have
-// used.
-func softirqd(pids []string) (used time.Duration) {
+// ksoftirqdCPU returns the CPU time that the ksoftirqd threads with the given PIDs have used.
+func ksoftirqdCPU(pids []string) (used time.Duration) {
 	for _, pid := range pids {
 		b, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
@@ -532,8 +536,8 @@ func softirqd(pids []string) (used time.Duration) {
 	return used
 }
 
-// findSoftirqds returns the process numbers of the kernel's packet threads, which never end.
-func findSoftirqds() (pids []string) {
+// findKsoftirqds returns the PIDs of the ksoftirqd threads, which never end.
+func findKsoftirqds() (pids []string) {
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, name := range names {
 		b, err := os.ReadFile(name)

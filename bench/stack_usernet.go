@@ -98,8 +98,8 @@ func usernetPipe(t *task) (near, far *network, err error) {
 	return ofHost(h1), ofHost(h2), nil
 }
 
-// wire makes a wire with a latency in each direction. gso is the limit of super-frames; see nic.PipeConfig. The wire loses the proportion loss of the frames
-// that a sends. A loss needs a latency.
+// wire makes a wire with a latency in each direction. gso is the limit of super-frames; see nic.PipeConfig. The wire
+// loses the proportion loss of the frames that a sends. Without a latency it loses none.
 func wire(gso int, latency time.Duration, loss float64) (a, b nic.Device) {
 	a, b = nic.Pipe(nic.PipeConfig{GSO: gso})
 	if latency > 0 {

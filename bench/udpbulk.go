@@ -15,11 +15,12 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// udpRun is the number of datagrams in a call of a batch: as many of 1400 bytes as fit into a super-frame of UDP.
+// udpRun is the number of datagrams that one call sends if Batch is set: as many of 1400 bytes as fit into a super-frame
+// of UDP.
 const udpRun = 46
 
-// startDatagramSink counts the bytes of datagrams that arrive. On a TCP connection to the same port it answers each
-// byte with the number so far and the time on its clock.
+// startDatagramSink starts a server that counts the bytes of the datagrams that arrive. The server answers each byte on a
+// TCP connection to the same port with the count so far and the time on its clock.
 func startDatagramSink(n *network, t *task) error {
 	addr := fmt.Sprintf(":%d", t.Port)
 	pc, err := n.listenPacket(t.network("udp"), addr)
@@ -91,7 +92,7 @@ func receiveDatagrams(pc net.PacketConn, batch bool, arrived *atomic.Int64) {
 	}
 }
 
-// blast sends datagrams until the run ends. The count is that of the server.
+// blast sends datagrams until the run ends. The report has the server's count instead of the sender's.
 func (c *client) blast(count *counter) error {
 	conn, err := c.dial(c.t.network("udp"))
 	if err != nil {

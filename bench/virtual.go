@@ -17,8 +17,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// In virtual time, only the work of the hosts and links takes CPU time. What is measured is how many packets pass from
-// a host over a link to a host for a second of it.
+// In virtual time, only the work of the hosts and links takes CPU time. The figure is the number of packets that links
+// deliver from host to host per second of CPU time.
 
 // inBubble calls f in a bubble of testing/synctest, prints its report and ends the process. A bubble needs a test, so
 // the process becomes a test program.
@@ -52,9 +52,11 @@ const (
 
 // simulate runs t.N bulk transfers for t.Time of virtual time. If t.Size is 0, each transfer has two hosts and a link of
 // its own, with a latency. If t.Paced is set, the link also has a rate and a seed: then each packet arrives by itself, at
-// an instant of its own, as in a simulation that can be repeated. If t.Size is not 0, all transfers go from one host to another, over one link of bottleneckRate with a queue of t.Size
-// bytes. In the report, Count is the number of packets that the links have delivered, Total is the number of bytes that
-// have been read, Lost the number of packets that a queue has dropped, and CPU the CPU time for all.
+// an instant of its own, as in a simulation that can be repeated. If t.Size is not 0, all transfers go from one host to
+// another, over one link of bottleneckRate with a queue of t.Size bytes.
+//
+// In the report, Count is the number of packets that the links have delivered, Total is the number of bytes that have been
+// read, Lost is the number of packets that a queue has dropped, and CPU is the CPU time of the whole simulation.
 func simulate(t *task) (report, error) {
 	s := &simulation{time: t.Time}
 	pairs, flows := t.N, 1

@@ -57,7 +57,7 @@ func TestSimulationRunsInAProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.close()
-	rep, _, err := b.client(t.Context(), b.lab.tap, &task{Role: "virtual", Stack: usern, N: 1, Paced: true, Time: 20 * time.Millisecond}, -1)
+	rep, _, err := b.runProcess(t.Context(), b.lab.tap, &task{Role: "virtual", Stack: usern, N: 1, Paced: true, Time: 20 * time.Millisecond}, -1)
 	if err != nil || rep.Count <= 0 || rep.CPU <= 0 {
 		t.Errorf("%+v, %v", rep, err)
 	}

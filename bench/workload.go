@@ -28,7 +28,7 @@ func (k kind) bulk() bool { return k == send || k == recv || k == flow || k == u
 // chunked reports whether the length of the Reads and Writes of a workload is a setting.
 func (k kind) chunked() bool { return k.bulk() && k != udpBulk }
 
-// A place is where the other side of the measured stack runs.
+// A place is where the peer of the measured stack runs. The peer is called the other side.
 type place string
 
 const (
@@ -88,7 +88,7 @@ func (w *workload) unit() string {
 	return "/s"
 }
 
-// workloads are the workloads, in the order of the tables. The targets are at least 2.0 times gVisor over TAP and 2.2
+// workloads are all workloads except those of programs, in the order of the tables. The targets are at least 2.0 times gVisor over TAP and 2.2
 // times in memory; those against the kernel are different for each workload.
 var workloads = []workload{
 	{ID: "T1", Name: "bulk in, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, OverKernel: 1.2, OverGVisor: 2, KernelCPU: 0.9},
@@ -125,7 +125,7 @@ var workloads = []workload{
 // inMemory are the workloads on a pipe that -links runs without and with VLAN tags.
 var inMemory = []string{"P1", "P3", "P8"}
 
-// kernelAlone is the workload of -links that tells what a VLAN tag costs the kernel on a bridge. Its stacks are
+// kernelAlone is the workload of -links that shows what a VLAN tag costs the kernel on a bridge. Its stacks are
 // usernBridge and usernVLAN, but the process only writes and reads frames.
 var kernelAlone = workload{ID: "K1", Name: "64-byte frames from TAP to TAP, without usernet", Place: onPorts, Kind: frames, N: 1, Size: 64, Pin: same}
 

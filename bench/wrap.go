@@ -95,7 +95,7 @@ func withQUIC(n *network, t *task) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The windows of TCP in the other workloads, which grow to several MiB.
+	// As large as the windows of TCP in the other workloads, which grow to several MiB.
 	config := &quic.Config{MaxStreamReceiveWindow: 8 << 20, MaxConnectionReceiveWindow: 8 << 20}
 	own := *n
 	own.dial = func(_, address string) (net.Conn, error) {
