@@ -71,8 +71,8 @@ func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
 // address, or the TAP has an IPv6 address. If only wanted is set and there is no free IPv6 network, it plans
 // IPv4 only.
 func planBoth(addr, host prefixes, onTAP, elsewhere []ifaceAddr, wanted bool) (p plans, err error) {
-	// of returns the addresses in list of one family.
-	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
+	// ofFamily returns the addresses in list that are of IPv6, if six is set, or of IPv4.
+	ofFamily := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
 		for _, a := range list {
 			if a.prefix.Addr().Is6() == six {
 				some = append(some, a)
@@ -80,10 +80,10 @@ func planBoth(addr, host prefixes, onTAP, elsewhere []ifaceAddr, wanted bool) (p
 		}
 		return some
 	}
-	if p.four, err = planAddrs(addr.four, host.four, of(false, onTAP), of(false, elsewhere), false); err != nil {
+	if p.four, err = planAddrs(addr.four, host.four, ofFamily(false, onTAP), ofFamily(false, elsewhere), false); err != nil {
 		return p, err
 	}
-	onTAP, elsewhere = of(true, onTAP), of(true, elsewhere)
+	onTAP, elsewhere = ofFamily(true, onTAP), ofFamily(true, elsewhere)
 	asked := addr.six.IsValid() || host.six.IsValid() || len(onTAP) > 0
 	if !asked && !wanted {
 		return p, nil

@@ -15,9 +15,9 @@ import (
 const (
 	// offlineTime is the time between two log records while the host has no address.
 	offlineTime = 10 * time.Second
-	// secondTime is the longest time that awaitAddrs waits, after the host has an address, for an IPv4 address
+	// settingsTime is the longest time that awaitAddrs waits, after the host has an address, for an IPv4 address
 	// and for the other settings of a lease.
-	secondTime = 10 * time.Second
+	settingsTime = 10 * time.Second
 )
 
 // openAuto makes a host on the link. The host gets its addresses from the network on the device. The
@@ -32,7 +32,7 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 		file.discard()
 		return nil, err
 	}
-	if name := tap.Link().Name; !l.socket.isSet() && !isCreated(tap) && isDown(name) {
+	if name := tap.Link().Name; !l.socket.isSet() && !isReady(tap) && isDown(name) {
 		at := thisEnvironment()
 		fmt.Fprintln(t.err, at.notReady(name, "", true, false))
 	}
@@ -55,7 +55,7 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// awaitAddrs waits until the link has given the host an address. Then awaitAddrs waits at most secondTime for
+// awaitAddrs waits until the link has given the host an address. Then awaitAddrs waits at most settingsTime for
 // an IPv4 address and its other settings (see isConfigured), and logs the host's configuration. If the link
 // gives no addresses (see assigned), awaitAddrs does nothing.
 func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
@@ -66,7 +66,7 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 		return err
 	}
 	// The host may have a usable IPv6 address while DHCP still probes an IPv4 address or PPP still negotiates one.
-	wait, cancel := context.WithTimeout(ctx, secondTime)
+	wait, cancel := context.WithTimeout(ctx, settingsTime)
 	defer cancel()
 	for {
 		changed := n.host.Changed()

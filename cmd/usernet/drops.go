@@ -24,7 +24,7 @@ func (f *dropFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&f.on, "drops", false, "print each packet that our host drops, with the reason and the rule of the RFC")
 }
 
-// dropBuffer is the memory in bytes of the drops that wait to be printed.
+// dropBuffer is the limit in bytes of the memory for drops that wait to be printed.
 const dropBuffer = 4 << 20
 
 // print prints the drops of the host to w until the caller calls end.
@@ -76,6 +76,7 @@ type droppedPacket struct {
 	Lost         uint64 // dropped packets before this one that are not printed
 }
 
+// appendDropped appends the lines that describe d.
 func appendDropped(dst []byte, d *droppedPacket) []byte {
 	if d.Lost > 0 {
 		dst = fmt.Appendf(dst, "(%d dropped packets are not shown)\n", d.Lost)
@@ -117,7 +118,7 @@ func dumpDrops(ctx context.Context, w io.Writer, d *dumpFlags) error {
 		if failed = json.Unmarshal(data, &p); failed != nil {
 			return false
 		}
-		_, failed = w.Write(d.remote(&p))
+		_, failed = w.Write(d.remoteDrop(&p))
 		n++
 		return failed == nil && n != d.count
 	})
@@ -130,8 +131,8 @@ func dumpDrops(ctx context.Context, w io.Writer, d *dumpFlags) error {
 	return err
 }
 
-// remote returns the lines that describe a packet that another program has dropped.
-func (d *dumpFlags) remote(p *inspect.Dropped) []byte {
+// remoteDrop returns the lines that describe a packet that another program has dropped.
+func (d *dumpFlags) remoteDrop(p *inspect.Dropped) []byte {
 	dst := appendDropped(nil, &droppedPacket{
 		Time: p.Time.Local(), NIC: p.NIC, Out: p.Dir == "out", What: p.Summary, Reason: p.Reason, Rule: p.Rule, Lost: p.Lost,
 	})

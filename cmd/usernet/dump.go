@@ -303,7 +303,7 @@ func (d *dumper) readFile(ctx context.Context, name string) error {
 		defer f.Close()
 		file = f
 	}
-	// Nothing ends a Read of standard input, so Ctrl-C leaves the goroutine that reads behind.
+	// No call can end a Read of standard input, so after Ctrl-C the goroutine that reads may never end.
 	ended := make(chan error, 1)
 	go func() {
 		r, err := pcap.NewReader(file)

@@ -203,8 +203,7 @@ func discard(c net.Conn) error {
 	return err
 }
 
-// echoPackets sends every datagram back until the connection is closed, but not to a port that a service of
-// inetd has: such a service may answer, and then the two would send the datagram to each other without end.
+// echoPackets sends each datagram for which mayEcho reports true back to its sender, until the connection is closed.
 func echoPackets(c net.PacketConn, log *slog.Logger) {
 	buf := make([]byte, 1<<16)
 	for {
@@ -222,8 +221,9 @@ func echoPackets(c net.PacketConn, log *slog.Logger) {
 	}
 }
 
-// mayEcho reports whether a datagram from an address is sent back. It is not if its port is that of echo, daytime,
-// quotd, chargen or time, whose services answer each datagram (RFC 862, 867, 865, 864, 868).
+// mayEcho reports whether a datagram may be sent back to an address. The services echo, daytime, quotd, chargen and time
+// answer each datagram (RFC 862, 867, 865, 864, 868), so mayEcho reports false for their ports. Otherwise the two servers
+// would send datagrams to each other without end.
 func mayEcho(from net.Addr) bool {
 	u, ok := from.(*net.UDPAddr)
 	return ok && !slices.Contains([]int{echoPort, 13, 17, 19, 37}, u.Port)

@@ -65,8 +65,8 @@ func newInspector(target string) (*inspector, error) {
 	return i, nil
 }
 
-// inspectTimeout is how long an inspector waits for a connection, and then for the beginning of each answer. A stream
-// lasts as long as both sides like.
+// inspectTimeout is how long an inspector waits for a connection, and then for the beginning of each answer. The length
+// of a stream has no limit.
 const inspectTimeout = 10 * time.Second
 
 func newInspectClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
@@ -75,7 +75,7 @@ func newInspectClient(dial func(ctx context.Context, network, addr string) (net.
 	}}
 }
 
-// Limits of an inspector, because the other program may not be what it seems.
+// Limits of an inspector, because the other program may send anything.
 const (
 	maxInspectAnswer = 64 << 20 // bytes of an answer
 	maxInspectPage   = 8 << 20  // bytes of a page of a list, which has at most pageSize entries
@@ -115,7 +115,7 @@ func (i *inspector) do(ctx context.Context, method, name string, q url.Values) (
 	return nil, &inspectError{resp.StatusCode, resp.Status}
 }
 
-// An inspectError is an error that the other program has answered.
+// An inspectError is an error that the other program has sent as its answer.
 type inspectError struct {
 	status int
 	text   string
@@ -135,7 +135,7 @@ func (i *inspector) get(ctx context.Context, name string, q url.Values, v any) e
 	return err
 }
 
-// getSize is get for an answer of at most limit bytes. It returns the number of bytes that it has read, too.
+// getSize is like get, for an answer of at most limit bytes. It also returns the number of bytes that it has read.
 func (i *inspector) getSize(ctx context.Context, name string, q url.Values, v any, limit int64) (size int64, err error) {
 	body, err := i.do(ctx, http.MethodGet, name, q)
 	if err != nil {
@@ -196,7 +196,8 @@ type listPage struct {
 	Sockets []inspect.Socket
 }
 
-// pages calls add for each page of a list. The list ends at its total, or with a page of which add has added nothing.
+// pages calls add for each page of a list. It returns after the last page of the list's total, or after a page from which
+// add has added nothing.
 func (i *inspector) pages(ctx context.Context, name string, add func(*listPage) (added int)) error {
 	var bytes int64
 	for offset := 0; ; offset += pageSize {

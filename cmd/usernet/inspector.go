@@ -27,7 +27,7 @@ func (f *inspectFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&f.socket, "inspect-socket", "", "show the host on a Unix socket at `path`, too, for usernet ss and usernet top")
 }
 
-// handler returns the handler for the web site and its token, or nil if there is to be none.
+// handler returns the handler for the web site and its token, or nil if -inspect is false.
 func (f *inspectFlags) handler(h *usernet.Host) (http.Handler, string) {
 	if !f.on {
 		return nil, ""
@@ -36,8 +36,8 @@ func (f *inspectFlags) handler(h *usernet.Host) (http.Handler, string) {
 	return inspect.NewHandler(h, inspect.Config{Token: token}), token
 }
 
-// listenSocket serves the inspector on the Unix socket, if there is to be one. Only the user of the program can connect.
-// The caller calls end.
+// listenSocket serves the inspector on the Unix socket of -inspect-socket, until the caller calls end. Only the user who
+// runs the program can connect. Without the flag, listenSocket does nothing.
 func (f *inspectFlags) listenSocket(h *usernet.Host) (end func(), err error) {
 	if f.socket == "" {
 		return func() {}, nil

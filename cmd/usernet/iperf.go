@@ -149,7 +149,7 @@ func (f *iperfFlags) check() error {
 	return nil
 }
 
-// network adds to "tcp" what -4 and -6 say.
+// network returns "tcp", with the family that -4 or -6 selects.
 func (f *iperfFlags) network() string {
 	switch {
 	case f.four:
@@ -227,7 +227,7 @@ func runIperfClient(ctx context.Context, t terminal, l *linkFlags, f *iperfFlags
 	return l.use(ctx, t, func(ctx context.Context, n *network) error {
 		if n.peer != nil {
 			// On a wire in memory there is no other server, so the second host runs one.
-			end, err := serveIperf(ctx, n.peer, f.port)
+			end, err := startIperf(ctx, n.peer, f.port)
 			if err != nil {
 				return err
 			}
@@ -248,8 +248,8 @@ func (f *iperfFlags) newClient(h *usernet.Host, t terminal) *iperf.Client {
 	}
 }
 
-// serveIperf runs a server without output until end is called.
-func serveIperf(ctx context.Context, h *usernet.Host, port int) (end func(), err error) {
+// startIperf starts a server without output, which runs until the caller calls end.
+func startIperf(ctx context.Context, h *usernet.Host, port int) (end func(), err error) {
 	ln, err := h.Listen("tcp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
-// The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping,
-// traceroute, a port scanner, netcat, a web client and a frame dumper. They run on a TAP or a TUN device, a packet socket, a socket of a
-// virtual machine or a virtual switch, a PPP link, or a wire in memory.
+// The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping, traceroute,
+// a port scanner, netcat, a web client and a frame dumper. They run on a TAP or a TUN device, a packet
+// socket, a socket of a virtual machine or a virtual switch, a PPP link, or a wire in memory.
 package main
 
 import (

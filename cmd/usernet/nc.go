@@ -283,8 +283,8 @@ func (c *udpPeer) Read(b []byte) (int, error) {
 
 func (c *udpPeer) Write(b []byte) (int, error) { return c.WriteToUDPAddrPort(b, c.peer) }
 
-// A pump reads standard input for successive connections. No call can interrupt a Read, so that of a
-// connection that has ended goes on for the next one.
+// A pump reads standard input for successive connections. No call can interrupt a Read. A Read that is in
+// progress when a connection ends therefore continues, and the next connection gets its data.
 type pump struct {
 	r      io.Reader
 	once   sync.Once
@@ -315,12 +315,12 @@ func (p *pump) start() {
 	})
 }
 
-// A relay is the state of a connection.
+// A relay is the state of a call of ncFlags.relay.
 type relay struct {
 	*ncFlags
 	conn net.Conn
-	idle *time.Timer // nil without -w
-	over chan struct{}
+	idle *time.Timer   // nil without -w
+	over chan struct{} // closed at the end of the call
 }
 
 // relay copies standard input to c, and from c to standard output. It closes c.
@@ -367,10 +367,10 @@ func (f *ncFlags) relay(ctx context.Context, t terminal, c net.Conn) error {
 	return unlessEnded(ctx, err)
 }
 
-// drainSeconds is how long nc waits for the acknowledgment of its data in the end.
+// drainSeconds is how long drain waits for the acknowledgment of the data.
 const drainSeconds = 10
 
-// drain closes a connection and waits until the peer has acknowledged all data: the end of the host, which follows,
+// drain closes a connection and waits until the peer has acknowledged all data, because the host is closed next and then
 // resets its connections.
 func drain(ctx context.Context, c *usernet.TCPConn) {
 	c.SetLinger(drainSeconds)
@@ -385,15 +385,15 @@ func drain(ctx context.Context, c *usernet.TCPConn) {
 	}
 }
 
-// active restarts the time of -w.
+// active restarts the idle time of -w. It is called when data is sent or received.
 func (r *relay) active() {
 	if r.idle != nil {
 		r.idle.Reset(r.timeout())
 	}
 }
 
-// send copies standard input to the connection, until its end or the relay's. For UDP, what one Read returns
-// is a datagram.
+// send copies standard input to the connection, until the end of the input or of the relay. For UDP, the bytes that
+// one Read returns are a datagram.
 func (r *relay) send() error {
 	for {
 		select {

@@ -354,7 +354,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (nic.DownNotifier, p
 	switch at, name := thisEnvironment(), tap.Link().Name; {
 	case l.vlan != 0 && len(own) == 0:
 		fmt.Fprintln(t.err, at.noVLAN(name, l.vlan, p.four.host.String()))
-	case l.vlan == 0 && !isCreated(tap):
+	case l.vlan == 0 && !isReady(tap):
 		if line := at.notReady(name, p.four.host.String(), len(own) > 0, !isDown(name)); line != "" {
 			fmt.Fprintln(t.err, line)
 		}

@@ -20,7 +20,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// printableLines is as printable, but keeps tabs and the ends of lines.
+// printableLines is like printable, but keeps tabs and the ends of lines.
 func printableLines(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
@@ -30,8 +30,8 @@ func printableLines(s string) string {
 	}, s)
 }
 
-// printJSON prints v as JSON. Package json escapes the control characters of ASCII but DEL; printJSON also escapes DEL
-// and those from U+0080 to U+009F, which some terminals obey.
+// printJSON prints v as JSON. Package json escapes the control characters of ASCII except DEL. printJSON also escapes DEL
+// and the control characters from U+0080 to U+009F, which some terminals obey.
 func printJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -183,7 +183,8 @@ func (f *scanFlags) run(ctx context.Context, t terminal, h *usernet.Host, host s
 	return nil
 }
 
-// manyPorts is the number of ports from which on a state that is not "open" is printed as a count.
+// manyPorts is a limit of printPorts: if so many ports or more are in a state other than "open", it prints only their
+// number.
 const manyPorts = 26
 
 // printPorts prints a table of the ports, as nmap does.
@@ -234,7 +235,7 @@ type scanner struct {
 	udp      bool
 	ports    []uint16
 	parallel int
-	tries    int           // how often a port is probed
+	tries    int           // how many times a port without an answer is probed
 	interval time.Duration // from one probe to the next
 	timeout  time.Duration
 	states   map[uint16]portState

@@ -121,7 +121,7 @@ type portProbe struct {
 	sent  time.Time // of the last one
 }
 
-// A scanAnswer is the state of a port that a packet tells.
+// A scanAnswer is the state of a port as a received packet shows it.
 type scanAnswer struct {
 	port  uint16
 	state portState
@@ -296,14 +296,15 @@ func (r *rawScan) answer(a scanAnswer) {
 		}
 	}
 	// If only a later try was answered, the host limits the rate of its ICMP errors. Then the scan becomes
-	// slower, and tries more often.
+	// slower, and probes each port more times.
 	if r.udp && a.state == stateClosed && r.ports[a.port].tries > 1 {
 		r.interval = min(max(2*r.interval, 50*time.Millisecond), max(r.interval, maxInterval))
 		r.tries = min(r.tries+1, 10)
 	}
 }
 
-// expire handles the ports whose probe has timed out: they are probed again, or they have no answer.
+// expire handles the ports whose probe has timed out: it queues them for another probe or, after the last probe, sets
+// their state.
 func (r *rawScan) expire(now time.Time) {
 	for len(r.out) > 0 {
 		port := r.out[0]
@@ -370,9 +371,9 @@ func (r *rawScan) readUDP(b []byte) (scanAnswer, bool, error) {
 	return scanAnswer{from.Port(), stateOpen}, r.isTarget(from.Addr()), err
 }
 
-// readTCP reads a segment. It cannot verify the checksum, which is not complete yet if the sender offloads it;
-// the acknowledgment of r.seq shows that the segment is an answer. The host itself answers a SYN-ACK with an RST, because it has no such
-// connection.
+// readTCP reads a segment. It cannot verify the checksum, which is not complete yet if the sender offloads it.
+// The acknowledgment of r.seq shows that the segment is an answer. The host itself answers a SYN-ACK with a RST,
+// because it has no such connection.
 func (r *rawScan) readTCP(b []byte) (a scanAnswer, ok bool, err error) {
 	n, info, err := r.tcp.ReadPacket(b)
 	if err != nil {

@@ -42,7 +42,7 @@ func (s *socketFlags) flags() (set []string) {
 
 func (s *socketFlags) isSet() bool { return len(s.flags()) > 0 }
 
-// place returns the value of the flag that is set.
+// place returns the value of the flag that is set. At most one is set.
 func (s *socketFlags) place() string { return s.iface + s.vde + s.stream + s.dgram }
 
 // kind returns what the link is, for messages.
@@ -145,9 +145,9 @@ func openDatagram(spec string, mac [6]byte) (*nic.Datagram, error) {
 	return nic.OpenDatagram(nic.DatagramConfig{Network: network, Local: local, Remote: remote, MAC: mac, Name: "datagram"})
 }
 
-// isCreated reports whether the device is ready for use, so that the user need not configure it: the program has
-// created the device, or the device is not a TAP or TUN.
-func isCreated(dev nic.Device) bool {
+// isReady reports whether the user need not configure the device: either the program has created it, or it is not a
+// TAP or TUN.
+func isReady(dev nic.Device) bool {
 	d, ok := dev.(interface{ Created() bool })
 	return !ok || d.Created()
 }

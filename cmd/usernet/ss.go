@@ -120,7 +120,7 @@ func (f *ssFlags) run(ctx context.Context, t terminal, from *inspector, filter *
 			d := new(inspect.ConnDetail)
 			if err := from.get(ctx, "conn", url.Values{"id": {e.id}}, d); err == nil {
 				details[e] = d
-			} else if !isGone(err) { // it has ended meanwhile
+			} else if !isGone(err) { // a connection may have ended meanwhile
 				return err
 			}
 		}
@@ -132,8 +132,8 @@ func (f *ssFlags) run(ctx context.Context, t terminal, from *inspector, filter *
 	return failed
 }
 
-// abortAll resets the connections among the entries, until an error. It returns those that it has reset; others end
-// meanwhile, or cannot be reset, as those in TIME-WAIT.
+// abortAll resets the connections among the entries, until an error, and returns those that it has reset. It skips
+// connections that have ended meanwhile, and those that cannot be reset, such as connections in TIME-WAIT.
 func abortAll(ctx context.Context, from *inspector, entries []*ssEntry) (reset []*ssEntry, err error) {
 	for _, e := range entries {
 		if e.id == "" {
@@ -197,7 +197,7 @@ func parseEnd(s string) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// ssState returns the name of a state of RFC 9293 in filters.
+// ssState returns the name that filters have for a state of RFC 9293.
 func ssState(s string) string {
 	s = strings.ToLower(s)
 	if s == "syn-received" {
@@ -224,7 +224,7 @@ func (f *ssFlags) selects(e *ssEntry, filter *ssFilter) bool {
 			return false
 		}
 	case alone, e.state == "syn-recv" && !f.kill, e.state == "time-wait":
-		return false // as Linux's ss
+		return false // as in Linux's ss
 	}
 	return filter.match(e)
 }
@@ -243,7 +243,7 @@ func (f *ssFlags) print(w io.Writer, entries []*ssEntry, details map[*ssEntry]*i
 	}
 	first := 0
 	if !(f.tcp && f.udp) {
-		first = 1 // the column Netid is left out: all sockets have one protocol, or the state shows it
+		first = 1 // omit the column Netid
 	}
 	for i, row := range rows {
 		if i == 0 && f.noHeader {
@@ -364,8 +364,8 @@ func bits(bytes float64) string {
 	return strconv.FormatFloat(r, 'f', 0, 64) + "bps"
 }
 
-// printSSJSON prints an array with the JSON of each socket in package inspect, the key "netid", and for a connection
-// the key "info".
+// printSSJSON prints an array of the sockets. Each has the keys of package inspect, the key "netid", and if it is a
+// connection the key "info".
 func printSSJSON(w io.Writer, entries []*ssEntry, details map[*ssEntry]*inspect.ConnDetail) error {
 	all := []map[string]any{}
 	for _, e := range entries {

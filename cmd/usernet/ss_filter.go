@@ -21,7 +21,7 @@ type ssEntry struct {
 	local, peer netip.AddrPort // peer is invalid without a peer
 	any         bool           // local is of both families
 	id          string         // of a connection; empty for others
-	value       any            // of package inspect
+	value       any            // an inspect.Conn, inspect.Listener or inspect.Socket
 }
 
 // ssStates has the names of the states in filters and in the table.
@@ -30,7 +30,7 @@ var ssStates = map[string]string{
 	"time-wait": "TIME-WAIT", "unconnected": "UNCONN", "close-wait": "CLOSE-WAIT", "last-ack": "LAST-ACK", "closing": "CLOSING", "listening": "LISTEN",
 }
 
-// ssGroups has the names of several states in filters.
+// ssGroups has the names that filters have for groups of states.
 var ssGroups = map[string]func(state string) bool{
 	"all":          func(string) bool { return true },
 	"connected":    func(s string) bool { return s != "listening" && s != "unconnected" },
@@ -90,7 +90,7 @@ func parseSSFilter(args []string) (*ssFilter, error) {
 	return f, nil
 }
 
-// ssStateSet returns the states with a name.
+// ssStateSet returns a function that reports whether a state has the name, or is in the group with the name.
 func ssStateSet(name string) (func(string) bool, error) {
 	name = strings.ToLower(name)
 	if in := ssGroups[name]; in != nil {
@@ -255,7 +255,7 @@ func ssPort(s string) (int, error) {
 	return port, nil
 }
 
-// end returns the local address or the peer's.
+// end returns the address of this end if local is set, and the peer's otherwise.
 func (e *ssEntry) end(local bool) netip.AddrPort {
 	if local {
 		return e.local

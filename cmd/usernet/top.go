@@ -125,8 +125,7 @@ func (f *topFlags) run(ctx context.Context, t terminal, from *inspector) error {
 	return err
 }
 
-// follow calls show for each sample from the second one on, which is the first that has rates, until show
-// returns false.
+// follow calls show for each sample except the first, which has no rates, until show returns false.
 func (f *topFlags) follow(ctx context.Context, from *inspector, v view, show func(*inspect.Overview, *inspect.Conns) bool) error {
 	var o inspect.Overview
 	var bad error
