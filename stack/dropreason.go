@@ -68,7 +68,7 @@ const (
 	dropIGMP
 	dropMLD
 	dropLoopQueue
-	dropMapped
+	dropInvalidIPv6
 	dropNDHopLimit
 	dropNDFragment
 	dropNDTarget
@@ -140,7 +140,7 @@ var dropReasons = [...]struct {
 	dropIGMP - wire.NumReasons:                {"invalid IGMP message, or for routers", ""},
 	dropMLD - wire.NumReasons:                 {"invalid MLD message, or for routers", ""},
 	dropLoopQueue - wire.NumReasons:           {"loopback queue for datagrams to groups full", ""},
-	dropMapped - wire.NumReasons:              {"invalid IPv6 address on a link", `RFC 4942 2.2: packets with IPv4-mapped addresses should not appear on a link.`},
+	dropInvalidIPv6 - wire.NumReasons:         {"invalid IPv6 address on a link", `RFC 4942 2.2: packets with IPv4-mapped addresses should not appear on a link.`},
 	dropNDHopLimit - wire.NumReasons:          {"neighbor discovery from off the link", `RFC 4861 7.1.1: "The IP Hop Limit field has a value of 255, i.e., the packet could not possibly have been forwarded by a router."`},
 	dropNDFragment - wire.NumReasons:          {"neighbor discovery in fragments", `RFC 6980 5: "Nodes MUST silently ignore" Neighbor Discovery messages with a Fragmentation Header.`},
 	dropNDTarget - wire.NumReasons:            {"neighbor solicitation for another host", ""},

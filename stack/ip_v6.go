@@ -136,7 +136,7 @@ func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	// The stack's tables store IPv4 addresses as IPv4-mapped addresses, so a packet with an IPv4-mapped
 	// address would reach IPv4 connections. RFC 4942 2.2: such packets should be dropped.
 	if p.src.Is4In6() || p.dst.Is4In6() {
-		return dropMapped
+		return dropInvalidIPv6
 	}
 	if ifc.loopback {
 		// Only the host itself sends on the loopback.
@@ -160,7 +160,7 @@ func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 		// must be dropped".
 		return dropLoopbackOutside
 	case hasSubnet(p.src), hasSubnet(p.dst):
-		return dropMapped
+		return dropInvalidIPv6
 	case ifc.isOwn6(t, p.src) && !p.isNAToAllNodes():
 		return dropOwnSource
 	}

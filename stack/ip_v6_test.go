@@ -138,13 +138,13 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 		{"::1", "", wire.ProtoUDP, dropLoopbackOutside},
 		{"", "::1", wire.ProtoUDP, dropLoopbackOutside},
 		// RFC 4942 2.2: IPv4-mapped addresses would reach IPv4 connections.
-		{"::ffff:192.0.2.2", "", wire.ProtoUDP, dropMapped},
-		{"", "::ffff:192.0.2.1", wire.ProtoUDP, dropMapped},
-		{"::ffff:192.0.2.2", "::ffff:192.0.2.1", wire.ProtoTCP, dropMapped},
+		{"::ffff:192.0.2.2", "", wire.ProtoUDP, dropInvalidIPv6},
+		{"", "::ffff:192.0.2.1", wire.ProtoUDP, dropInvalidIPv6},
+		{"::ffff:192.0.2.2", "::ffff:192.0.2.1", wire.ProtoTCP, dropInvalidIPv6},
 		// RFC 4291 2.5.6: the 54 bits after fe80::/10 are zero. The tuple stores the interface's index in 16
 		// of these bits.
-		{"fe80:1::2", "fe80::1", wire.ProtoUDP, dropMapped},
-		{"fe80::2", "fe80:0001::1", wire.ProtoUDP, dropMapped},
+		{"fe80:1::2", "fe80::1", wire.ProtoUDP, dropInvalidIPv6},
+		{"fe80::2", "fe80:0001::1", wire.ProtoUDP, dropInvalidIPv6},
 		{"2001:db8::1", "", wire.ProtoUDP, dropOwnSource},
 		{"fe80::1", "fe80::1", wire.ProtoUDP, dropOwnSource},
 		{"", "2001:db8::3", wire.ProtoUDP, dropNotLocal},
