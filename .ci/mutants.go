@@ -38,7 +38,7 @@ var mutants = []mutant{
 		"./stack", "TestInvalidNeighborDiscoveryIsDropped"},
 	// RFC 8201 4: no path MTU below 1280.
 	{"Packet Too Big of 1000 believed", "stack/ip_pmtu.go", "least = wire.MinIPv6MTU", "least = wire.MinIPv6MTU - 280",
-		"./stack", "TestPacketTooBigCountsDownTo1280"},
+		"./stack", "TestPathMTUNeverFallsBelow1280"},
 	// RFC 5722 4: a datagram whose fragments overlap is discarded.
 	{"overlapping fragment accepted", "stack/ip_fragment.go", "\t\ta.forget(d)\n\t\treturn nil, dropOverlap\n", "\t\treturn nil, dropDuplicateFragment\n",
 		"./stack", "TestAnOverlapDropsTheWholeDatagram"},

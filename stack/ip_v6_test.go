@@ -395,7 +395,7 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 // 1280. Each Packet Too Big quotes the datagram that the socket has just sent.
 //
 // RFC 8200 REC-1.
-func TestPacketTooBigCountsDownTo1280(t *testing.T) {
+func TestPathMTUNeverFallsBelow1280(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[::]:1000")
 	require.NoError(t, u.Connect(addrPort("[2001:db8::2]:53")))
