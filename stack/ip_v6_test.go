@@ -289,7 +289,7 @@ func TestParameterProblemsPointToTheFault(t *testing.T) {
 		{"ICMP of IPv4", "", wire.ProtoICMP, echoRequest(1, 1, nil), wire.ParamNextHeader, 6},
 		{"hop-by-hop that is not first", "", wire.ProtoDstOpts, cat(ext(wire.ProtoHopByHop, padN...), ext(wire.ProtoUDP, padN...), udp), wire.ParamNextHeader, 40},
 		// RFC 8200 4.2: the action is in the two highest bits of the option's type.
-		{"option to skip", "", wire.ProtoDstOpts, cat(ext(wire.ProtoNone, 0x3e, 4)), -1, 0},
+		{"option to skip", "", wire.ProtoDstOpts, cat(ext(200, 0x3e, 4), udp), wire.ParamNextHeader, 40},
 		{"option to discard", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0x7e, 4), udp), -1, 0},
 		{"option to report", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
 		{"option to report unless to a group", "", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xfe, 4), udp), wire.ParamOption, 42},
@@ -297,7 +297,7 @@ func TestParameterProblemsPointToTheFault(t *testing.T) {
 		{"option to report, to a group", "ff02::1", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
 		// RFC 5095 3, RFC 8200 4.4: "pointing to the unrecognized Routing Type".
 		{"routing type 0", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoUDP), 0, 0, 1, 0, 0, 0, 0}, udp), wire.ParamHeader, 42},
-		{"routing at its end", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoNone), 0, 0, 0, 0, 0, 0, 0}), -1, 0},
+		{"routing at its end", "", wire.ProtoRouting, cat([]byte{200, 0, 0, 0, 0, 0, 0, 0}, udp), wire.ParamNextHeader, 40},
 		// RFC 8200 4.7.
 		{"no next header", "", wire.ProtoNone, []byte("whatever"), -1, 0},
 		// RFC 4443 2.4 (e.1): there is no error about an ICMPv6 error message.
@@ -506,19 +506,20 @@ func TestForgedPacketTooBigsChangeNothing(t *testing.T) {
 		for _, c := range []struct {
 			length int // of the data of the echo that the host answers, after headers of 48 bytes; 0: no echo
 			wait   time.Duration
-			want   int // the path MTU after a Packet Too Big; 0: none
+			mtu    uint32 // in the Packet Too Big that then arrives
+			want   int    // the path MTU afterwards; 0: none
 		}{
-			{1280 - 48, 0, 0},                        // fits each link
-			{1280 - 47, time.Duration(echoedAge), 0}, // the message comes too late
-			{1280 - 47, 0, 1300},                     // about the reply
-			{0, 0, 1300},                             // about the same reply
-			{1300 - 47, 0, 1290},                     // about the next one
+			{1280 - 48, 0, 1290, 0},                        // a reply of 1280 bytes fits every IPv6 link
+			{1280 - 47, time.Duration(echoedAge), 1290, 0}, // the message comes too late
+			{1280 - 47, 0, 1300, 1300},                     // the first message about the reply
+			{0, 0, 1290, 1300},                             // a second message about it
+			{1300 - 47, 0, 1290, 1290},                     // the first about the next reply
 		} {
 			if c.length > 0 {
 				echo(far, c.length)
 			}
 			time.Sleep(c.wait)
-			tooBig(far, uint32(max(c.want, 1290))) // where want is 0, the message is not believed
+			tooBig(far, c.mtu)
 			s.datagramMTU.mu.Lock()
 			got := s.datagramMTU.m[far].mtu
 			s.datagramMTU.mu.Unlock()
@@ -674,8 +675,7 @@ func TestTuplesDependOnTheLink(t *testing.T) {
 	require.Less(t, unsafe.Sizeof(packet{}), uintptr(256))
 }
 
-// RFC 6437 3: all packets of a flow have the same label. The labels of two flows differ, and labels are
-// unpredictable.
+// RFC 6437 3: all packets of a flow have the same label. The labels of these two flows differ.
 func TestEachFlowHasItsFlowLabel(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	label := func(u *UDP) uint32 {
@@ -693,17 +693,26 @@ func TestEachFlowHasItsFlowLabel(t *testing.T) {
 
 // The source address is of the destination's family, whatever the order of the addresses.
 func TestTheSourceHasTheDestinationsFamily(t *testing.T) {
-	for _, addrs := range []string{"2001:db8::1/64", "2001:db8::1/64 192.0.2.1/24", "192.0.2.1/24 2001:db8::1/64"} {
+	for _, test := range []struct {
+		addrs     string
+		four, six int // how many of the routes below the host has
+	}{
+		{"2001:db8::1/64", 7, 11},
+		{"2001:db8::1/64 192.0.2.1/24", 11, 11},
+		{"192.0.2.1/24 2001:db8::1/64", 11, 11},
+	} {
 		dev, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 		var list []netip.Prefix
-		for _, a := range strings.Fields(addrs) {
+		for _, a := range strings.Fields(test.addrs) {
 			list = append(list, prefix(a))
 		}
 		s := newHost(t, dev, "192.0.2.1/24", with(list))
+		four, six := 0, 0
 		for _, dst := range []string{"192.0.2.9", "255.255.255.255", "224.0.0.9", "203.0.113.1", "127.0.0.1"} {
 			for over := range 3 {
 				if p, err := s.routeOver(addr(dst), netip.Addr{}, over); err == nil {
 					require.True(t, p.src.Is4(), "%v over %d from %v", dst, over, p.src)
+					four++
 				}
 			}
 		}
@@ -711,9 +720,11 @@ func TestTheSourceHasTheDestinationsFamily(t *testing.T) {
 			for over := range 3 {
 				if p, err := s.routeOver(addr(dst), netip.Addr{}, over); err == nil {
 					require.True(t, p.src.Is6(), "%v over %d from %v", dst, over, p.src)
+					six++
 				}
 			}
 		}
+		require.Equal(t, []int{test.four, test.six}, []int{four, six}, test.addrs)
 	}
 }
 
@@ -734,7 +745,7 @@ func TestIPv6LeavesInSuperFrames(t *testing.T) {
 	n, err := io.Copy(io.Discard, readerOf(d))
 	require.NoError(t, err)
 	require.EqualValues(t, total, n)
-	require.Less(t, a.Stats().NICs[1].TxFrames, uint64(total/1428/4), "frames of one segment each would be four times as many at least")
+	require.Less(t, a.Stats().NICs[1].TxFrames, uint64(total/1428/4), "on average, a frame carries more than four segments")
 	require.Equal(t, nic.GSOTCP6, c.path.gsoKind)
 	require.Equal(t, 1500-40-20, c.path.mss())
 }
