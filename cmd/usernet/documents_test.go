@@ -23,7 +23,6 @@ var notRun = map[string]string{
 	"sudo ip link set tap0 up":                                                    "needs root: internal/taptest.TestServeCommandUsesADeviceOfTheUsersWithoutRoot",
 	"go test ./docs/guide -update":                                                "it writes files, which the test without the flag compares",
 	"go run ./docs/guide/10-congestion -svg docs/guide/10-congestion/windows.svg": "it writes a file, which a test of docs/guide compares",
-	"cd bench && go run . -budget 9m":                                             "takes nine minutes; the gate runs the tests of bench",
 	"cd bench && go run . -compare main":                                          "takes minutes; the gate runs the tests of bench",
 	"cd bench && go run .":                                                        "takes minutes; the gate runs the tests of bench",
 	"go generate ./dropin":                                                        "it writes files, which a test of dropin/internal/gen compares",
