@@ -62,7 +62,8 @@ func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 		require.Empty(t, ifc.tx.waiters)
 		require.GreaterOrEqual(t, calls, n)
 		require.LessOrEqual(t, calls, n*max(frames, 1)+1000, "%d frames each", frames)
-		require.EqualValues(t, 1000+n*frames, ifc.stats.sent()-sent)
+		// On a slow machine the host sends up to three Router Solicitations meanwhile, if it has IPv6.
+		require.InDelta(t, 1000+n*frames, ifc.stats.sent()-sent, 3)
 	}
 }
 
