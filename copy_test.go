@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,9 +116,7 @@ func TestServeContentSendsFromTheMemoryThatItReadsInto(t *testing.T) {
 }
 
 func TestServeContentReadsAFileInLargeParts(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "file")
-	require.NoError(t, os.WriteFile(name, text(1<<20), 0o600))
-	f, err := os.Open(name)
+	f, err := os.Open("copy_test.go") // not a temporary file: wine cannot remove it from its directory
 	require.NoError(t, err)
 	defer f.Close()
 	src := newCopySource(&io.LimitedReader{R: f, N: 1 << 20})
