@@ -106,7 +106,13 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 		ifc.drop(dropMulticastMAC, f)
 		return now
 	}
-	switch h.Type {
+	typ := h.Type
+	if typ == wire.EtherTypeVLAN {
+		if typ, payload = ifc.untag(f, payload); payload == nil {
+			return now
+		}
+	}
+	switch typ {
 	case wire.EtherTypeIPv4:
 		return ifc.inputIPv4(now, f, payload, tail, group)
 	case wire.EtherTypeIPv6:
@@ -116,33 +122,25 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 		ifc.drop(dropEtherType, f)
 	case wire.EtherTypeARP:
 		ifc.inputARP(f, payload)
-	case wire.EtherTypeVLAN:
-		return ifc.inputTagged(now, f, payload, tail, group)
 	default:
 		ifc.drop(dropEtherType, f)
 	}
 	return now
 }
 
-// inputTagged is inputFrame for a frame with a VLAN tag, which is at the beginning of b. The tag must have
-// the interface's VLAN or, on an interface without a VLAN, only a priority.
-func (ifc *iface) inputTagged(now tcp.Time, f *nic.Frame, b, tail []byte, group bool) tcp.Time {
+// untag returns the type and the payload of a frame with a VLAN tag, which is at the beginning of b. The tag must
+// have the interface's VLAN or, on an interface without a VLAN, only a priority. Otherwise untag drops the frame and
+// returns a nil payload.
+func (ifc *iface) untag(f *nic.Frame, b []byte) (wire.EtherType, []byte) {
 	tag, payload, r := wire.ParseVLANTag(b)
-	switch {
-	case r != wire.OK:
-		ifc.drop(r, f)
-	case tag.ID != ifc.vlan, tag.Type == wire.EtherTypeVLAN: // there is one tag at most
-		ifc.drop(dropVLAN, f)
-	case tag.Type == wire.EtherTypeIPv4:
-		return ifc.inputIPv4(now, f, payload, tail, group)
-	case tag.Type == wire.EtherTypeIPv6 && ifc.takes6():
-		return ifc.inputIPv6(now, f, payload, tail, group)
-	case tag.Type == wire.EtherTypeARP:
-		ifc.inputARP(f, payload)
-	default:
-		ifc.drop(dropEtherType, f)
+	if r == wire.OK && (tag.ID != ifc.vlan || tag.Type == wire.EtherTypeVLAN) { // there is one tag at most
+		r = dropVLAN
 	}
-	return now
+	if r != wire.OK {
+		ifc.drop(r, f)
+		return 0, nil
+	}
+	return tag.Type, payload
 }
 
 // takes6 reports whether the interface receives IPv6.
