@@ -45,11 +45,11 @@ const (
 
 // An orphanSlot is an element of one of the two circular lists.
 type orphanSlot struct {
-	t          *TCP
-	prev, next int32
-	list       uint8
-	at         tcp.Time // when the connection was closed
-	bytes      int      // bytes that were unacknowledged at the time at
+	t              *TCP
+	prev, next     int32
+	list           uint8
+	closedAt       tcp.Time // when the connection was closed
+	unackedAtClose int      // number of bytes that were unacknowledged then
 }
 
 // track puts a closed connection into the list for its state, moves it there from the other list, or
@@ -61,17 +61,18 @@ func (o *orphans) track(now tcp.Time, t *TCP) {
 		list = orphanData
 	}
 	gone := !t.linked || t.conn.State() == tcp.Closed
-	if slot, in := t.orphanSlot(); gone && slot == 0 || !gone && slot != 0 && in == list {
+	i, was := t.orphanSlot()
+	tracked := i != 0
+	if gone && !tracked || !gone && tracked && was == list {
 		return // nothing changes, as for most segments; skip the shared lock
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	i, _ := t.orphanSlot()
-	if i == 0 {
-		i = o.take()
-		o.slots[i] = orphanSlot{t: t, at: now, bytes: unacked}
-	} else {
+	if tracked {
 		o.unlink(i)
+	} else {
+		i = o.take()
+		o.slots[i] = orphanSlot{t: t, closedAt: now, unackedAtClose: unacked}
 	}
 	if gone {
 		o.release(i)
@@ -79,8 +80,9 @@ func (o *orphans) track(now tcp.Time, t *TCP) {
 		return
 	}
 	o.link(i, list)
-	if t.orphan = i; list == orphanFIN {
-		t.orphan = -i
+	t.orphan = i
+	if list == orphanFIN {
+		t.orphan = -i // negated in orphanFIN
 	}
 }
 
@@ -179,10 +181,17 @@ func (o *orphans) spare(t *TCP) {
 }
 
 // stalled reports whether an orphan is stalled: see stallAfter. age is the time since the orphan was
-// closed. bytes is the number of unacknowledged bytes at the close, and left is that number now.
-func stalled(age tcp.Time, bytes, left int) bool {
-	done := bytes - left
-	return age >= stallAfter && (done <= 0 || float64(left)*float64(age) > float64(stallTime)*float64(done))
+// closed. atClose is the number of unacknowledged bytes at the close, and left is that number now.
+func stalled(age tcp.Time, atClose, left int) bool {
+	done := atClose - left
+	switch {
+	case age < stallAfter:
+		return false
+	case done <= 0:
+		return true
+	}
+	// left / (done/age) > stallTime, without the division
+	return float64(left)*float64(age) > float64(stallTime)*float64(done)
 }
 
 // resetOrphan resets the connection of o if it still is an orphan. If onlyStalled is set and the orphan
@@ -190,12 +199,12 @@ func stalled(age tcp.Time, bytes, left int) bool {
 func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	t := o.t
 	t.mu.Lock()
-	now = max(now, t.lastRun)
+	now = max(now, t.lastRun) // another goroutine may have run t since now was read
 	switch {
 	case t.orphan == 0: // the connection has ended since o was copied
 		t.mu.Unlock()
 		return
-	case onlyStalled && !stalled(now-o.at, o.bytes, t.conn.Unacked()):
+	case onlyStalled && !stalled(now-o.closedAt, o.unackedAtClose, t.conn.Unacked()):
 		s.tcp.orphans.spare(t)
 		t.mu.Unlock()
 		return

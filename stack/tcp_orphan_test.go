@@ -318,7 +318,7 @@ func TestExcessOrphansAreThoseOfTheLongerList(t *testing.T) {
 		for list, n := range [2]int{tc.data, tc.fin} {
 			for range n {
 				i := o.take()
-				o.slots[i] = orphanSlot{t: new(TCP), at: tcp.Time(i)}
+				o.slots[i] = orphanSlot{t: new(TCP), closedAt: tcp.Time(i)}
 				o.link(i, uint8(list))
 			}
 		}
