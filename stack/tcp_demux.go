@@ -23,7 +23,9 @@ type TCPConfig struct {
 	// Memory is the budget of all send and receive buffers together, in bytes. If Memory is 0, the budget
 	// is 1 GiB. While at least three quarters of the budget are in use, buffers do not grow, the receive
 	// window of each connection shrinks to its minimum, and stalled orphans are reset. While the whole
-	// budget is in use, the stack drops the SYNs of new connections.
+	// budget is in use, a new connection causes the reset of orphans that still have data to send, and
+	// about once a second the loss of all data that was received out of order. If that frees no memory,
+	// the stack drops the SYN.
 	Memory int64
 	// TimeWaits is the maximum number of connections in TIME-WAIT. If there are more, the oldest is
 	// removed. If TimeWaits is 0, the maximum is 32768.
@@ -57,10 +59,12 @@ type tcpState struct {
 	cookies   cookieKeys
 	orphans   orphans
 	reclaimer reclaimer
-	reclaimed atomic.Int64 // tcp.Time of the last reclaimBuffers; 0: never
 	wheel     timerWheel
 	paths     pathCache
 	timers    sync.Pool // of *sockTimer: timers that no connection uses
+
+	// tcp.Time of the last pass of reclaimBuffers without and with all; 0: never
+	reclaimedSoft, reclaimedHard atomic.Int64
 
 	events atomic.Pointer[[tcp.NumCounters]atomic.Uint64] // allocated for the first event
 }

@@ -267,11 +267,15 @@ func (s *Stack) reclaim(now tcp.Time, hard bool) {
 }
 
 // reclaimBuffers calls Reclaim(now, all) on every tcp.Conn. It does nothing if less than a second has
-// passed since it last did this, because a pass over all connections takes long.
+// passed since it last did this with the same all, because a pass over all connections takes long.
 func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	ts := &s.tcp
-	last := ts.reclaimed.Load()
-	if last != 0 && now-tcp.Time(last) < tcp.Second || !ts.reclaimed.CompareAndSwap(last, int64(now)) {
+	at := &ts.reclaimedSoft
+	if all {
+		at = &ts.reclaimedHard
+	}
+	last := at.Load()
+	if last != 0 && now-tcp.Time(last) < tcp.Second || !at.CompareAndSwap(last, int64(now)) {
 		return
 	}
 	var socks []*TCP

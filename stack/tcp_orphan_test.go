@@ -280,6 +280,54 @@ func TestMemoryPressureDiscardsOutOfOrderData(t *testing.T) {
 	})
 }
 
+// While the whole budget is in use, a SYN causes the loss of out-of-order data, even of data that has just
+// arrived. A flood of SYNs does so only once a second, because that takes a pass over all connections.
+func TestOutOfOrderDataYieldsToANewConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const memory = 256 << 10
+		d := &crowdDevice{t: t}
+		s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
+			c.TCP.Memory = memory
+			c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+		})
+		_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+		require.NoError(t, err)
+		port := uint16(2000)
+		// open sends the SYN of one more client, and returns the answers. There is none if the server has no
+		// memory.
+		open := func() []crowdSegment {
+			synctest.Wait() // until timers that are due now have sent their segments
+			d.take()
+			port++
+			d.syn(port)
+			return d.take()
+		}
+		// fill opens connections whose clients leave out the first byte, until the whole budget is in use.
+		fill := func() {
+			for s.Stats().TCP.Memory < memory {
+				require.Less(t, port, uint16(3000))
+				answers := open()
+				require.Len(t, answers, 1)
+				h := wire.TCP{Seq: answers[0].ack, Ack: answers[0].seq + 1, Flags: wire.FlagACK, Window: 1000}
+				d.send(port, h)
+				h.Seq++
+				d.sendText(port, h, []byte("x"))
+			}
+		}
+		fill()
+		require.Len(t, open(), 1)
+		require.Zero(t, s.Stats().TCP.Memory)
+
+		fill()
+		require.Empty(t, open(), "the second time in a second")
+		require.Equal(t, 1, dropped(s, dropTCPMemory))
+		time.Sleep(time.Second)
+		require.GreaterOrEqual(t, s.Stats().TCP.Memory, int64(memory), "nothing else has freed it")
+		require.Len(t, open(), 1)
+		require.Zero(t, s.Stats().TCP.Memory)
+	})
+}
+
 // The segments of an orphan whose peer reads slowly take no lock that all connections share.
 func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
