@@ -16,8 +16,13 @@ const (
 	stallTime  = 60 * tcp.Second
 	// reclaimEvery is the time between two runs of the reclaimer under memory pressure.
 	reclaimEvery = tcp.Time(250 * time.Millisecond)
-	// reclaimBatch is the maximum number of orphans that one run of the reclaimer examines.
+	// reclaimBatch is the maximum number of orphans that one call of reclaim examines. The reclaimer calls
+	// it, and so does admits for each new connection.
 	reclaimBatch = 64
+	// examineEvery is the minimum time between two examinations of an orphan that is not stalled, and
+	// between two passes of reclaimBuffers of the same kind. Without it, each SYN of a flood would cost a
+	// walk over many connections.
+	examineEvery = tcp.Second
 )
 
 // orphans holds the orphans: the connections that the application has closed, except those in CLOSED or
@@ -25,7 +30,8 @@ const (
 //
 // There are two lists. The list orphanData has the orphans with unacknowledged data, which hold memory.
 // The list orphanFIN has the orphans that only wait for the peer's FIN or for the ACK of their own FIN.
-// track appends to the lists, so the oldest orphans come first.
+// Each list is ordered by linkedAt: track and spare put an orphan at the end. So the first orphan is the
+// one that has waited longest since it was closed, came from the other list, or was spared.
 //
 // TCP.orphan is a connection's slot, negated if it is in the list orphanFIN.
 type orphans struct {
@@ -48,6 +54,7 @@ type orphanSlot struct {
 	t              *TCP
 	prev, next     int32
 	list           uint8
+	linkedAt       tcp.Time // when the slot was put at the end of its list
 	closedAt       tcp.Time // when the connection was closed
 	unackedAtClose int      // number of bytes that were unacknowledged then
 }
@@ -79,7 +86,7 @@ func (o *orphans) track(now tcp.Time, t *TCP) {
 		t.orphan = 0
 		return
 	}
-	o.link(i, list)
+	o.link(now, i, list)
 	t.orphan = i
 	if list == orphanFIN {
 		t.orphan = -i // negated in orphanFIN
@@ -121,8 +128,9 @@ func (o *orphans) release(i int32) {
 }
 
 // link puts slot i at the end of a list. o.mu is held.
-func (o *orphans) link(i int32, list uint8) {
+func (o *orphans) link(now tcp.Time, i int32, list uint8) {
 	s, head := &o.slots[i], &o.slots[list]
+	s.linkedAt = now
 	s.list, s.prev, s.next = list, head.prev, int32(list)
 	o.slots[head.prev].next = i
 	head.prev = i
@@ -146,8 +154,8 @@ func (o *orphans) stats() int {
 	return o.count()
 }
 
-// oldest returns a copy of the first slot of a list, or a zero slot if the list is empty.
-func (o *orphans) oldest(list int) orphanSlot {
+// first returns a copy of the first slot of a list, or a zero slot if the list is empty.
+func (o *orphans) first(list int) orphanSlot {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.n[list] == 0 {
@@ -172,12 +180,12 @@ func (o *orphans) excess() orphanSlot {
 }
 
 // spare moves an orphan to the end of its list, so that reclaim examines all others first. t.mu is held.
-func (o *orphans) spare(t *TCP) {
+func (o *orphans) spare(now tcp.Time, t *TCP) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	i, list := t.orphanSlot()
 	o.unlink(i)
-	o.link(i, list)
+	o.link(now, i, list)
 }
 
 // stalled reports whether an orphan is stalled: see stallAfter. age is the time since the orphan was
@@ -205,7 +213,7 @@ func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 		t.mu.Unlock()
 		return
 	case onlyStalled && !stalled(now-o.closedAt, o.unackedAtClose, t.conn.Unacked()):
-		s.tcp.orphans.spare(t)
+		s.tcp.orphans.spare(now, t)
 		t.mu.Unlock()
 		return
 	}
@@ -216,8 +224,8 @@ func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	s.counts.orphansReset.Add(1)
 }
 
-// limitOrphans resets orphans while there are more than the limit: the oldest of the longer list first. It
-// also transmits the RSTs, because the caller may wait next. The caller must not hold a lock.
+// limitOrphans resets orphans while there are more than the limit: the first of the longer list. It also
+// transmits the RSTs, because the caller may wait next. The caller must not hold a lock.
 func (s *Stack) limitOrphans() {
 	o := s.tcp.orphans.excess()
 	if o.t == nil {
@@ -248,16 +256,19 @@ func (s *Stack) admits(now tcp.Time) bool {
 	return ts.used.Load() < ts.memory
 }
 
-// reclaim frees memory. It resets stalled orphans, oldest first, until there is no memory pressure. If
-// hard is set, it resets orphans whether or not they are stalled, until less than the whole budget is in
-// use. If that is not enough, it calls reclaimBuffers. The caller must not hold a lock.
+// reclaim frees memory. It resets stalled orphans until there is no memory pressure. If hard is set, it
+// resets orphans whether or not they are stalled, until less than the whole budget is in use. If that is
+// not enough, it calls reclaimBuffers. The caller must not hold a lock.
 func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	ts := &s.tcp
 	short := func() bool { return hard && ts.used.Load() >= ts.memory || !hard && ts.pressure() }
 	for range reclaimBatch {
-		o := ts.orphans.oldest(orphanData)
-		if o.t == nil || !short() {
-			break
+		if !short() {
+			return
+		}
+		o := ts.orphans.first(orphanData)
+		if o.t == nil || !hard && now-o.linkedAt < examineEvery {
+			break // the orphans after o have been examined or closed even later
 		}
 		s.resetOrphan(now, o, !hard)
 	}
@@ -266,7 +277,7 @@ func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	}
 }
 
-// reclaimBuffers calls Reclaim(now, all) on every tcp.Conn. It does nothing if less than a second has
+// reclaimBuffers calls Reclaim(now, all) on every tcp.Conn. It does nothing if less than examineEvery has
 // passed since it last did this with the same all, because a pass over all connections takes long.
 func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	ts := &s.tcp
@@ -275,7 +286,7 @@ func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 		at = &ts.reclaimedHard
 	}
 	last := at.Load()
-	if last != 0 && now-tcp.Time(last) < tcp.Second || !at.CompareAndSwap(last, int64(now)) {
+	if last != 0 && now-tcp.Time(last) < examineEvery || !at.CompareAndSwap(last, int64(now)) {
 		return
 	}
 	var socks []*TCP

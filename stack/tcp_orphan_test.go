@@ -328,6 +328,50 @@ func TestOutOfOrderDataYieldsToANewConnection(t *testing.T) {
 	})
 }
 
+// A flood of SYNs under memory pressure must not cost a walk over the orphans for each SYN.
+func TestSYNsExamineEachOrphanOnceASecond(t *testing.T) {
+	for _, n := range []int{1, 3, reclaimBatch + 36} {
+		synctest.Test(t, func(t *testing.T) {
+			s, d := crowdHost(t, TCPConfig{})
+			for i := range uint16(n) {
+				d.syn(2000 + i)
+				d.answer(0)
+			}
+			synctest.Wait() // until the last SYN,ACK, which another goroutine may send
+			d.answer(0)
+			time.Sleep(4500 * time.Millisecond) // the server has closed the connections 1.5 s ago
+			o := &s.tcp.orphans
+			// order returns the clients of the orphans in the order of the list, and when each came to its place.
+			order := func() (ports []uint16, at []tcp.Time) {
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				for i := o.slots[orphanData].next; i != orphanData; i = o.slots[i].next {
+					ports = append(ports, o.slots[i].t.RemoteAddr().Port())
+					at = append(at, o.slots[i].linkedAt)
+				}
+				return ports, at
+			}
+			before, _ := order()
+			require.Len(t, before, n)
+			pressure := s.tcp.memory / 4 * 3
+			s.tcp.used.Add(pressure)
+			defer s.tcp.used.Add(-pressure)
+			for i := range uint16(10) {
+				d.syn(5000 + i)
+			}
+			after, at := order()
+			require.Equal(t, before, after, "none is stalled yet, and each was examined as often as the others")
+			for _, at := range at {
+				require.Equal(t, s.now(), at, "each was examined")
+			}
+			time.Sleep(time.Second)
+			d.syn(6000)
+			d.syn(6001)
+			require.EqualValues(t, n, s.Stats().TCP.OrphansReset, "all are stalled")
+		})
+	}
+}
+
 // The segments of an orphan whose peer reads slowly take no lock that all connections share.
 func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -366,14 +410,14 @@ func TestExcessOrphansAreThoseOfTheLongerList(t *testing.T) {
 		for list, n := range [2]int{tc.data, tc.fin} {
 			for range n {
 				i := o.take()
-				o.slots[i] = orphanSlot{t: new(TCP), closedAt: tcp.Time(i)}
-				o.link(i, uint8(list))
+				o.slots[i] = orphanSlot{t: new(TCP)}
+				o.link(tcp.Time(i), i, uint8(list))
 			}
 		}
 		got := o.excess()
 		require.NotNil(t, got.t)
 		require.EqualValues(t, tc.want, got.list, "%+v", tc)
-		require.Equal(t, o.oldest(tc.want), got, "the oldest of them")
+		require.Equal(t, o.first(tc.want), got, "the oldest of them")
 		o.limit++
 		require.Nil(t, o.excess().t)
 	}
