@@ -519,16 +519,16 @@ func modelCases(m tcb, brief bool, run func(modelCase)) {
 		lengths = lengths[:4]
 	}
 	for flags := range wire.TCPFlags(64) {
-		few := flags&(wire.FlagPSH|wire.FlagURG) != 0
+		few, hasACK := flags&(wire.FlagPSH|wire.FlagURG) != 0, flags&wire.FlagACK != 0
 		for i, seq := range seqs {
 			for j, ack := range acks {
 				for k, n := range lengths {
 					switch {
-					case few && (i < 4 || j < 4 || k == 1 || k == 2):
-						// PSH and URG change nothing, so fewer combinations suffice.
-					case flags&wire.FlagACK == 0 && j > 0:
+					case !hasACK && j > 0:
 						// The acknowledgement number has no meaning.
-					case brief && (k == 1 || k == 2 || i == 2 || i == 10 || j == 0 || j == 10):
+					case few && (i < 4 || hasACK && j < 4 || k == 1 || k == 2):
+						// PSH and URG change nothing, so fewer combinations suffice.
+					case brief && (k == 1 || k == 2 || i == 2 || i == 10 || hasACK && (j == 0 || j == 10)):
 						// A brief run omits numbers and lengths that are similar to others.
 					default:
 						run(modelCase{flags, seq, ack, n})
