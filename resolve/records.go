@@ -13,14 +13,15 @@ import (
 
 // LookupSRV returns the canonical name and the SRV records of a service. It looks up
 // _service._proto.name or, if service and proto are both empty, name itself. It sorts the records by
-// priority and puts those of equal priority in a random order that follows their weights (RFC 2782).
+// priority. It puts those of equal priority in a random order, in which a record with a larger weight is
+// more likely to come early (RFC 2782); those of weight 0 keep their order in the answer among themselves.
 // Records whose targets are not valid names are omitted; the rest is then returned with an error.
 func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
-	target := name
+	owner := name
 	if service != "" || proto != "" {
-		target = "_" + service + "._" + proto + "." + name
+		owner = "_" + service + "._" + proto + "." + name
 	}
-	ans, err := r.lookup(ctx, target, dnsmessage.TypeSRV)
+	ans, err := r.lookup(ctx, owner, dnsmessage.TypeSRV)
 	if err != nil {
 		return "", nil, err
 	}
@@ -40,10 +41,13 @@ func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (
 }
 
 // sortSRV sorts records by priority, lowest first. It puts records of equal priority in random order:
-// the larger the weight, the more likely a record is to come early (RFC 2782).
+// the larger the weight, the more likely a record is to come early (RFC 2782). A record of weight 0 has "a
+// very small chance of being selected" before the others; in net, it has none. Among themselves, records of
+// weight 0 keep their order.
 func (r *Resolver) sortSRV(srvs []*net.SRV) {
 	// "arrange all SRV RRs (that have not been ordered yet) in any order, except that
-	// all those with weight 0 are placed at the beginning of the list."
+	// all those with weight 0 are placed at the beginning of the list." So the order of those
+	// with weight 0 need not be random.
 	slices.SortStableFunc(srvs, func(a, b *net.SRV) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Weight, b.Weight))
 	})
@@ -133,8 +137,9 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 }
 
 // LookupAddr returns the names of addr, an IP address in text form. They come from the hosts file, or
-// else from the DNS. The names of a link-local address come from Multicast DNS if that is on (RFC 6762
-// section 4); the address may then have a zone. Names that are not valid are omitted; the rest is then
+// else from the DNS. The names of a link-local address that is not in the hosts file come from Multicast
+// DNS if that is on (RFC 6762 section 4). An address with a zone that is not in the hosts file is an error
+// unless it is link-local and Multicast DNS is on. Names that are not valid are omitted; the rest is then
 // returned with an error.
 func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
 	a, err := netip.ParseAddr(addr)
@@ -143,7 +148,7 @@ func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error
 	}
 	names := r.cfg.Hosts.Names(a)
 	switch {
-	case len(names) > 0:
+	case len(names) > 0: // from the hosts file
 	case a.Zone() != "":
 		used := false
 		if names, used, err = r.multicastNames(ctx, a); err != nil {
@@ -153,6 +158,7 @@ func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error
 			return nil, dnsError(errUnrecognizedAddress, addr, "")
 		}
 	default:
+		// For the reverse name of a link-local address, lookup asks Multicast DNS if that is on.
 		ans, err := r.lookup(ctx, reverseName(a), dnsmessage.TypePTR)
 		if err != nil {
 			return nil, err

@@ -1,7 +1,9 @@
 package resolve
 
 import (
+	"cmp"
 	"net"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,6 +70,25 @@ func TestSRVRecordsOfAPriorityAreChosenByWeight(t *testing.T) {
 	require.InDelta(t, rounds/5, first["one"], rounds/20)
 	require.InDelta(t, 3*rounds/5, first["three"], rounds/20)
 	require.Zero(t, first["later"])
+}
+
+func TestSRVRecordsOfWeight0KeepTheirOrder(t *testing.T) {
+	// RFC 2782: "arrange all SRV RRs [...] in any order, except that all those with weight 0 are placed at the
+	// beginning of the list".
+	r := New(Config{Rand: counter()})
+	for _, weights := range [][]uint16{{0, 0, 0, 0}, {0, 2, 0, 1, 0}, {5, 0, 0}} {
+		var list []*net.SRV
+		for i, w := range weights {
+			list = append(list, &net.SRV{Port: uint16(i), Weight: w})
+		}
+		for range 200 {
+			srvs := slices.Clone(list)
+			r.sortSRV(srvs)
+			require.ElementsMatch(t, list, srvs)
+			zero := slices.DeleteFunc(srvs, func(s *net.SRV) bool { return s.Weight > 0 })
+			require.True(t, slices.IsSortedFunc(zero, func(a, b *net.SRV) int { return cmp.Compare(a.Port, b.Port) }), weights)
+		}
+	}
 }
 
 // counter returns a splitmix64 generator, which returns the same numbers in every run.
