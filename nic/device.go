@@ -267,6 +267,12 @@ type Frame struct {
 	ChecksumStart  uint16 // offset in the frame of the transport header
 	ChecksumOffset uint16 // offset of the field from ChecksumStart
 
+	// Local is set on a received frame that the kernel of this machine has passed to the device with an
+	// incomplete checksum. Its sender is on this machine, because a wire carries only complete
+	// checksums. This is not true of a TCP super-frame: the kernel may have merged it from frames of a
+	// wire (GRO).
+	Local bool
+
 	// ChecksumValid is set on a received frame whose transport checksum the
 	// device has verified.
 	ChecksumValid bool

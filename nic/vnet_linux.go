@@ -59,7 +59,7 @@ func (m Medium) parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	}
 	switch flags := hdr[vnetFlags]; {
 	case flags&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0:
-		f.NeedsChecksum = true
+		f.NeedsChecksum, f.Local = true, true
 		f.ChecksumStart = ne.Uint16(hdr[vnetCsumStart:])
 		f.ChecksumOffset = ne.Uint16(hdr[vnetCsumOffset:])
 		if int(f.ChecksumStart) < m.headerLen() ||

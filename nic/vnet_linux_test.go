@@ -29,6 +29,7 @@ func TestAVnetHeaderTellsWhatTheFrameTold(t *testing.T) {
 		got, ok := Ethernet.parseVnet(hdr[:], f.AppendTo(nil), nil)
 		require.True(t, ok)
 		f.Head, f.Body = f.AppendTo(nil), nil
+		f.Local = f.NeedsChecksum // the flag says where the frame comes from
 		require.Equal(t, f, got)
 	}
 	b, transport, _ := packetSpec{payload: pattern(10)}.build(t)

@@ -120,7 +120,7 @@ func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet,
 	q.frame = nil
 	q.ttl, q.tos = d.ttl, d.tos
 	q.broadcast = d.group
-	q.checksumOK, q.gso, q.gsoSize = false, 0, 0
+	q.checksumOK, q.local, q.gso, q.gsoSize = false, false, 0, 0
 	a.s.counts.reassembled.Add(1)
 	return q, whole
 }

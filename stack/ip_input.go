@@ -26,6 +26,7 @@ type packet struct {
 	link       wire.MAC // IPv6 on Ethernet only: the source MAC of the frame
 	scope      uint16   // IPv6 on the loopback only: index of the interface of link-local addresses; else 0
 	gso        nic.GSOKind
+	local      bool // as in nic.Frame
 	gsoSize    int  // payload bytes of each segment of a super-frame; else 0
 	broadcast  bool // dst or the frame's destination MAC is a broadcast or multicast address
 }

@@ -30,7 +30,7 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
 	p.header, p.payload, p.tail = b[:h.HeaderLen()], payload, tail
-	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
+	p.checksumOK, p.local = f.NeedsChecksum || f.ChecksumValid, f.Local
 	p.broadcast = linkGroup
 	if f.NeedsChecksum {
 		p.csumOffset = int(f.ChecksumOffset)

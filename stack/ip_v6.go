@@ -33,7 +33,7 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	if ifc.linkLen > 0 {
 		p.link = wire.MAC(f.Head[len(p.link):])
 	}
-	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
+	p.checksumOK, p.local = f.NeedsChecksum || f.ChecksumValid, f.Local
 	p.broadcast = linkGroup
 	p.plain, p.scope = plain6(b), scope
 	if f.NeedsChecksum {

@@ -208,7 +208,7 @@ func (s *Stack) inputTCP(p *packet) {
 		return
 	}
 	s.counts.tcpIn.Add(1)
-	seg.GSOSize = p.gsoSize
+	seg.GSOSize, seg.Local = p.gsoSize, p.local
 	seg.CE, seg.ECT = p.tos&3 == 3, p.tos&3 != 0 // the ECN field: RFC 3168 5
 	local := netip.AddrPortFrom(p.dst, seg.DstPort)
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)

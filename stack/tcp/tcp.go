@@ -147,6 +147,10 @@ type Segment struct {
 	// GSOSize is not 0 for a super-segment. Its payload makes several segments on the wire, each of
 	// GSOSize bytes except the last.
 	GSOSize int
+
+	// Local is set on a received segment whose checksum the kernel of this machine has left incomplete.
+	// If the segment is no super-segment, its sender is on this machine.
+	Local bool
 }
 
 // DataLen returns the number of payload bytes.
