@@ -96,8 +96,9 @@ type sendState struct {
 	fixed    bool  // the application has set limit; no auto-tuning
 	fin      bool  // a FIN follows the last byte of buf
 	finSent  bool
-	full     bool // Write or Pin could not take all bytes: report Writable when there is room
-	synAgain bool // the SYN was retransmitted: its round-trip time is ambiguous
+	full     bool   // Write or Pin could not take all bytes: report Writable when there is room
+	synAgain bool   // the SYN was retransmitted: its round-trip time is ambiguous
+	origin   origin // where the peer is; here because one byte more in recvState would take eight
 }
 
 type recvState struct {
@@ -163,6 +164,7 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	c.snd.nxt = c.snd.iss + 1
 	c.takeSyn(now, syn)
 	c.takeOptions(syn)
+	c.noteOrigin(syn)
 	c.snd.wnd = uint32(syn.Window)
 	c.snd.maxWnd = c.snd.wnd
 	// RFC 9293 3.10.7.2: "If there are other controls or text in the segment, then queue it for
@@ -178,6 +180,7 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 func (c *Conn) AcceptCookie(now Time, cfg Config, syn *Segment) {
 	c.Accept(now, cfg, syn)
 	c.synUnsent = false
+	c.snd.origin = originUnknown // of the segment that syn was made from, the cookie tells nothing
 }
 
 // WindowScale returns Rcv.Wind.Shift: the smallest shift, at most 14 (RFC 7323 2.3), with which the
@@ -750,10 +753,14 @@ func (c *Conn) Tick(now Time) {
 		return
 	}
 	if t.ack != 0 && now >= t.ack {
+		if c.holdsAck() {
+			c.rcv.thin.late(now, c.rcv.lastData)
+		} else {
+			c.rcv.pingpong = false // the application did not reply in time
+		}
 		t.ack = 0
 		c.count(DelayedACKs)
 		c.rcv.ackNow = true
-		c.rcv.pingpong = false // the application did not reply in time
 	}
 	if t.rtx != 0 && now >= t.rtx {
 		t.rtx = 0

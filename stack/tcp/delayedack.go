@@ -23,14 +23,19 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 	r.unacked += uint32(n)
 	full := r.mss
 	first := r.lastData == 0
-	if now-r.lastData > c.rtt.rto {
+	idle := now-r.lastData > c.rtt.rto
+	c.noteRun(now, n, idle || r.ooo.n > 0)
+	r.thin.noteArrival(now, c.receiverLeastRTT())
+	if idle {
 		// No data has arrived for an RTO. Probably the sender had a timeout or was idle. After
 		// either, the sender is in slow start again.
 		r.quick = quickSegments
 	}
 	r.lastData = now
 	if int(r.unacked) >= 2*full || r.ooo.n > 0 {
-		r.ackNow = true
+		if r.ooo.n > 0 || !c.thinAck(now, s) {
+			r.ackNow = true
+		}
 		return
 	}
 	if r.quick > 0 && !r.pingpong {

@@ -25,6 +25,8 @@ type arrivals struct {
 	// only if memory pressure made the window shrink: see affordable.
 	maxEdge Seq
 
+	thin ackThinning
+
 	// Receive-buffer tuning (dynamic right-sizing).
 	drs struct {
 		seq   Seq  // first number that the application had not read at time at

@@ -36,7 +36,7 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	if r.fin && r.nxt == r.finSeq {
 		// "advance RCV.NXT over the FIN, and send an acknowledgment"
 		r.nxt++
-		if c.state == Established && !r.ackNow && (r.pingpong || !c.passive && c.timers.ack != 0) {
+		if c.state == Established && !r.ackNow && !c.holdsAck() && (r.pingpong || !c.passive && c.timers.ack != 0) {
 			// An application that replies, or that has just received a reply, will
 			// probably close soon: our FIN can carry the acknowledgement.
 			c.ackSoon(now)

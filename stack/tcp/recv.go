@@ -48,6 +48,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 		c.rcv.last = now
 		c.timers.keepProbes, c.timers.probes = 0, 0
 		c.noteTimestamp(now, s)
+		c.noteOrigin(s)
 		v = c.segmentData(now, s)
 	}
 	switch v {
@@ -89,6 +90,7 @@ func (c *Conn) synSent(now Time, s *Segment) {
 	c.rcv.last = now
 	c.takeSyn(now, s)
 	c.takeOptions(s)
+	c.noteOrigin(s)
 	// RFC 7323 2.2: the window of a SYN is never scaled.
 	c.snd.wnd = uint32(s.Window)
 	c.snd.maxWnd = c.snd.wnd

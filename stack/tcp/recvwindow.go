@@ -45,6 +45,9 @@ func (c *Conn) updateWindow() {
 		offered = min(limit, int(r.synWnd))
 	}
 	room := min(max(limit-r.buf.n, 0), 65535<<r.scale)
+	if c.thinning() {
+		return
+	}
 	if 2*now <= offered && room >= 2*now && room-now >= min(limit/2, r.mss) {
 		r.ackNow = true
 	}

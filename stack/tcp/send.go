@@ -224,6 +224,7 @@ func (c *Conn) ackSent() {
 	r.ackNow = false
 	r.unacked = 0
 	r.lastAck = r.nxt
+	r.thin.held = false
 	c.timers.ack = 0
 }
 
@@ -297,7 +298,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 		// RFC 9293 3.9.1.2: "MUST set the PSH bit in the last buffered segment".
 		flags |= wire.FlagPSH
 	}
-	if c.rcv.unacked > 0 {
+	if c.rcv.unacked > 0 && !c.holdsAck() {
 		c.rcv.pingpong = true // this segment carries an acknowledgement
 	}
 	n := int(stop - seq)

@@ -232,6 +232,10 @@ type Params struct {
 	// and for peers that do not handle the options.
 	NoSACK, NoTimestamps, NoWindowScale bool
 
+	// NoACKThinning turns off ACK thinning, which acknowledges bulk data from a sender on this machine
+	// less often than every second segment.
+	NoACKThinning bool
+
 	// Alloc and Free manage the memory of the rings. Alloc returns a slice of at least
 	// n bytes whose capacity is a power of two. If they are nil, make allocates, and the
 	// garbage collector frees.
