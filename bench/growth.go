@@ -111,7 +111,7 @@ func (b *bench) idleCurves() []*curve {
 			Steps: idleCounts(s), Limit: growLimit,
 		}
 		if s == kernel {
-			t.Addr = "127.0.0.1"
+			t.Addr = loopback
 		}
 		var err error
 		if got[s], err = b.runGrowIdle(s, &t); err != nil {

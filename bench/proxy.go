@@ -11,13 +11,18 @@ import (
 	"time"
 )
 
-// startProxy starts the proxy of a task between a client on front and the server at t.Addr on back.
+// startProxy starts the proxy of a task between a client on front and the server at t.Addr on back. The kernel's
+// loopback, which is back or, if t.Client is set, front, uses IPv4.
 func startProxy(front, back *network, t *task) error {
-	ln, err := front.listen(t.network("tcp"), fmt.Sprintf(":%d", t.Port))
+	frontTCP, backTCP := t.network("tcp"), "tcp4"
+	if t.Client {
+		frontTCP, backTCP = "tcp4", t.network("tcp")
+	}
+	ln, err := front.listen(frontTCP, fmt.Sprintf(":%d", t.Port))
 	if err != nil {
 		return err
 	}
-	dial := func() (net.Conn, error) { return back.dial(t.network("tcp"), t.Addr) }
+	dial := func() (net.Conn, error) { return back.dial(backTCP, t.Addr) }
 	switch t.Proxy {
 	case tcpProxy:
 		go accept(ln, func(c net.Conn) { relay(c, dial) })

@@ -7,6 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,24 +37,100 @@ func TestEveryProgramIsMeasured(t *testing.T) {
 	}
 }
 
-// The kernel's figures of T17in and T17out come from three processes in two namespaces.
+// The kernel's figures of T17in and T17out come from three processes in two namespaces: the data crosses the link between
+// the namespaces, and the loopback of the one with the proxy.
 func TestKernelProxiesBetweenNamespaces(t *testing.T) {
 	netns.Need(t)
-	o := options{only: "T17", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute, stacks: string(kernel)}
-	b, err := newBench(o)
+	b := newProxyBench(t, kernel)
+	far := b.lab.veth[1]
+	for _, test := range []struct{ id, link string }{{"T17in", vethName + " in"}, {"T17out", vethName + " out"}} {
+		first := moved(t, far)
+		f, least := b.measureProxy(t, test.id)
+		last := moved(t, far)
+		for _, where := range []string{test.link, "lo in"} {
+			if got := last[where] - first[where]; got < least {
+				t.Errorf("%s: %v bytes on %s of %v: %+v", test.id, got, where, least, f)
+			}
+		}
+	}
+}
+
+// A workload with a proxy uses IPv6 on the measured stack, and IPv4 on the loopback.
+func TestProxiesRunOverIPv6(t *testing.T) {
+	netns.Need(t)
+	b := newProxyBench(t, usern6)
+	for _, id := range []string{"T16in", "T16out", "T16req", "T17in", "T17out"} {
+		first := moved(t, b.lab.tap)
+		f, least := b.measureProxy(t, id)
+		last := moved(t, b.lab.tap)
+		for _, where := range []string{"IPv6", "lo in"} {
+			if got := last[where] - first[where]; got < least {
+				t.Errorf("%s: %v bytes on %s of %v: %+v", id, got, where, least, f)
+			}
+		}
+	}
+}
+
+func newProxyBench(t *testing.T, s stackName) *bench {
+	t.Helper()
+	b, err := newBench(options{runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute, stacks: string(s)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.close()
-	b.all()
-	if len(b.rows) != 2 {
-		t.Fatalf("%d workloads were measured", len(b.rows))
+	t.Cleanup(b.close)
+	return b
+}
+
+// measureProxy measures a workload on the only stack of b. It returns the figure, and a number of bytes that the client
+// and the server have exchanged at least.
+func (b *bench) measureProxy(t *testing.T, id string) (f *figure, least float64) {
+	t.Helper()
+	i := slices.IndexFunc(programs, func(w workload) bool { return w.ID == id })
+	w := programs[i]
+	f = b.measure(&w).figures[b.stacks[0]]
+	if len(f.samples) != 1 || f.failed > 0 || f.rate() <= 0 || f.cpu() <= 0 || f.samples[0].Errors > 0 {
+		t.Fatalf("%s: %+v", id, f)
 	}
-	for _, r := range b.rows {
-		if f := r.figures[kernel]; f.rate() <= 0 || f.cpu() <= 0 {
-			t.Errorf("%s: %+v", r.ID, f)
+	least = f.rate() * b.time.Seconds() // of operations, each of which has a byte at least
+	if w.Kind.bulk() {
+		least /= 8
+	}
+	return f, least
+}
+
+// moved returns the numbers of bytes that each interface of a namespace has received and sent, as "lo in" and "lo out",
+// and those of IPv6 in both directions.
+func moved(t *testing.T, ns namespace) map[string]float64 {
+	t.Helper()
+	counts := map[string]float64{}
+	err := ns.Do(func() error {
+		list, err := os.ReadFile("/proc/thread-self/net/dev")
+		if err != nil {
+			return err
 		}
+		for line := range strings.Lines(string(list)) {
+			name, figures, ok := strings.Cut(line, ":")
+			if !ok {
+				continue
+			}
+			f := strings.Fields(figures)
+			name = strings.TrimSpace(name)
+			counts[name+" in"], _ = strconv.ParseFloat(f[0], 64)
+			counts[name+" out"], _ = strconv.ParseFloat(f[8], 64)
+		}
+		list, err = os.ReadFile("/proc/thread-self/net/snmp6")
+		for line := range strings.Lines(string(list)) {
+			if f := strings.Fields(line); f[0] == "Ip6InOctets" || f[0] == "Ip6OutOctets" {
+				n, _ := strconv.ParseFloat(f[1], 64)
+				counts["IPv6"] += n
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return counts
 }
 
 func TestMemoryFileIsServedAsItIs(t *testing.T) {

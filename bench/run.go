@@ -149,7 +149,7 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	case s == kernel && w.Latency > 0:
 		t.Spaces = [2]string{string(r.lab.lossy[0].Namespace), string(r.lab.lossy[1].Namespace)}
 	case s == kernel:
-		t.Addr = "127.0.0.1"
+		t.Addr = loopback
 	}
 	core, _ := r.cores(w)
 	return r.runProcess(ctx, ns, &t, core)
@@ -171,7 +171,8 @@ func (r *runner) sides(w *workload, s stackName) (near, far namespace) {
 }
 
 // inThree runs a workload with a proxy. The proxy is the process of the measured stack; the client and the server
-// use the kernel. The CPU of the report is the sum of all three.
+// use the kernel. One of the proxy's two connections is over the kernel's loopback, with IPv4 even if the measured stack
+// uses IPv6. The CPU of the report is the sum of all three.
 func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	near, far := r.sides(w, s)
 	client, prox := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
@@ -182,13 +183,13 @@ func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup)
 	prox.Profile = r.profile(w, s)
 	prox.Client = w.Client
 	nearHost, farHost, _ := addrs(prox.V6)
-	clientNS, serverNS, loopback := near, far, "127.0.0.1"
-	client.Addr, prox.Addr = farHost, loopback
+	clientNS, serverNS, serverHost := near, far, loopback
+	client.Addr, client.V6 = farHost, prox.V6
 	if w.Client {
-		clientNS, serverNS = far, near
-		client.Addr, prox.Addr = loopback, nearHost
+		clientNS, serverNS, serverHost = far, near, nearHost
+		client.Addr, client.V6, server.V6 = loopback, false, prox.V6
 	}
-	prox.Addr = net.JoinHostPort(prox.Addr, strconv.Itoa(server.Port))
+	prox.Addr = net.JoinHostPort(serverHost, strconv.Itoa(server.Port))
 
 	var servers []*process
 	var busy []time.Duration

@@ -193,6 +193,7 @@ const (
 	farAddr  = "198.18.0.2" // the measured stack
 	prefixed = "/24"
 	tapName  = "tap0"
+	loopback = "127.0.0.1" // of the kernel; a run over IPv6 uses it too
 
 	bridgeName = "br0"
 	vlanID     = 100
