@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math"
 	"net"
+	"os/exec"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,6 +34,25 @@ Transfer/sec:     12.85MB
 	}
 	if _, err := parseWrk("unable to connect"); err == nil {
 		t.Fatal("no error without a rate")
+	}
+}
+
+// A server that is gone is reported with all that it has printed to standard error, even if some of that comes after
+// the end of its standard output.
+func TestReasonOfADeadServerIsReported(t *testing.T) {
+	// The reason is printed when the server is no longer a zombie, which is when its end has been waited for.
+	const script = `echo ready
+read line
+(exec >&- <&-; while kill -0 $$ 2>/dev/null; do sleep 0.01; done; echo the reason >&2) &
+exit 1`
+	cmd := exec.Command("sh", "-c", script)
+	p, err := launch(cmd, cmd.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.kill()
+	if _, err := p.cpu(); err == nil || !strings.Contains(err.Error(), "the reason") {
+		t.Errorf("%v", err)
 	}
 }
 

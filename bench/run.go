@@ -314,7 +314,12 @@ func (r *runner) startProcess(ctx context.Context, ns namespace, t *task, core i
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd}
+	return launch(cmd, func() error { return ns.start(cmd, core) })
+}
+
+// launch starts a command with start, and returns when it has printed that it is ready.
+func launch(cmd *exec.Cmd, start func() error) (p *process, err error) {
+	p = &process{cmd: cmd}
 	cmd.Stderr = &p.errs
 	if p.in, err = cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -324,12 +329,11 @@ func (r *runner) startProcess(ctx context.Context, ns namespace, t *task, core i
 		return nil, err
 	}
 	p.out = bufio.NewScanner(out)
-	if err := ns.start(cmd, core); err != nil {
+	if err := start(); err != nil {
 		return nil, err
 	}
 	if !p.out.Scan() || p.out.Text() != "ready" {
-		p.kill()
-		return nil, fmt.Errorf("the server did not start: %s", p.errs.String())
+		return nil, p.fail(errors.New("the server did not start"))
 	}
 	return p, nil
 }
@@ -337,10 +341,10 @@ func (r *runner) startProcess(ctx context.Context, ns namespace, t *task, core i
 // cpu returns the CPU time that a server has used so far.
 func (p *process) cpu() (time.Duration, error) {
 	if _, err := io.WriteString(p.in, "\n"); err != nil {
-		return 0, fmt.Errorf("%w: %s", err, p.errs.String())
+		return 0, p.fail(fmt.Errorf("the server: %w", err))
 	}
 	if !p.out.Scan() {
-		return 0, fmt.Errorf("the server is gone: %s", p.errs.String())
+		return 0, p.fail(errors.New("the server is gone"))
 	}
 	n, err := strconv.ParseInt(p.out.Text(), 10, 64)
 	return time.Duration(n), err
@@ -349,14 +353,20 @@ func (p *process) cpu() (time.Duration, error) {
 // end ends a server and returns all the CPU time that it has used.
 func (p *process) end() (time.Duration, error) {
 	p.in.Close()
-	err := p.cmd.Wait()
-	if err != nil {
-		return 0, fmt.Errorf("the server: %w: %s", err, p.errs.String())
+	if err := p.cmd.Wait(); err != nil {
+		return 0, p.fail(fmt.Errorf("the server: %w", err))
 	}
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
 }
 
-// kill kills a server that has not ended.
+// fail ends a server, and returns err with what the server has printed to standard error. Before the end, a goroutine
+// of os/exec may still write to p.errs.
+func (p *process) fail(err error) error {
+	p.kill()
+	return fmt.Errorf("%w: %s", err, shorten(p.errs.String()))
+}
+
+// kill kills a server that has not ended, and waits for its end.
 func (p *process) kill() {
 	if p.cmd.ProcessState == nil {
 		p.cmd.Process.Kill()
