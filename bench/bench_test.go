@@ -37,6 +37,18 @@ Transfer/sec:     12.85MB
 	}
 }
 
+func TestFirstErrorOfWrkIsNoted(t *testing.T) {
+	const out = `  114857 requests in 1.10s, 14.13MB read
+  Socket errors: connect 0, read 2, write 0, timeout 1
+  Non-2xx or 3xx responses: 4
+Requests/sec: 104415.45
+`
+	r, err := parseWrk(out)
+	if err != nil || r.Errors != 7 || r.Note != "Socket errors: connect 0, read 2, write 0, timeout 1" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+}
+
 // A server that is gone is reported with all that it has printed to standard error, even if some of that comes after
 // the end of its standard output.
 func TestReasonOfADeadServerIsReported(t *testing.T) {

@@ -452,7 +452,9 @@ func parseWrk(out string) (rep report, err error) {
 					rep.Errors += n
 				}
 			}
-			rep.Note = strings.TrimSpace(line)
+			if rep.Note == "" {
+				rep.Note = strings.TrimSpace(line)
+			}
 		}
 		if err != nil {
 			return rep, err
