@@ -49,6 +49,14 @@ Requests/sec: 104415.45
 	}
 }
 
+// Time that the hypervisor gave to other machines is not idle: a run may have needed it.
+func TestStealIsBusyTime(t *testing.T) {
+	const line = "cpu  100 20 30 4000 500 6 7 80 90 9" // user nice system idle iowait irq softirq steal guest guest_nice
+	if got := busyTime(line); got != (100+20+30+6+7+80)*tick {
+		t.Error(got)
+	}
+}
+
 // A server that is gone is reported with all that it has printed to standard error, even if some of that comes after
 // the end of its standard output.
 func TestReasonOfADeadServerIsReported(t *testing.T) {

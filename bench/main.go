@@ -48,7 +48,7 @@ type options struct {
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.BoolVar(&o.quick, "quick", false, "one short run of each, four minutes in all; the figures are rough")
-	fs.BoolVar(&o.noisy, "noisy", false, "do not repeat runs that other processes disturbed")
+	fs.BoolVar(&o.noisy, "noisy", false, "do not repeat runs that other processes or virtual machines disturbed")
 	fs.BoolVar(&o.million, "million", false, "also measure the memory of 1,000,000 idle connections")
 	fs.BoolVar(&o.growth, "growth", false, "only measure how the cost grows (writes GROWTH.md and ../docs/growth.svg)")
 	fs.StringVar(&o.only, "only", "", "workloads to run, such as T1,P3,C5; a prefix selects several")
@@ -206,12 +206,12 @@ type row struct {
 type figure struct {
 	setup     setup
 	samples   []sample
-	disturbed int   // number of samples that other processes disturbed even when repeated
+	disturbed int   // number of samples that others disturbed even when repeated
 	failed    int   // number of failed runs; each was repeated once
 	err       error // the error of the last failed run
 }
 
-// disturbance is the maximum proportion of the machine that other processes may use during a run.
+// disturbance is the maximum proportion of the machine that others may use during a run: see runner.others.
 const disturbance = 0.08
 
 // repeats is how many times at most a disturbed run is repeated.

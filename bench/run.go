@@ -23,7 +23,7 @@ type sample struct {
 	Rate float64
 	// CPU is the CPU time of both sides, in seconds per GB or per million operations.
 	CPU float64
-	// Other is the proportion of the machine that other processes used during the run, 0 to 1.
+	// Other is how much of the machine others used during the run, 0 to 1: see runner.others.
 	Other float64
 	// Errors counts failed operations, and Lost counts lost datagrams.
 	Errors, Lost int
@@ -44,8 +44,8 @@ type runner struct {
 	ports    int // number of servers' ports used so far; task takes the next port from it
 	// patience, if not 0, replaces the 40 s in the limit of a run, which is 3*time + 40 s.
 	patience time.Duration
-	// ran is the time of all runs, including disturbed ones that were then repeated. otherCPU is the CPU time
-	// that other processes used in that time.
+	// ran is the time of all runs that did not fail, including disturbed ones that were then repeated. otherCPU
+	// is the CPU time that others used in that time: see others.
 	ran, otherCPU time.Duration
 	// ksoftirqds are the PIDs of the ksoftirqd threads.
 	ksoftirqds []string
@@ -470,7 +470,7 @@ func parseWrk(out string) (rep report, err error) {
 // cpuTimes are the CPU time counters at the beginning of a run.
 type cpuTimes struct {
 	when      time.Time
-	machine   time.Duration // of all processes
+	machine   time.Duration // see machineBusy
 	ksoftirqd time.Duration
 	own       time.Duration // of this process
 }
@@ -479,8 +479,8 @@ func (r *runner) readCPUTimes() cpuTimes {
 	return cpuTimes{time.Now(), machineBusy(), ksoftirqdCPU(r.ksoftirqds), ownCPU()}
 }
 
-// others returns the proportion of the machine's CPU time since start that other processes have used. These are
-// all processes except those of the run, the ksoftirqd threads and this process. used is the CPU time of the
+// others returns how much of the machine's CPU time since start went to others, 0 to 1: to all processes except those
+// of the run, the ksoftirqd threads and this process, and to other virtual machines. used is the CPU time of the
 // processes of the run. others also adds the times to r.ran and r.otherCPU.
 func (r *runner) others(start cpuTimes, used time.Duration) float64 {
 	took := time.Since(start.when)
@@ -491,12 +491,12 @@ func (r *runner) others(start cpuTimes, used time.Duration) float64 {
 	return float64(other) / float64(took) / float64(machineCPUs())
 }
 
-// busy returns a sentence about the CPU time of other processes during the runs.
+// busy returns a sentence about the CPU time of others during the runs.
 func (r *runner) busy() string {
 	if r.ran <= 0 {
-		return "Other processes: not measured."
+		return "Other processes and other virtual machines: not measured."
 	}
-	return fmt.Sprintf("Other processes used %.1f %% of the machine's CPU time during all runs, including disturbed ones that were then repeated.",
+	return fmt.Sprintf("Other processes and other virtual machines used %.1f %% of the machine's CPU time during all runs that did not fail, including disturbed ones that were then repeated.",
 		100*float64(r.otherCPU)/float64(r.ran)/float64(machineCPUs()))
 }
 
@@ -504,9 +504,15 @@ func (r *runner) busy() string {
 const tick = 10 * time.Millisecond
 
 // machineBusy returns the time that all cores together have not been idle.
-func machineBusy() (busy time.Duration) {
+func machineBusy() time.Duration {
 	b, _ := os.ReadFile("/proc/stat")
 	line, _, _ := strings.Cut(string(b), "\n")
+	return busyTime(line)
+}
+
+// busyTime returns the time in a line of /proc/stat that is not idle. This includes steal, in which the hypervisor ran
+// other virtual machines although this one had work: that disturbs a run as other processes do.
+func busyTime(line string) (busy time.Duration) {
 	for i, s := range strings.Fields(line) {
 		// The line is: cpu user nice system idle iowait irq softirq steal guest guest_nice. The
 		// guest times are part of user.
