@@ -120,18 +120,18 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	if err := wait(c.t.warmUp()); err != nil {
 		return report{}, err
 	}
-	before, begin, err := c.count()
+	first, begin, err := c.count()
 	if err != nil {
 		return report{}, err
 	}
 	if err := wait(c.t.Time); err != nil {
 		return report{}, err
 	}
-	after, end, err := c.count()
+	last, end, err := c.count()
 	if err != nil {
 		return report{}, err
 	}
-	total := after
+	total := last
 	c.stop.Store(true)
 	c.mu.Lock()
 	for _, conn := range c.conns {
@@ -149,7 +149,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 		}
 	}
 	return report{
-		Count: float64(after - before), Time: end - begin, Total: float64(total),
+		Count: float64(last - first), Time: end - begin, Total: float64(total),
 		Errors: c.failed, Lost: c.lost, Note: c.note,
 	}, nil
 }

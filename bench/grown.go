@@ -267,10 +267,10 @@ func (g *growth) bits(one *idleStep) error {
 
 // short measures connections that are made, used and closed, 16 at a time.
 func (g *growth) short(one *idleStep) error {
-	before := ownCPU()
+	cpuBefore := ownCPU()
 	r, err := g.measure(g.task(short, 16))
 	one.Short = r.Count / r.Time.Seconds()
-	one.ShortCPU = time.Duration(float64(ownCPU()-before) / r.Total)
+	one.ShortCPU = time.Duration(float64(ownCPU()-cpuBefore) / r.Total)
 	return err
 }
 
@@ -300,7 +300,7 @@ func (g *growth) trips(one *idleStep) error {
 	conn.SetDeadline(time.Now().Add(t.Time + 10*time.Second))
 	took := make([]time.Duration, 0, 1<<20)
 	buf := make([]byte, 1)
-	begin, before := time.Now(), ownCPU()
+	begin, cpuBefore := time.Now(), ownCPU()
 	for last := begin; last.Sub(begin) < t.Time && len(took) < cap(took); {
 		if _, err := conn.Write(buf); err != nil {
 			return err
@@ -313,7 +313,7 @@ func (g *growth) trips(one *idleStep) error {
 		last = now
 	}
 	one.Trips = float64(len(took)) / time.Since(begin).Seconds()
-	one.TripCPU = (ownCPU() - before) / time.Duration(len(took))
+	one.TripCPU = (ownCPU() - cpuBefore) / time.Duration(len(took))
 	slices.Sort(took)
 	one.Late = took[len(took)*99/100]
 	runtime.KeepAlive(g.keep)

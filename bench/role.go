@@ -165,12 +165,12 @@ func reportClient(n *network, t *task) error {
 		os.Exit(3)
 	})
 	defer stuck.Stop()
-	before := ownCPU()
+	cpuBefore := ownCPU()
 	r, err := runClient(n, t)
 	if err != nil {
 		return err
 	}
-	r.CPU = ownCPU() - before
+	r.CPU = ownCPU() - cpuBefore
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
@@ -214,7 +214,7 @@ func idle(t *task) error {
 	if err != nil {
 		return err
 	}
-	before := memory()
+	memBefore := memory()
 	keep := make([]net.Conn, 0, 2*t.N)
 	own := uint64(cap(keep)) * 16 // a net.Conn has 16 bytes
 	for base := 0; base < t.N; base += perListener {
@@ -224,9 +224,9 @@ func idle(t *task) error {
 		}
 	}
 	time.Sleep(p.settle)
-	after := memory()
+	memAfter := memory()
 	runtime.KeepAlive(keep)
-	r := report{Count: float64(after-before-own) / float64(len(keep)), Total: float64(len(keep))}
+	r := report{Count: float64(memAfter-memBefore-own) / float64(len(keep)), Total: float64(len(keep))}
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,8 +42,8 @@ type runner struct {
 	pin   pin // if not empty, replaces the placement of each workload
 	// profiles is the directory for usernet's profiles; if empty, no profiles are written.
 	profiles string
-	ports    int // number of servers' ports used so far; task takes the next port from it
-	// patience, if not 0, replaces the 40 s in the limit of a run, which is 3*time + 40 s.
+	ports    int // counts the servers so far; selects the port of the next one: see task
+	// The limit of a run is 3*time + patience; patience is 40 s if 0. lneto has its own limit.
 	patience time.Duration
 	// ran is the time of all runs that did not fail, including disturbed ones that were then repeated. otherCPU
 	// is the CPU time that others used in that time: see others.
@@ -54,12 +55,9 @@ type runner struct {
 // run runs a workload once on a stack.
 func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 	// The limit includes the time to start and to connect.
-	limit := 3*r.time + 40*time.Second
-	switch {
-	case s == lnetoS:
+	limit := 3*r.time + cmp.Or(r.patience, 40*time.Second)
+	if s == lnetoS {
 		limit = lnetoLimit
-	case r.patience > 0:
-		limit = 3*r.time + r.patience
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -192,7 +190,7 @@ func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup)
 	prox.Addr = net.JoinHostPort(serverHost, strconv.Itoa(server.Port))
 
 	var servers []*process
-	var busy []time.Duration
+	var cpuBefore []time.Duration // of each server
 	for _, one := range []struct {
 		ns namespace
 		t  *task
@@ -205,22 +203,22 @@ func (r *runner) inThree(ctx context.Context, w *workload, s stackName, c setup)
 		servers = append(servers, srv)
 	}
 	for _, srv := range servers {
-		before, err := srv.cpu()
+		cpu, err := srv.cpu()
 		if err != nil {
 			return report{}, 0, err
 		}
-		busy = append(busy, before)
+		cpuBefore = append(cpuBefore, cpu)
 	}
 	rep, used, err := r.runProcess(ctx, clientNS, &client, -1)
 	if err != nil {
 		return report{}, 0, err
 	}
 	for i, srv := range servers {
-		after, err := srv.cpu()
+		cpu, err := srv.cpu()
 		if err != nil {
 			return report{}, 0, err
 		}
-		rep.CPU += after - busy[i]
+		rep.CPU += cpu - cpuBefore[i]
 	}
 	// End the proxy before the server, so that the proxy never runs without its server.
 	for i := range servers {
@@ -248,15 +246,11 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 	if w.Place == onWG {
 		nearHost, farHost = wgAddrs[0], wgAddrs[1]
 	}
-	client, server := &nearTask, &farTask
-	clientNS, serverNS := near, far
-	client.Addr = farHost
+	client, server, clientNS, serverNS, host := &nearTask, &farTask, near, far, farHost
 	if w.Client {
-		client, server = server, client
-		clientNS, serverNS = far, near
-		client.Addr = nearHost
+		client, server, clientNS, serverNS, host = &farTask, &nearTask, far, near, nearHost
 	}
-	client.Role, server.Role = "client", "server"
+	client.Role, server.Role, client.Addr = "client", "server", host
 	clientCore, serverCore := r.cores(w)
 
 	srv, err := r.startProcess(ctx, serverNS, server, serverCore)
@@ -264,7 +258,7 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 		return report{}, 0, err
 	}
 	defer srv.kill()
-	before, err := srv.cpu()
+	cpuBefore, err := srv.cpu()
 	if err != nil {
 		return report{}, 0, err
 	}
@@ -278,11 +272,11 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 	if err != nil {
 		return report{}, 0, err
 	}
-	after, err := srv.cpu()
+	cpuAfter, err := srv.cpu()
 	if err != nil {
 		return report{}, 0, err
 	}
-	rep.CPU += after - before
+	rep.CPU += cpuAfter - cpuBefore
 	all, err := srv.end()
 	return rep, used + all, err
 }

@@ -68,7 +68,7 @@ func simulate(t *task) (report, error) {
 		pairs, flows = 1, t.N
 		imp = nic.Impairment{Latency: bottleneckTime, Rate: bottleneckRate, Queue: t.Size}
 	}
-	before := ownCPU()
+	cpuBefore := ownCPU()
 	for i := range pairs {
 		if err := s.pair(imp, uint64(i+1), flows); err != nil {
 			return report{}, errors.Join(err, s.close())
@@ -78,7 +78,7 @@ func simulate(t *task) (report, error) {
 	if err := s.close(); err != nil {
 		return report{}, err
 	}
-	r := report{Time: t.Time, Total: float64(s.read), CPU: ownCPU() - before}
+	r := report{Time: t.Time, Total: float64(s.read), CPU: ownCPU() - cpuBefore}
 	for _, l := range s.links {
 		for _, st := range []nic.ImpairStats{l.InStats(), l.OutStats()} {
 			r.Count += float64(st.Delivered)
