@@ -21,12 +21,11 @@ func (w waker) wake() {
 	}
 }
 
-// wait waits for at most the duration most; 0 means forever.
-func (w waker) wait(most time.Duration) {
-	if most <= 0 {
-		<-w
-		return
-	}
+// wait waits until wake is called.
+func (w waker) wait() { <-w }
+
+// waitFor waits until wake is called, but for at most the duration most.
+func (w waker) waitFor(most time.Duration) {
 	t := time.NewTimer(most)
 	defer t.Stop()
 	select {
@@ -142,7 +141,7 @@ func (c *lnetoConn) Read(b []byte) (int, error) {
 		if n, ok, err := c.tryRead(b); ok {
 			return n, err
 		}
-		c.readable.wait(0)
+		c.readable.wait()
 	}
 }
 
@@ -178,7 +177,7 @@ func (c *lnetoConn) Write(b []byte) (n int, err error) {
 			return n, err
 		}
 		if !ok {
-			c.writable.wait(0)
+			c.writable.wait()
 		}
 	}
 	return n, nil
@@ -285,7 +284,7 @@ func (h *lnetoHost) packetConn(port uint16, to netip.AddrPort) (*lnetoSocket, er
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if port == 0 {
-		h.nextPort = max(h.nextPort+1, 10000)
+		h.nextPort = max(h.nextPort+1, lnetoEphemeral) // 65535 wraps to lnetoEphemeral
 		port = h.nextPort
 	}
 	s := &lnetoSocket{h: h, port: port, to: to, readable: make(waker, 1)}
@@ -354,7 +353,7 @@ func (s *lnetoSocket) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
 			return 0, netip.AddrPort{}, os.ErrDeadlineExceeded
 		}
 		s.h.mu.Unlock()
-		s.readable.wait(0)
+		s.readable.wait()
 	}
 }
 

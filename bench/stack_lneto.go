@@ -19,13 +19,14 @@ import (
 
 // lneto's limits and the harness's choices for it.
 const (
-	lnetoMTU    = 1500
-	lnetoBuffer = 65535                 // the maximum: lneto has no window scaling
-	lnetoQueue  = 256                   // segments in flight, datagrams queued
-	lnetoPool   = 256                   // connections of a listener, including those being closed
-	lnetoBatch  = 16                    // frames read before the host may send
-	lnetoHold   = 20 * time.Millisecond // see lnetoConn.hold
-	lnetoDial   = 3 * time.Second       // time limit of a dial
+	lnetoMTU       = 1500
+	lnetoBuffer    = 65535                 // the maximum: lneto has no window scaling
+	lnetoQueue     = 256                   // segments in flight, datagrams queued
+	lnetoPool      = 256                   // connections of a listener, including those being closed
+	lnetoBatch     = 16                    // frames read before the host may send
+	lnetoHold      = 20 * time.Millisecond // see lnetoConn.hold
+	lnetoDial      = 3 * time.Second       // time limit of a dial
+	lnetoEphemeral = 10000                 // the lowest ephemeral port
 )
 
 // An lnetoHost is an lneto stack with the parts that lneto leaves to its user: it moves frames and
@@ -53,7 +54,7 @@ func newLnetoHost(addr string, mac, peer [6]byte, send func([]byte)) (*lnetoHost
 		out:       make([]byte, lnetoMTU+14),
 		conns:     map[uint32]*lnetoConn{},
 		listeners: map[uint16]*lnetoListener{},
-		nextPort:  10000,
+		nextPort:  lnetoEphemeral,
 		closed:    make(chan struct{}),
 	}
 	err := h.stack.Reset(xnet.StackConfig{
@@ -112,10 +113,11 @@ func (h *lnetoHost) readTAP(raw syscall.RawConn) {
 	raw.Read(func(fd uintptr) bool {
 		for {
 			n, err := unix.Read(int(fd), buf)
+			empty := err == unix.EAGAIN
 			switch {
 			case err == unix.EINTR:
 				continue
-			case err != nil && err != unix.EAGAIN:
+			case err != nil && !empty:
 				return true
 			case err == nil:
 				h.mu.Lock()
@@ -123,11 +125,11 @@ func (h *lnetoHost) readTAP(raw syscall.RawConn) {
 				h.mu.Unlock()
 				got++
 			}
-			if got == lnetoBatch || got > 0 && err != nil {
+			if got == lnetoBatch || got > 0 && empty {
 				h.answer()
 				got = 0
 			}
-			if err != nil {
+			if empty {
 				return false // wait
 			}
 		}
@@ -150,8 +152,8 @@ func lnetoPipe() (near, far *network, err error) {
 	return h1.network(back), h2.network(there), nil
 }
 
-// An lnetoWire is one direction of a pipe. The windows of the connections bound the number of frames in
-// it.
+// An lnetoWire is one direction of a pipe. The windows of TCP connections bound the number of frames in it. For UDP
+// the workloads do: only a fixed number of their datagrams is in flight.
 type lnetoWire struct {
 	mu     sync.Mutex
 	cond   sync.Cond
@@ -192,7 +194,7 @@ func (w *lnetoWire) take(last [][]byte) [][]byte {
 		return nil
 	}
 	frames := w.frames
-	w.frames = last[:0]
+	w.frames = last[:0] // put appends to the old slice; its buffers are in spare
 	return frames
 }
 
@@ -230,7 +232,10 @@ func (h *lnetoHost) answer() {
 
 // pump sends everything that is due. h.mu is held.
 func (h *lnetoHost) pump() {
-	for h.holding == 0 {
+	if h.holding > 0 {
+		return
+	}
+	for {
 		n, _ := h.stack.EgressEthernet(h.out)
 		if n <= 0 {
 			return
@@ -243,14 +248,15 @@ func (h *lnetoHost) pump() {
 // held.
 func (h *lnetoHost) arrive(frame []byte) {
 	h.stack.IngressEthernet(frame) // an error means that the frame was dropped
-	const ethernet, ipv4, minTCP = 14, 0x0800, 20
-	if len(frame) < ethernet+20+minTCP || binary.BigEndian.Uint16(frame[12:]) != ipv4 || frame[ethernet+9] != unix.IPPROTO_TCP {
+	const ethernet, ipv4, minIP, minTCP = 14, 0x0800, 20, 20
+	if len(frame) < ethernet+minIP || binary.BigEndian.Uint16(frame[12:]) != ipv4 || frame[ethernet+9] != unix.IPPROTO_TCP {
 		return
 	}
-	t := frame[ethernet+int(frame[ethernet]&15)*4:]
-	if len(t) < minTCP {
+	header := int(frame[ethernet]&15) * 4 // the length of the IP header
+	if header < minIP || len(frame) < ethernet+header+minTCP {
 		return
 	}
+	t := frame[ethernet+header:]
 	local, remote := binary.BigEndian.Uint16(t[2:]), binary.BigEndian.Uint16(t)
 	if c := h.conns[lnetoKey(local, remote)]; c != nil {
 		c.arrived()
@@ -341,7 +347,7 @@ func (h *lnetoHost) listen(port uint16) (net.Listener, error) {
 		QueueSize:          lnetoQueue,
 		TxBufSize:          lnetoBuffer,
 		RxBufSize:          lnetoBuffer,
-		EstablishedTimeout: time.Second,
+		EstablishedTimeout: time.Second, // of the handshake
 		ClosingTimeout:     time.Second,
 	})
 	if err != nil {
@@ -407,7 +413,7 @@ func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.nextPort = max(h.nextPort+1, 10000)
+	h.nextPort = max(h.nextPort+1, lnetoEphemeral) // 65535 wraps to lnetoEphemeral
 	if err := h.stack.DialTCP(t, h.nextPort, to); err != nil {
 		return nil, err
 	}
@@ -416,7 +422,8 @@ func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	for deadline := time.Now().Add(lnetoDial); t.State() != tcp.StateEstablished; {
 		// A new connection is in state CLOSED until it has sent its SYN.
 		refused := t.State() == tcp.StateClosed && !t.InternalHandler().AwaitingSynSend()
-		if refused || time.Now().After(deadline) {
+		left := time.Until(deadline)
+		if refused || left <= 0 {
 			t.Abort()
 			c.remove()
 			if refused {
@@ -425,7 +432,7 @@ func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 			return nil, os.ErrDeadlineExceeded
 		}
 		h.mu.Unlock()
-		c.readable.wait(time.Until(deadline))
+		c.readable.waitFor(left)
 		h.mu.Lock()
 	}
 	return c, nil
