@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/usernet/usernet/internal/netns"
@@ -157,38 +158,66 @@ func TestMemoryFileIsServedAsItIs(t *testing.T) {
 	}
 }
 
-// A relay forwards the data of both directions, and the end of each while the other direction is still open.
+// A relay forwards the data of both directions. When one direction ends, the relay passes the end on and keeps the other
+// open.
 func TestRelayPassesOnTheEndOfEachDirection(t *testing.T) {
-	n := kernelNetwork("")
+	t.Run("kernel", func(t *testing.T) {
+		n := kernelNetwork("")
+		relays(t, n, n, loopback, loopback, 0)
+	})
+	t.Run("usernet", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			near, far, err := usernetPipe(&task{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer near.close()
+			defer far.close()
+			// In virtual time, a relay that would close its connections has closed them after a second.
+			relays(t, near, far, nearAddr, farAddr, time.Second)
+		})
+	})
+}
+
+// relays checks a relay on far between a client and a server on near. The side that answers waits for a time before.
+func relays(t *testing.T, near, far *network, nearHost, farHost string, wait time.Duration) {
+	answer := func(c net.Conn) error { return answerAtEnd(c, wait) }
 	for _, test := range []struct {
-		name   string
-		server func(c net.Conn)
-		client func(c net.Conn) error
+		name           string
+		server, client func(c net.Conn) error
 	}{
-		{"the client ends first", func(c net.Conn) { answerAtEnd(c) }, sendAndEnd},
-		{"the server ends first", func(c net.Conn) { sendAndEnd(c) }, answerAtEnd},
+		{"the client ends first", answer, sendAndEnd},
+		{"the server ends first", sendAndEnd, answer},
 	} {
-		server, err := n.listen("tcp4", "127.0.0.1:0")
+		server, err := near.listen("tcp4", nearHost+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer server.Close()
-		go accept(server, test.server)
-		front, err := n.listen("tcp4", "127.0.0.1:0")
+		served := make(chan error, 1)
+		go accept(server, func(c net.Conn) {
+			c.SetDeadline(time.Now().Add(30 * time.Second))
+			served <- test.server(c)
+		})
+		front, err := far.listen("tcp4", farHost+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer front.Close()
 		go accept(front, func(c net.Conn) {
-			relay(c, func() (net.Conn, error) { return n.dial("tcp4", server.Addr().String()) })
+			relay(c, func() (net.Conn, error) { return far.dial("tcp4", server.Addr().String()) })
 		})
-		c, err := n.dial("tcp4", front.Addr().String())
+		c, err := near.dial("tcp4", front.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.SetDeadline(time.Now().Add(30 * time.Second))
 		if err := test.client(c); err != nil {
-			t.Errorf("%s: %v", test.name, err)
+			t.Errorf("%s: the client: %v", test.name, err)
+			continue // perhaps the relay has not reached the server
+		}
+		if err := <-served; err != nil {
+			t.Errorf("%s: the server: %v", test.name, err)
 		}
 	}
 }
@@ -201,18 +230,19 @@ func sendAndEnd(c net.Conn) error {
 	if _, err := io.WriteString(c, question); err != nil {
 		return err
 	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		return err
 	}
 	return readAll(c, reply)
 }
 
-// answerAtEnd reads question until the end of the direction, and then sends reply.
-func answerAtEnd(c net.Conn) error {
+// answerAtEnd reads question until the end of the direction, waits, and then sends reply.
+func answerAtEnd(c net.Conn, wait time.Duration) error {
 	defer c.Close()
 	if err := readAll(c, question); err != nil {
 		return err
 	}
+	time.Sleep(wait)
 	_, err := io.WriteString(c, reply)
 	return err
 }
@@ -273,22 +303,24 @@ func TestWhatArrivesCountsInUDPBulk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// quiet is far with a server that receives nothing: it reads from a socket of the kernel, to which nothing is
+		// sent, and nothing reads from the socket to which the client sends.
 		quiet := *far
 		quiet.listenPacket = func(network, address string) (net.PacketConn, error) {
-			if _, err := far.listenPacket(network, address); err != nil { // nobody reads from it
+			if _, err := far.listenPacket(network, address); err != nil {
 				return nil, err
 			}
 			return net.ListenPacket("udp4", "127.0.0.1:0")
 		}
-		for _, c := range []struct {
+		for _, test := range []struct {
 			server *network
 			want   bool
 		}{{far, true}, {&quiet, false}} {
-			if err := startServer(c.server, &task); err != nil {
+			if err := startServer(test.server, &task); err != nil {
 				t.Fatal(err)
 			}
 			r, err := runClient(near, &task)
-			if err != nil || r.Count > 0 != c.want || r.Total > 0 != c.want {
+			if err != nil || (r.Count > 0) != test.want || (r.Total > 0) != test.want {
 				t.Errorf("batch %v: %+v, %v", batch, r, err)
 			}
 			task.Port++
