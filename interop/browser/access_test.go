@@ -143,19 +143,38 @@ func TestTheLayoutDoesNotJump(t *testing.T) {
 		b := newTab(t)
 		b.size(width, 900)
 		b.open(s.url, view(x.id))
+		// The observer also gets what has happened since the page began to load.
 		eval[bool](b, `(() => {
 			window.shifts = [];
-			new PerformanceObserver((list) => {
-				for (const e of list.getEntries()) window.shifts.push({value: e.value, what: e.sources.map((s) => s.node?.outerHTML?.slice(0, 80)).join()});
-			}).observe({type: "layout-shift"});
+			const note = (entries) => {
+				for (const e of entries) window.shifts.push({value: e.value, what: e.sources.map((s) => s.node?.outerHTML?.slice(0, 80)).join()});
+			};
+			const observer = new PerformanceObserver((list) => note(list.getEntries()));
+			observer.observe({type: "layout-shift", buffered: true});
+			window.shifted = () => {
+				note(observer.takeRecords());
+				return window.shifts.reduce((n, s) => n + s.value, 0);
+			};
 			return true;
 		})()`)
-		points := `document.querySelector('[data-plot="cwnd"] .plot path.s0').getAttribute("d")?.split("H").length`
-		b.await("six samples", points+" > 6")
-		// A figure that has a digit more moves itself. Up to 0.1 is called good (web.dev/cls).
-		require.Less(t, eval[float64](b, "window.shifts.reduce((n, s) => n + s.value, 0)"), 0.005,
-			"at %d pixels: %s", width, eval[[]byte](b, "window.shifts"))
+		b.await("six samples", samples("cwnd", "H")+" > 6")
+		// The limit is not 0: a number that gains a digit shifts its own text. web.dev/cls calls a sum of up to 0.1 good.
+		require.Less(t, eval[float64](b, "window.shifted()"), 0.005, "at %d pixels: %s", width, eval[string](b, "JSON.stringify(window.shifts)"))
+		// The observer works: it sees a shift of the whole view.
+		eval[bool](b, `(() => {
+			const above = document.createElement("div");
+			above.style.height = "200px";
+			document.getElementById("main").prepend(above);
+			return true;
+		})()`)
+		b.await("the shift that this test makes", "window.shifted() > 0.05")
 	}
+}
+
+// samples returns a JavaScript expression for the number of samples in the first curve of a plot. For each sample but the
+// first, the curve has a command of SVG: H if it has steps, otherwise L.
+func samples(plot, command string) string {
+	return fmt.Sprintf(`document.querySelector('[data-plot="%s"] .plot path.s0').getAttribute("d")?.split("%s").length`, plot, command)
 }
 
 // A screen reader speaks each change of a live region.

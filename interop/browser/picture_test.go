@@ -26,9 +26,9 @@ func TestThePicturesOfTheDocuments(t *testing.T) {
 	x := newTransfer(t, imp, discard)
 	s := show(t, x.from, inspect.Config{})
 	b := newTab(t)
-	samples := 20
+	enough := 20 // samples
 	if *update {
-		samples = 150 // a picture that has something to show
+		enough = 150 // a picture that has something to show
 	}
 	for _, p := range []struct {
 		file, view, scheme string
@@ -36,7 +36,7 @@ func TestThePicturesOfTheDocuments(t *testing.T) {
 		ready              string // when the picture is taken
 	}{
 		{"inspector.png", view(x.id), "light", 1100, 1140,
-			fmt.Sprintf(`document.querySelector('[data-plot="cwnd"] .plot path.s0').getAttribute("d")?.split("H").length > %d`, samples)},
+			fmt.Sprintf("%s > %d", samples("cwnd", "H"), enough)},
 		{"inspector-dark.png", "#/", "dark", 1100, 900, `document.querySelector('[data-plot="traffic"] .plot path.s1').getAttribute("d")?.split("L").length > 5`},
 		{"inspector-topology.png", "#/topology", "light", 400, 800, `document.querySelector(".tree rect")`},
 	} {
