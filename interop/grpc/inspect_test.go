@@ -12,7 +12,8 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// The program shows its host on the kernel's loopback, as programs do with net/http/pprof.
+// A gRPC server on a usernet host serves that host's inspector over the kernel's loopback, as programs do with
+// net/http/pprof.
 func TestInspectorBesideAServer(t *testing.T) {
 	a, b := hosttest.Pair(t)
 	c, _ := connect(t, a, b)
