@@ -77,9 +77,8 @@ func (ns namespace) start(t *testing.T, h *usernet.Host, port string, end syscal
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
-		if cmd.Process.Signal(end) == nil {
-			<-ended
-		}
+		cmd.Process.Signal(end) // fails if the server has ended by itself
+		<-ended                 // until then, output may still be written
 		if t.Failed() {
 			t.Logf("%s wrote:\n%s", cmd.Path, &output)
 		}
