@@ -313,7 +313,7 @@ func TestAnAddressInMixedCaseVouchesForOtherTypes(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			return inLowerCase(four.serve, zone{}.serve)(network, query)
 		}, []string{"HOST.TEST.", "host.test."}},
-		"there is no such name":         {zone{}.serve, []string{"HOST.TEST.", "host.test."}},
+		"there is no such name": {zone{}.serve, []string{"HOST.TEST.", "host.test."}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
