@@ -448,11 +448,12 @@ func useGroups(s *groupSocket, e end) (lines []string) {
 	step("again", s.leave(s.ifi, group))
 	step("join the group of all nodes", s.join(s.ifi, nodes))
 	step("leave it", s.leave(s.ifi, nodes))
-	for _, x := range []struct{ network, group string }{
+	// Each has a port of its own: a process that another test is about to start holds the kernel's sockets for a moment.
+	for i, x := range []struct{ network, group string }{
 		{"udp6", "ff02::5678"}, {"udp", "ff02::5678"}, {"udp4", "ff02::5678"}, {"udp6", "224.1.2.3"}, {"udp6", "::1"},
 		{"udp4", "224.1.2.3"}, {"udp", "224.1.2.3"}, {"udp4", "127.0.0.1"},
 	} {
-		l, err := s.listen(x.network, s.ifi, &net.UDPAddr{IP: net.ParseIP(x.group), Port: 5678})
+		l, err := s.listen(x.network, s.ifi, &net.UDPAddr{IP: net.ParseIP(x.group), Port: 5678 + i})
 		step("ListenMulticastUDP "+x.network+" "+x.group, err)
 		if err == nil {
 			lines = append(lines, l.LocalAddr().Network()+" "+l.LocalAddr().String())

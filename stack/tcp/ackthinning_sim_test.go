@@ -243,18 +243,19 @@ func thinPaths() []thinPath {
 // the same except for the number of ACKs, and the transfer must not take longer. A sender that cannot
 // send thinBytes and more without an ACK stops for about 1 % of the time.
 func TestThinningSlowsNoSenderDown(t *testing.T) {
-	size := 24 << 20
-	if racing {
-		size = 8 << 20
-	}
-	data := make([]byte, size)
-	for n := 0; n < size; n += copy(data[n:], simPattern[:simPeriod]) {
+	const size = 24 << 20
+	all := make([]byte, size)
+	for n := 0; n < size; n += copy(all[n:], simPattern[:simPeriod]) {
 	}
 	for _, l := range thinPaths() {
 		name := fmt.Sprintf("%+v", l)
-		data := data
-		if l.rate < 1_000_000 || l.chunk > 0 {
-			data = data[:size/4]
+		data := all
+		switch {
+		case l.name == "defaults":
+		case l.rate < 1_000_000, l.chunk > 0 && l.request == 0:
+			data = all[:size/4]
+		case racing:
+			data = all[:size/3]
 		}
 		on, off := l.transfer(t, data, false), l.transfer(t, data, true)
 		require.LessOrEqual(t, on.time, off.time+off.time*2/stallShare+2*thinDelay+l.lateness+l.rtt, name)
