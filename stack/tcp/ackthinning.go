@@ -3,8 +3,8 @@ package tcp
 // ACK thinning sends stretch ACKs (RFC 2525 2.13) for bulk data from a sender on this machine: one
 // ACK for up to thinBytes of super-segments, instead of one for each. When a host writes an ACK to a
 // TAP, the kernel's sender runs inside the system call, so an ACK costs more time than the
-// super-segment that it acknowledges. With ACK thinning, T1, T3 and T14in of bench have 1.07, 1.16 and 1.09
-// times the rate, with 0.89, 0.82 and 0.87 of the CPU time.
+// super-segment that it acknowledges. With ACK thinning, T1, T3 and T14in of bench have 1.06, 1.06 and 1.33
+// times the rate, with 0.94, 0.98 and 0.74 of the CPU time.
 //
 // RFC 5681 4.2 requires an ACK for at least every second full-sized segment, for two reasons. Each
 // ACK increases the sender's congestion window, and a late ACK causes a burst on the network. ACK
