@@ -26,6 +26,20 @@ func hostAndKnownPeer(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
+// dialKnownPeer dials port 80 of the peer that hostAndKnownPeer returns, and returns when the SYN has been sent. The
+// connection comes from the channel when the peer has answered.
+func dialKnownPeer(t *testing.T, s *Stack) <-chan *TCP {
+	t.Helper()
+	done := make(chan *TCP, 1)
+	go func() {
+		c, err := s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+		require.NoError(t, err)
+		done <- c
+	}()
+	synctest.Wait()
+	return done
+}
+
 // parseFrame returns the IPv4 header and the payload of a frame.
 func parseFrame(t *testing.T, f []byte) (wire.IPv4, []byte) {
 	t.Helper()

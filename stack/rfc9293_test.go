@@ -227,13 +227,7 @@ func TestICMPMessagesReachTheConnectionTheyQuote(t *testing.T) {
 func TestAConnectionsTOSAndTTLCanBeSet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
-		done := make(chan *TCP, 1)
-		go func() {
-			c, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
-			require.NoError(t, err)
-			done <- c
-		}()
-		synctest.Wait()
+		done := dialKnownPeer(t, s)
 		list, _, packets := p.segments()
 		require.Len(t, list, 1)
 		syn := list[0]

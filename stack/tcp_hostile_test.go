@@ -87,13 +87,7 @@ func TestASYNInTimeWaitWithoutAListenerIsChallenged(t *testing.T) {
 	// passed.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
-		done := make(chan *TCP, 1)
-		go func() {
-			c, err := s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
-			require.NoError(t, err)
-			done <- c
-		}()
-		synctest.Wait()
+		done := dialKnownPeer(t, s)
 		list, _, _ := p.segments()
 		iss, port := list[0].Seq, list[0].SrcPort
 		send := func(h wire.TCP) []wire.TCP {
@@ -123,13 +117,7 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 	// flight. RFC 5927 5.2: even with a correct guess, the attacker cannot end the connection.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
-		done := make(chan *TCP, 1)
-		go func() {
-			c, err := s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
-			require.NoError(t, err)
-			done <- c
-		}()
-		synctest.Wait()
+		done := dialKnownPeer(t, s)
 		list, _, _ := p.segments()
 		h := wire.TCP{SrcPort: 80, DstPort: list[0].SrcPort, Seq: 100, Ack: list[0].Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 60000, MSS: 1460}
 		send := func() {
