@@ -14,9 +14,9 @@ import (
 //
 //	sl := p.slot(now, n, direct)             // get a buffer
 //	… write the transport header and the payload to sl.buf[transportAt:] …
-//	ifc := s.emit(now, p, &h, &sl, n, &meta) // write the link and IP headers, and queue the frame
+//	q := s.emit(now, p, &h, &sl, n, &meta)   // write the link and IP headers, and queue the frame
 //	… release all locks …
-//	s.flush(ifc)                             // pass the queued frames to the device
+//	s.flush(q)                               // pass the queued frames to the device
 //
 // If a sender holds the same lock from slot to emit for all packets of a path, the packets leave in the
 // order of their slots.
@@ -41,9 +41,10 @@ const (
 )
 
 // A slot is a buffer for a packet whose transport header begins at buf[transportAt]. The buffer comes
-// from the pool. If direct is set, it is the interface's own buffer, and the caller is the drainer of
-// the transmit queue until it calls flush.
+// from the pool. If direct is set, it is the transmit queue's own buffer, and the caller is the drainer of
+// the queue until it calls flush.
 type slot struct {
+	q      *txQueue // queue of the interface of the packet's path
 	buf    []byte
 	mac    macWord // MAC of the next hop, if direct is set
 	direct bool
@@ -56,17 +57,22 @@ type slot struct {
 // packet then needs neither a pooled buffer nor an entry in the queue. A caller that sets direct must
 // call flush after emit.
 func (p *path) slot(now tcp.Time, n int, direct bool) slot {
+	return p.slotOn(&p.ifc.tx, now, n, direct)
+}
+
+// slotOn is slot for a packet that leaves through a certain queue of the path's interface.
+func (p *path) slotOn(q *txQueue, now tcp.Time, n int, direct bool) slot {
 	ifc := p.ifc
 	if direct && n <= directBytes && int(p.ipLen)+n <= p.mtu && !p.group && !ifc.down.Load() {
 		mac, ok := p.mac, true
 		if p.neigh != nil {
 			mac, ok = p.neigh.lookup(now)
 		}
-		if ok && ifc.tx.claim() {
-			return slot{buf: ifc.tx.scratch.bytes[:transportAt+n], mac: mac, direct: true}
+		if ok && q.claim() {
+			return slot{q: q, buf: q.scratch.bytes[:transportAt+n], mac: mac, direct: true}
 		}
 	}
-	return slot{buf: ifc.s.bufs.get(transportAt + n)}
+	return slot{q: q, buf: ifc.s.bufs.get(transportAt + n)}
 }
 
 // An ipHeader has the fields of a packet's IP header that the sender chooses.
@@ -281,8 +287,8 @@ const (
 // neighbour's queue. If the slot is direct, emit only makes the frame, and flush sends it. The caller
 // passes the result to flush.
 //
-// emit does not check whether the queue is full. A caller that can wait calls p.ifc.tx.room first.
-func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface) {
+// emit does not check whether the queue is full. A caller that can wait calls the queue's method room first.
+func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *txQueue) {
 	ifc := p.ifc
 	at := s.putHeaders(p, h, sl.buf, n+len(meta.body))
 	if h.loop {
@@ -298,13 +304,13 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		return nil
 	}
 	if sl.direct {
-		q := &ifc.tx
+		q := sl.q
 		f := &q.scratch.batch[0]
 		ifc.makeFrame(f, sl.buf, at, n, meta)
 		if ifc.linkLen > 0 {
 			sl.mac.put(f.Head)
 		}
-		return ifc
+		return q
 	}
 	e := txEntry{buf: sl.buf, done: meta.done}
 	ifc.makeFrame(&e.frame, sl.buf, at, n, meta)
@@ -320,13 +326,13 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		}
 		mac.put(e.frame.Head)
 	}
-	ifc.enqueue(&e)
+	sl.q.enqueue(&e)
 	return nil
 }
 
-// flush sends the frame of a direct slot on the interface direct. If direct is nil, flush sends the
-// queued frames of all interfaces. The caller must not hold a lock.
-func (s *Stack) flush(direct *iface) {
+// flush sends the frame of a direct slot of the queue direct. If direct is nil, flush sends the queued frames
+// of all interfaces. The caller must not hold a lock.
+func (s *Stack) flush(direct *txQueue) {
 	if direct == nil {
 		s.drain()
 		return
@@ -387,7 +393,7 @@ func completeChecksum(segment []byte, offset int) {
 // send is emit for a datagram that may be larger than the path's MTU. It sends such a datagram in
 // fragments, or returns EMSGSIZE if h.df is dfAlways. It takes ownership of the slot, even on
 // error.
-func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface, err error) {
+func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *txQueue, err error) {
 	if int(p.ipLen)+n <= p.mtu && h.more == nil || meta.gso != nic.GSONone {
 		return s.emit(now, p, h, sl, n, meta), nil
 	}
@@ -473,7 +479,7 @@ func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n i
 		s.datagramMTU.apply(s, &p)
 	}
 	h.ttl = p.hops
-	if _, err := s.send(s.now(), &p, &h, &slot{buf: buf}, n, &frameMeta{}); err != nil {
+	if _, err := s.send(s.now(), &p, &h, &slot{q: &p.ifc.tx, buf: buf}, n, &frameMeta{}); err != nil {
 		s.dropFlow(dropNoReply, netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))
 	}
 }

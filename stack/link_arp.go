@@ -85,7 +85,7 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	arp := wire.ARP{Op: op, SenderMAC: ifc.mac(), SenderIP: sender, TargetMAC: target, TargetIP: addr}
 	arp.Put(frame[ifc.linkLen:])
 	ifc.s.counts.arpSent.Add(1)
-	ifc.enqueue(&txEntry{frame: nic.Frame{Head: ifc.pad(frame)}, buf: frame})
+	ifc.tx.enqueue(&txEntry{frame: nic.Frame{Head: ifc.pad(frame)}, buf: frame})
 }
 
 // announce announces an address of the host on the link. RFC 5227 3: an announcement is an ARP request

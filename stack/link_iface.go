@@ -30,6 +30,7 @@ type iface struct {
 	index        int    // from 1; never reused
 	vlan         uint16 // 1 to maxVLAN; 0 for an interface without a VLAN
 	loopback     bool
+	oneQueue     bool // NIC.OneQueue
 	begun        bool // the device is attached, and addresses may be probed; under Stack.mu
 	medium       nic.Medium
 	dadTransmits int8 // DAD probes of an address; negative: no DAD
@@ -40,6 +41,8 @@ type iface struct {
 	gateways     [2]nicGateway               // for IPv4 and IPv6; under Stack.mu
 
 	tx          txQueue
+	txBulk      atomic.Pointer[[bulkQueues]txQueue] // nil until first needed: see bulkQueue
+	lastBulk    atomic.Uint32                       // counts the connections with a bulk queue
 	bulk        bulkWriters
 	neigh4      *neighborTable                // nil on a link without neighbours
 	neigh6      atomic.Pointer[neighborTable] // nil until first needed: see nd
@@ -181,6 +184,7 @@ func newIface(s *Stack, dev nic.Device, p *port, vlan uint16, name string, index
 	if nic.ConfigurerOf(dev) != nil {
 		ifc.negotiated = new(negotiated)
 	}
+	ifc.tx.ifc = ifc
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
 	ifc.tx.draining.Store(true) // nothing is sent before up attaches the device and clears draining
 	return ifc
@@ -313,7 +317,9 @@ func (ifc *iface) close(shared bool) (err error) {
 		t.close()
 	}
 	ifc.s.redirects.forget(ifc, netip.Addr{})
-	ifc.closeQueue()
+	for q := range ifc.txQueues {
+		q.close()
+	}
 	if errors.Is(err, net.ErrClosed) {
 		return nil // the device had failed before, or another of its interfaces has closed it
 	}

@@ -336,7 +336,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 	}
 	if mac, ok := n.lookup(now); ok {
 		mac.put(e.frame.Head)
-		t.ifc.enqueue(e)
+		t.ifc.tx.enqueue(e)
 		return
 	}
 	mac, st := unpackNeighbor(n.word.Load())
@@ -349,7 +349,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 		n.retryAt = now + delayFirstProbe
 		t.await(n, now)
 		copy(e.frame.Head, mac[:])
-		t.ifc.enqueue(e)
+		t.ifc.tx.enqueue(e)
 		return
 	}
 	t.park(n, src, *e)

@@ -183,7 +183,7 @@ func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	for _, d := range t.takeWaiting(n) {
 		for i := range d.frames {
 			copy(d.frames[i].frame.Head, mac[:])
-			t.ifc.enqueue(&d.frames[i])
+			t.ifc.tx.enqueue(&d.frames[i])
 		}
 	}
 }

@@ -20,7 +20,8 @@ const (
 	txStall = 3 * time.Second
 )
 
-// A txQueue holds the frames that wait for one device. Frames leave in FIFO order.
+// A txQueue holds frames that wait for one device. Frames leave in FIFO order. An interface has one queue for
+// most frames, and may have others for bulk transfers: see link_txbulk.go.
 //
 // No goroutine owns the queue. A caller puts frames, releases its locks, and then calls drain. If no
 // goroutine is draining, the caller becomes the drainer; otherwise drain returns at once. The drainer
@@ -32,6 +33,8 @@ const (
 // drain therefore starts a goroutine, which ends when the queue is empty. If the device is stuck, only its
 // own queue fills.
 type txQueue struct {
+	ifc *iface
+
 	n        atomic.Int32                  // frames queued; read without mu
 	draining atomic.Bool                   // a goroutine is sending
 	async    atomic.Bool                   // drain starts a goroutine: Send may block, or the interface closes
@@ -100,8 +103,8 @@ func (q *txQueue) endDrain() {
 
 // sendDirect sends the frame in scratch.batch[0], and then the frames that were queued since claim. The
 // caller is the drainer; sendDirect ends that role.
-func (ifc *iface) sendDirect() {
-	q := &ifc.tx
+func (q *txQueue) sendDirect() {
+	ifc := q.ifc
 	f := &q.scratch.batch[0]
 	bytes := f.Len()
 	if ws := ifc.s.watch.set.Load(); ws != nil && ws.frames {
@@ -119,7 +122,7 @@ func (ifc *iface) sendDirect() {
 		ifc.port.failed(err)
 	}
 	if q.endDrain(); q.n.Load() > 0 {
-		ifc.drain()
+		q.drain()
 	}
 }
 
@@ -153,7 +156,7 @@ func (s *Stack) own(e txEntry) txEntry {
 
 // A txWaiter is a sender that found the queue of an interface full. txReady is called once, with no lock
 // held, when the queue has room again, or is stalled or closed. The sender then tries again.
-type txWaiter interface{ txReady(ifc *iface) }
+type txWaiter interface{ txReady(q *txQueue) }
 
 // room reports whether the queue has fewer frames than its limit. The limit is soft: put accepts frames
 // beyond it, so a sender that has found room may put several.
@@ -182,43 +185,35 @@ func (q *txQueue) unwait(w txWaiter) {
 // await does what wait does, for a connection w, and also sets the watch that detects a stall. If the
 // queue is stalled, await returns false. The connection then sends, the queue drops the connection's
 // segments, and the connection's retransmissions time out. A full queue that makes progress drops nothing.
-func (ifc *iface) await(w txWaiter) bool {
-	q := &ifc.tx
+func (q *txQueue) await(w txWaiter) bool {
 	if q.stalled.Load() || !q.wait(w) {
 		return false
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.watch.at == 0 {
-		ifc.setWatch()
+		q.setWatch()
 	}
 	return true
 }
 
 // setWatch schedules the next check of the queue's progress. q.mu is held.
-func (ifc *iface) setWatch() {
-	q := &ifc.tx
+func (q *txQueue) setWatch() {
 	q.seen = q.takes
-	now := ifc.s.now()
-	q.watch.set(now, now+tcp.Time(txStall), (*txWatch)(ifc))
+	now := q.ifc.s.now()
+	q.watch.set(now, now+tcp.Time(txStall), q)
 }
 
-// A txWatch is an iface with the method fired, which the alarm of the interface's queue calls.
-type txWatch iface
-
-func (w *txWatch) fired() { (*iface)(w).watchQueue() }
-
-// watchQueue marks the queue as stalled if it has made no progress since setWatch. The waiting
-// connections then send, and the queue drops their segments.
-func (ifc *iface) watchQueue() {
-	q := &ifc.tx
+// fired marks the queue as stalled if it has made no progress since setWatch. The waiting connections then
+// send, and the queue drops their segments. The alarm q.watch calls fired.
+func (q *txQueue) fired() {
 	q.mu.Lock()
 	if !q.watch.over() || q.room() || len(q.waiters) == 0 {
 		q.mu.Unlock()
 		return
 	}
 	if q.seen != q.takes {
-		ifc.setWatch()
+		q.setWatch()
 		q.mu.Unlock()
 		return
 	}
@@ -234,9 +229,9 @@ func (ifc *iface) watchQueue() {
 	q.waiters = rest
 	q.mu.Unlock()
 	for _, w := range woken {
-		w.txReady(ifc)
+		w.txReady(q)
 	}
-	ifc.s.drain()
+	q.ifc.s.drain()
 }
 
 // put appends a frame and takes ownership of its buffer. It reports false if the queue is closed, or is
@@ -259,10 +254,8 @@ func (q *txQueue) put(e *txEntry) bool {
 	return true
 }
 
-// closeQueue drops all queued frames and makes put fail. It calls the waiters, which look up another
-// route or fail.
-func (ifc *iface) closeQueue() {
-	q := &ifc.tx
+// close drops all queued frames and makes put fail. It calls the waiters, which look up another route or fail.
+func (q *txQueue) close() {
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
 	for {
 		q.mu.Lock()
@@ -273,11 +266,11 @@ func (ifc *iface) closeQueue() {
 		q.waiters = nil
 		q.mu.Unlock()
 		for i := range taken[:k] {
-			ifc.dropTx(dropTxQueue, &batch[i])
-			ifc.s.release(&taken[i])
+			q.ifc.dropTx(dropTxQueue, &batch[i])
+			q.ifc.s.release(&taken[i])
 		}
 		for _, w := range waiters {
-			w.txReady(ifc)
+			w.txReady(q)
 		}
 		if k == 0 {
 			return
@@ -288,10 +281,10 @@ func (ifc *iface) closeQueue() {
 // enqueue queues a frame, or drops it if put fails. put fails on a removed interface, because the queue of
 // that interface has no drainer. A frame in that queue would never be released, and a zero-copy writer
 // would wait for the frame forever.
-func (ifc *iface) enqueue(e *txEntry) {
-	if !ifc.tx.put(e) {
-		ifc.dropTx(dropTxQueue, &e.frame)
-		ifc.s.release(e)
+func (q *txQueue) enqueue(e *txEntry) {
+	if !q.put(e) {
+		q.ifc.dropTx(dropTxQueue, &e.frame)
+		q.ifc.s.release(e)
 	}
 }
 
@@ -341,43 +334,43 @@ func (q *txQueue) ready() []txWaiter {
 	return ready
 }
 
-// drain sends the queued frames of the interface, unless another goroutine is draining. It never blocks
-// on the device: if Send may block, a new goroutine drains. The caller must not hold a lock, because
-// the device may call back into the stack.
-func (ifc *iface) drain() {
+// drain sends the queued frames, unless another goroutine is draining. It never blocks on the device: if Send
+// may block, a new goroutine drains. The caller must not hold a lock, because the device may call back into
+// the stack.
+func (q *txQueue) drain() {
 	switch {
-	case !ifc.tx.draining.CompareAndSwap(false, true): // another goroutine is draining
-	case ifc.tx.async.Load():
-		go ifc.drainAsync()
+	case !q.draining.CompareAndSwap(false, true): // another goroutine is draining
+	case q.async.Load():
+		go q.drainAsync()
 	default:
-		ifc.drainOn(maxDrain)
+		q.drainOn(maxDrain)
 	}
 }
 
 // drainAsync is drainOn in a goroutine of its own. If Send of the device may block, drainAsync first waits
 // until no other interface of the device is sending.
-func (ifc *iface) drainAsync() {
-	if t := ifc.port.turn; t != nil {
+func (q *txQueue) drainAsync() {
+	if t := q.ifc.port.turn; t != nil {
 		t.take()
 		defer t.end()
 	}
-	ifc.drainOn(maxDrain)
+	q.drainOn(maxDrain)
 }
 
 // drainQueued is drainOn for the frames that are queued now. The caller is the drainer. A new goroutine
 // sends the frames that are put later.
-func (ifc *iface) drainQueued() {
-	ifc.drainOn((int(ifc.tx.n.Load()) + txBatch - 1) / txBatch)
+func (q *txQueue) drainQueued() {
+	q.drainOn((int(q.n.Load()) + txBatch - 1) / txBatch)
 }
 
 // drainOn sends queued frames until the queue is empty. The caller is the drainer; drainOn ends that role.
 // After the given number of batches a new goroutine continues. Otherwise the caller could go on sending the
 // frames of other senders, and neither return nor receive frames.
-func (ifc *iface) drainOn(batches int) {
-	q := &ifc.tx
+func (q *txQueue) drainOn(batches int) {
+	ifc := q.ifc
 	for sent := 0; ; sent++ {
 		if sent >= batches && q.n.Load() > 0 {
-			go ifc.drainAsync()
+			go q.drainAsync()
 			return
 		}
 		q.mu.Lock()
@@ -390,7 +383,7 @@ func (ifc *iface) drainOn(batches int) {
 			ifc.transmit(q.scratch.batch[:k], q.scratch.taken[:k])
 		}
 		for _, w := range ready {
-			w.txReady(ifc)
+			w.txReady(q)
 		}
 		if len(ready) > 0 {
 			clear(ready)
@@ -411,8 +404,7 @@ func (ifc *iface) drainOn(batches int) {
 // flush sends the queued frames even if another goroutine is draining. Frames may then leave out of order.
 // flush is called when the device is about to be closed: a RST that arrives out of order is better than
 // none.
-func (ifc *iface) flush() {
-	q := &ifc.tx
+func (q *txQueue) flush() {
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
 	for left := int(q.n.Load()); left > 0; left -= txBatch { // only the frames queued at the start
 		q.mu.Lock()
@@ -421,10 +413,10 @@ func (ifc *iface) flush() {
 		q.waiters = nil
 		q.mu.Unlock()
 		if k > 0 {
-			ifc.transmit(batch[:k], taken[:k])
+			q.ifc.transmit(batch[:k], taken[:k])
 		}
 		for _, w := range ready {
-			w.txReady(ifc)
+			w.txReady(q)
 		}
 	}
 }
@@ -444,9 +436,11 @@ const (
 func (s *Stack) sendLast(closing bool, ifaces ...*iface) {
 	idle := make(chan struct{}, 1)
 	for _, ifc := range ifaces {
-		ifc.tx.async.Store(true)
-		ifc.tx.idle.Store(&idle)
-		ifc.drain()
+		ifc.drainAsync()
+		for q := range ifc.txQueues {
+			q.idle.Store(&idle)
+			q.drain()
+		}
 	}
 	if awaitSent(ifaces, idle) || !closing {
 		return
@@ -454,7 +448,9 @@ func (s *Stack) sendLast(closing bool, ifaces ...*iface) {
 	done := make(chan struct{}, len(ifaces))
 	for _, ifc := range ifaces {
 		go func() {
-			ifc.flush()
+			for q := range ifc.txQueues {
+				q.flush()
+			}
 			done <- struct{}{}
 		}()
 	}
@@ -476,7 +472,9 @@ func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 	state := func() (taken uint64, waiting bool) {
 		for _, ifc := range ifaces {
 			taken += ifc.stats.sent() + ifc.stats.TxDropped.Load()
-			waiting = waiting || ifc.tx.n.Load() > 0 || ifc.tx.draining.Load()
+			for q := range ifc.txQueues {
+				waiting = waiting || q.n.Load() > 0 || q.draining.Load()
+			}
 		}
 		return taken, waiting
 	}
@@ -537,8 +535,6 @@ func (s *Stack) drain() {
 		s.loop.drain(s)
 	}
 	for _, ifc := range *s.ifaces.Load() {
-		if ifc.tx.n.Load() > 0 {
-			ifc.drain()
-		}
+		ifc.drain()
 	}
 }

@@ -14,22 +14,22 @@ import (
 
 // A herdMember is a waiter of a transmit queue. It waits for room and then puts its frames.
 type herdMember struct {
-	ifc   *iface
+	q     *txQueue
 	left  int // frames to put
 	calls *int
 }
 
-func (m *herdMember) txReady(*iface) {
+func (m *herdMember) txReady(*txQueue) {
 	*m.calls++
 	m.put()
 }
 
 func (m *herdMember) put() {
-	for q := &m.ifc.tx; m.left > 0; m.left-- {
-		if !q.room() && q.wait(m) {
+	for ; m.left > 0; m.left-- {
+		if !m.q.room() && m.q.wait(m) {
 			return
 		}
-		m.ifc.enqueue(&txEntry{frame: nic.Frame{Head: make([]byte, 60)}})
+		m.q.enqueue(&txEntry{frame: nic.Frame{Head: make([]byte, 60)}})
 	}
 }
 
@@ -39,27 +39,31 @@ func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 	for _, frames := range []int{0, 1, 3} {
 		a, _ := twoHosts(t, nic.PipeConfig{})
 		ifc := a.ifaceNamed("eth0")
+		q := &ifc.tx
+		if frames == 3 {
+			q = ifc.bulkQueue(1)
+		}
 		sent := ifc.stats.sent()
-		first := herdMember{ifc, 1000, new(int)}
+		first := herdMember{q, 1000, new(int)}
 		first.put() // nothing drains the queue
-		require.False(t, ifc.tx.room())
+		require.False(t, q.room())
 		const n = 10_000
 		calls := 0
 		members := make([]herdMember, n)
 		for i := range members {
 			m := &members[i]
-			*m = herdMember{ifc, frames, &calls}
-			require.True(t, ifc.tx.wait(m))
+			*m = herdMember{q, frames, &calls}
+			require.True(t, q.wait(m))
 		}
 		ifc.drain() // another goroutine may continue to drain
 		require.Eventually(t, func() bool {
-			return !ifc.tx.draining.Load() && ifc.tx.n.Load() == 0
+			return !q.draining.Load() && q.n.Load() == 0
 		}, time.Minute, time.Millisecond)
 		for i := range members {
 			require.Zero(t, members[i].left)
 		}
 		require.Zero(t, first.left)
-		require.Empty(t, ifc.tx.waiters)
+		require.Empty(t, q.waiters)
 		require.GreaterOrEqual(t, calls, n)
 		require.LessOrEqual(t, calls, n*max(frames, 1)+1000, "%d frames each", frames)
 		// On a slow machine the host sends up to three Router Solicitations meanwhile, if it has IPv6.
@@ -72,6 +76,11 @@ func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 func TestDrainerSeesLateFrame(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	ifc := a.ifaceNamed("eth0")
+	t.Run("shared queue", func(t *testing.T) { testLateFrames(t, ifc, &ifc.tx) })
+	t.Run("bulk queue", func(t *testing.T) { testLateFrames(t, ifc, ifc.bulkQueue(1)) })
+}
+
+func testLateFrames(t *testing.T, ifc *iface, q *txQueue) {
 	const rounds = 50_000 // without the second check, the test failed within 7000 rounds
 	frame := make([]byte, 60)
 	var ready, done [2]atomic.Int64 // rounds that each goroutine has started and finished
@@ -98,12 +107,12 @@ func TestDrainerSeesLateFrame(t *testing.T) {
 				if !await(func() bool { return ready[1-i].Load() > r }) {
 					return
 				}
-				ifc.enqueue(&txEntry{frame: nic.Frame{Head: frame}})
+				q.enqueue(&txEntry{frame: nic.Frame{Head: frame}})
 				ifc.drain()
 				done[i].Add(1)
 				// A timer of the stack may be the drainer, so the frames may leave a little later.
-				if !await(func() bool { return done[1-i].Load() > r && ifc.tx.n.Load() == 0 }) {
-					t.Errorf("round %d: %d frames were left in the queue", r, ifc.tx.n.Load())
+				if !await(func() bool { return done[1-i].Load() > r && q.n.Load() == 0 }) {
+					t.Errorf("round %d: %d frames were left in the queue", r, q.n.Load())
 					return
 				}
 			}

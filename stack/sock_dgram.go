@@ -358,10 +358,10 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int, d *deadline) error {
 	}
 }
 
-// txReady wakes the writers. The transmit queue of ifc calls txReady when it has room again.
-func (g *dgram) txReady(ifc *iface) {
+// txReady wakes the writers. q, the shared queue of an interface, calls txReady when it has room again.
+func (g *dgram) txReady(q *txQueue) {
 	g.mu.Lock()
-	g.enlisted = slices.DeleteFunc(g.enlisted, func(x *iface) bool { return x == ifc })
+	g.enlisted = slices.DeleteFunc(g.enlisted, func(x *iface) bool { return x == q.ifc })
 	g.writable.Broadcast()
 	g.mu.Unlock()
 }

@@ -346,7 +346,7 @@ func (u *UDP) WriteToBefore(end time.Time, b []byte, to netip.AddrPort, o SendOp
 	to = netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port())
 	err := u.ready(len(b), to, &o, &d)
 	d.stop()
-	var direct *iface
+	var direct *txQueue
 	if err == nil {
 		now := u.coarse()
 		sl := u.path.slot(now, wire.UDPLen+len(b), true)
@@ -367,7 +367,7 @@ func (u *UDP) WriteToMAC(end time.Time, b []byte, to netip.AddrPort, mac wire.MA
 	to = netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port())
 	err := u.ready(len(b), to, &o, &d)
 	d.stop()
-	var direct *iface
+	var direct *txQueue
 	if err == nil {
 		now := u.coarse()
 		if u.path.neigh != nil {
@@ -384,7 +384,7 @@ func (u *UDP) WriteToMAC(end time.Time, b []byte, to netip.AddrPort, mac wire.MA
 
 // write builds a datagram and queues it, or leaves it in a direct slot. u.mu is held. The caller must
 // call written after it has unlocked u.mu.
-func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface, err error) {
+func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *txQueue, err error) {
 	if err := u.ready(len(b), to, o, &u.wd); err != nil {
 		return nil, err
 	}
@@ -399,7 +399,7 @@ func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface,
 func (u *UDP) coarse() tcp.Time { return u.s.coarse(u.sent%64 == 63) }
 
 // written transmits the datagram that write has built, and returns the results of WriteTo.
-func (u *UDP) written(b []byte, direct *iface, err error) (int, error) {
+func (u *UDP) written(b []byte, direct *txQueue, err error) (int, error) {
 	u.s.flush(direct)
 	if err != nil {
 		return 0, err
@@ -436,7 +436,7 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions, d *deadline) error
 // the UDP header. If count > 1, the payload is that of a super-frame of count datagrams, which meta
 // describes. send takes ownership of the slot. If it has left the frame in a direct slot, it returns the
 // interface, and the caller must pass that to flush. u.mu is held.
-func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o *SendOptions, meta *frameMeta) (direct *iface, err error) {
+func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o *SendOptions, meta *frameMeta) (direct *txQueue, err error) {
 	p, n := &u.path, wire.UDPLen+size
 	b := sl.buf[transportAt:]
 	udp := wire.UDP{SrcPort: u.local.Port(), DstPort: to.Port()}

@@ -58,7 +58,7 @@ const maxUDPRun = 64
 // segments super-frames. The last of these datagrams may be shorter.
 func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	u.mu.Lock()
-	var direct *iface
+	var direct *txQueue
 	for n < len(ms) && err == nil {
 		if n > 0 && u.pending != 0 {
 			break // the next call returns the error
@@ -78,7 +78,7 @@ func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 // writeRun sends the first datagram of ms, together with the following datagrams that fit into the same
 // super-frame, and returns their number. If it has left the datagram in a direct slot, it also returns the
 // interface, for flush. u.mu is held.
-func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
+func (u *UDP) writeRun(ms []Datagram) (n int, direct *txQueue, err error) {
 	first := &ms[0]
 	o := first.Options
 	to := netip.AddrPortFrom(u.destination(first.Addr.Addr(), &o), first.Addr.Port())

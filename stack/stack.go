@@ -124,6 +124,10 @@ type NIC struct {
 	// at most 10 (DupAddrDetectTransmits of RFC 4862 5.1). 0 means 1. A negative number disables the
 	// detection on the link.
 	DADTransmits int
+	// OneQueue makes all frames of the interface leave through one queue, in the order in which they were
+	// queued. By default, a connection that sends in bulk uses one of several queues, so that several
+	// processors send at the same time; only the frames of each connection then keep their order.
+	OneQueue bool
 }
 
 // A Family is an address family that a caller requests.
@@ -300,7 +304,7 @@ func (s *Stack) Close() error {
 	s.mu.Unlock()
 	ifaces := *s.ifaces.Load()
 	for _, ifc := range ifaces {
-		ifc.tx.async.Store(true) // Close must not block on a stuck device
+		ifc.drainAsync() // Close must not block on a stuck device
 	}
 	s.closeTCP()
 	s.udp.closeAll()
@@ -431,7 +435,7 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.rebuildRoutes()
 	_, other := portOf(ifaces, ifc.dev)
 	s.mu.Unlock()
-	ifc.tx.async.Store(true) // RemoveNIC must not block on a stuck device
+	ifc.drainAsync() // RemoveNIC must not block on a stuck device
 	s.groups.detach(ifc)
 	s.sendLast(other == nil, ifc)
 	err := ifc.close(other != nil)
@@ -472,6 +476,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		return nil, fmt.Errorf("%s: all %d interface indices have been used", name, maxIfaceIndex)
 	}
 	ifc := newIface(s, n.Device, p, uint16(n.VLAN), name, s.lastIndex+1)
+	ifc.oneQueue = n.OneQueue
 	ifc.dadTransmits = int8(cmp.Or(max(n.DADTransmits, -1), dadTransmits))
 	for _, p := range n.Addrs {
 		if ifc.find(p.Addr()) >= 0 {

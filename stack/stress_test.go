@@ -218,8 +218,10 @@ func requireEmpty(t *testing.T, s *Stack) {
 	require.Zero(t, s.loop.n.Load())
 	require.Zero(t, s.loop.bytes.Load())
 	for _, ifc := range *s.ifaces.Load() {
-		require.Zero(t, ifc.tx.n.Load(), "frames that wait")
-		require.Empty(t, ifc.tx.waiters)
+		for q := range ifc.txQueues {
+			require.Zero(t, q.n.Load(), "frames that wait")
+			require.Empty(t, q.waiters)
+		}
 		for _, nt := range ifc.neighborTables() {
 			require.Zero(t, nt.waiting)
 			require.Empty(t, nt.m)

@@ -273,7 +273,7 @@ func TestASegmentDuringTheChangeToTimeWaitIsAnswered(t *testing.T) {
 	now = a.now()
 	c.conn.Segment(now, &fin)
 	c.run(now)
-	require.True(t, c.detached)
+	require.True(t, c.detached())
 	c.mu.Unlock()
 	<-done
 	a.drain()

@@ -24,23 +24,27 @@ const (
 )
 
 // copies reports whether to copy the last n bytes of a prompt Write into the send buffer. That is necessary if
-// another goroutine is sending on the interface: that goroutine will send the bytes, and the Write does not
+// another goroutine is sending from the queue: that goroutine will send the bytes, and the Write does not
 // wait for it. If the send buffer has no room for n bytes, copies reports false. t.mu is held.
-func (t *TCP) copies(n int) bool { return t.path.ifc.tx.draining.Load() && t.conn.WriteSpace() >= n }
+func (t *TCP) copies(n int) bool { return t.txQueue().draining.Load() && t.conn.WriteSpace() >= n }
 
 // runPrompt calls run for a prompt Write that has pinned some bytes, and transmits the queued frames. last
-// means that these bytes are the last of the Write. If another goroutine is sending on the interface,
+// means that these bytes are the last of the Write. If another goroutine is sending from the queue,
 // runPrompt leaves the frames to that goroutine; the frames then have copies of the last bytes. The caller
 // holds t.mu; runPrompt unlocks it.
 func (t *TCP) runPrompt(now tcp.Time, last bool) {
-	ifc := t.path.ifc
-	mine := !ifc.tx.async.Load() && ifc.tx.draining.CompareAndSwap(false, true) // this goroutine drains
+	q := t.txQueue()
+	mine := !q.async.Load() && q.draining.CompareAndSwap(false, true) // this goroutine drains
 	t.zc.copying = last && !mine
 	t.run(now)
-	moved := t.path.ifc != ifc // run has found a path over another interface
+	moved := t.path.ifc != q.ifc // run has found a path over another interface
 	t.mu.Unlock()
 	if mine {
-		ifc.drainQueued()
+		q.drainQueued()
+		// If the neighbour is unknown, run has put a request for its address in the shared queue.
+		if shared := &q.ifc.tx; shared != q && shared.n.Load() > 0 && shared.draining.CompareAndSwap(false, true) {
+			shared.drainQueued()
+		}
 	}
 	if !mine || moved {
 		t.s.drain()

@@ -49,10 +49,10 @@ type TCP struct {
 	orphan  int32 // slot in orphans.slots, at least 2; negated while in the list orphanFIN; 0: not an orphan
 	slot    uint8 // slot in the wheel; guarded by the wheel's lock
 	direct  directState
-	wheeled bool // the connection is in the wheel, and the wheel has not reached its slot yet
+	bulk    uint8 // 0, or the queue for bulk transfers, from 1: see useBulkQueue
+	wheeled bool  // the connection is in the wheel, and the wheel has not reached its slot yet
 
 	linked      bool   // the connection is in the table
-	detached    bool   // a timeWait has replaced the connection in the table
 	connected   bool   // the handshake was completed
 	closed      bool   // the application or the stack has closed the socket
 	canceled    bool   // the context of DialTCP ended during the handshake
@@ -327,16 +327,16 @@ func (t *TCP) report(ev tcp.Events) {
 // runDirect calls run and transmits the segments that run has queued. A small first segment leaves by
 // direct transmit if path.slot allows that. The caller holds t.mu; runDirect unlocks it.
 func (t *TCP) runDirect(now tcp.Time) {
-	ifc := t.path.ifc
+	q := t.txQueue()
 	t.direct = directAllowed
 	t.run(now)
 	if t.direct != directMade {
-		ifc = nil
+		q = nil
 	}
 	t.direct = directNo
 	t.mu.Unlock()
-	if ifc != nil {
-		ifc.sendDirect()
+	if q != nil {
+		q.sendDirect()
 	}
 	t.s.drain() // all interfaces: if the routes have changed, the other segments are in another queue
 }
@@ -360,7 +360,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 		t.wake(ev)
 	}
 	if t.linked && t.conn.State() == tcp.TimeWait {
-		t.linked, t.detached = false, true
+		t.linked = false // from now on, detached reports true
 		t.watchEnded()
 		t.s.tcp.waits.add(now, t)
 	}
@@ -389,6 +389,9 @@ func (t *TCP) wake(ev tcp.Events) {
 	}
 }
 
+// detached reports whether a timeWait has replaced the connection in the table. t.mu is held.
+func (t *TCP) detached() bool { return !t.linked && t.conn.State() == tcp.TimeWait }
+
 // unlink removes the connection from the table. A dial that waits for its port may then take the port.
 // t.mu is held.
 func (t *TCP) unlink() {
@@ -400,7 +403,7 @@ func (t *TCP) unlink() {
 
 // txReady queues the segments that had to wait for the transmit queue. The queue calls txReady when it
 // has room again.
-func (t *TCP) txReady(*iface) {
+func (t *TCP) txReady(*txQueue) {
 	t.mu.Lock()
 	t.queueFull = false
 	ev := t.run(t.s.now())
@@ -416,7 +419,7 @@ func (t *TCP) pull(now tcp.Time) {
 		if !t.path.valid(t.s) {
 			t.reroute(now)
 		}
-		if ifc := t.path.ifc; !t.path.noRoute && !ifc.tx.room() && ifc.await(t) {
+		if q := t.txQueue(); !t.path.noRoute && !q.room() && q.await(t) {
 			t.queueFull = true
 			return
 		}
@@ -431,7 +434,7 @@ func (t *TCP) pull(now tcp.Time) {
 // segments are dropped until there is one, or until the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
 	if t.direct == directAllowed {
-		t.direct = directNo // runDirect would call sendDirect of the old interface
+		t.direct = directNo // runDirect would call sendDirect of the old queue
 	}
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src, int(t.path.zone))

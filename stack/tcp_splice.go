@@ -115,6 +115,9 @@ func (t *TCP) WriteBlock(b *SendBlock, p []byte) (n int, err error) {
 		t.mu.Unlock()
 		return 0, err
 	}
+	if len(p) >= pinBytes && t.bulk == 0 {
+		t.useBulkQueue()
+	}
 	if t.yield {
 		t.yieldNow()
 	}

@@ -18,18 +18,17 @@ type timerQueue struct {
 
 	mu      mutex[levelTimers]
 	heap    timerHeap
-	blocked map[*iface]*timersBlocked // keyed by the interface whose transmit queue is full
-	alarm   alarm                     // for the first entry of heap
-	firing  bool                      // fired is running
+	blocked map[*txQueue]*timersBlocked // keyed by the interface whose transmit queue is full
+	alarm   alarm                       // for the first entry of heap
+	firing  bool                        // fired is running
 	closed  bool
 }
 
-// A timersBlocked holds the connections of a timerQueue whose deadline has passed, but whose interface
-// has a full transmit queue. In the transmit queue's list of waiters, one timersBlocked stands for all of
-// these connections.
+// A timersBlocked holds the connections of a timerQueue whose deadline has passed, but whose transmit
+// queue is full. In that queue's list of waiters, one timersBlocked stands for all of these connections.
 type timersBlocked struct {
 	l    *timerQueue
-	ifc  *iface
+	q    *txQueue
 	list []*TCP
 }
 
@@ -76,8 +75,8 @@ func (l *timerQueue) fired() {
 		}
 		t := heap.Pop(&l.heap).(timerEntry).t
 		l.mu.Unlock()
-		ifc := t.link()
-		wait := !ifc.tx.room() && l.block(ifc, t)
+		q := t.lockedTxQueue()
+		wait := !q.room() && l.block(q, t)
 		if !wait {
 			t.tick()
 		}
@@ -91,24 +90,24 @@ func (l *timerQueue) fired() {
 	l.mu.Unlock()
 }
 
-// block adds t to the connections that wait for the transmit queue of ifc. It reports false if t need not
-// wait: the queue has room or is stalled, or l is closed.
-func (l *timerQueue) block(ifc *iface, t *TCP) bool {
+// block adds t to the connections that wait for the transmit queue q. It reports false if t need not
+// wait: q has room or is stalled, or l is closed.
+func (l *timerQueue) block(q *txQueue, t *TCP) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false
 	}
-	b := l.blocked[ifc]
+	b := l.blocked[q]
 	if b == nil {
-		b = &timersBlocked{l: l, ifc: ifc}
-		if !ifc.await(b) {
+		b = &timersBlocked{l: l, q: q}
+		if !q.await(b) {
 			return false
 		}
 		if l.blocked == nil {
-			l.blocked = make(map[*iface]*timersBlocked)
+			l.blocked = make(map[*txQueue]*timersBlocked)
 		}
-		l.blocked[ifc] = b
+		l.blocked[q] = b
 	}
 	b.list = append(b.list, t)
 	return true
@@ -116,13 +115,13 @@ func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 
 // txReady schedules the ticks of all connections of b for now. The transmit queue calls txReady when it has
 // room again, is stalled or is closed.
-func (b *timersBlocked) txReady(*iface) {
+func (b *timersBlocked) txReady(*txQueue) {
 	l := b.l
 	now := l.s.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.blocked[b.ifc] == b {
-		delete(l.blocked, b.ifc)
+	if l.blocked[b.q] == b {
+		delete(l.blocked, b.q)
 	}
 	if l.closed {
 		return
@@ -134,11 +133,11 @@ func (b *timersBlocked) txReady(*iface) {
 	l.arm(now)
 }
 
-// link returns the interface of the connection's path.
-func (t *TCP) link() *iface {
+// lockedTxQueue locks t.mu and calls txQueue.
+func (t *TCP) lockedTxQueue() *txQueue {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.path.ifc
+	return t.txQueue()
 }
 
 // A timerHeap implements heap.Interface. The entry with the earliest deadline comes first.

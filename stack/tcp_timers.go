@@ -41,7 +41,7 @@ const minWheelWait = 2 * wheelStep
 // Otherwise arm sets the timer. If the connection has ended, arm calls disarm. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
-	if t.detached || t.conn.State() == tcp.Closed {
+	if t.detached() || t.conn.State() == tcp.Closed {
 		t.disarm()
 		return
 	}
@@ -106,7 +106,7 @@ func (t *TCP) tick() {
 	t.timerAt = 0
 	now := t.s.now()
 	switch {
-	case t.detached: // a timeWait has replaced the connection
+	case t.detached(): // a timeWait has replaced the connection
 	case t.listener != nil && !t.connected:
 		t.conn.TickHalfOpen(now, t.listener.synAckRetries())
 	default:
@@ -130,7 +130,7 @@ func (t *TCP) wheelTick() {
 	t.timerAt = 0
 	now := t.s.now() // the connections before this one may have taken some time
 	d, ok := t.conn.Deadline()
-	if ok && d-now < minWheelWait && !t.detached && t.conn.State() != tcp.Closed {
+	if ok && d-now < minWheelWait && !t.detached() && t.conn.State() != tcp.Closed {
 		t.timerAt = d
 		t.s.tcp.wheel.queue.put(t, now, d)
 		return

@@ -20,6 +20,9 @@ func (t *TCP) Write(p []byte) (int, error) {
 		t.mu.Unlock()
 		return 0, err
 	}
+	if len(p) >= pinBytes && t.bulk == 0 {
+		t.useBulkQueue()
+	}
 	if len(p) <= promptBytes {
 		if t.yield {
 			t.yieldNow()
@@ -209,7 +212,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		h.count = uint16((seg.DataLen()-1)/seg.GSOSize + 1) // segments, rounded up
 	}
 	t.ipID += h.count
-	sl := p.slot(now, n, t.direct == directAllowed && meta.done == nil)
+	sl := p.slotOn(t.txQueue(), now, n, t.direct == directAllowed && meta.done == nil)
 	b := sl.buf[transportAt : transportAt+n]
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)

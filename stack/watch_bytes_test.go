@@ -169,7 +169,7 @@ func TestFramesOfAQueueThatIsClosedAreWatched(t *testing.T) {
 		synctest.Wait()
 		require.NotEmpty(t, pendingEvents(w)) // the goroutine that sends has dropped some of them, or the queue has
 		buf := s.bufs.get(100)
-		ifc.enqueue(&txEntry{frame: nic.Frame{Head: buf}, buf: buf})
+		ifc.tx.enqueue(&txEntry{frame: nic.Frame{Head: buf}, buf: buf})
 		all := pendingEvents(w)
 		n := 0
 		for _, e := range all {
