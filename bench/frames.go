@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ var frameMACs = [2][]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
 func carryFrames(t *task) (report, error) {
 	var taps [2]int
 	for i, name := range []string{"raw-near", "raw-far"} {
-		fd, err := openRawTAP(name)
+		fd, err := openRaw(name, unix.IFF_TAP)
 		if err != nil {
 			return report{}, err
 		}
@@ -61,22 +62,81 @@ func carryFrames(t *task) (report, error) {
 	return report{Count: float64(n), Time: took, Total: float64(warm + n), CPU: ownCPU() - cpu, Lost: c.lost}, err
 }
 
-// openRawTAP makes a TAP without headers before the frames. Its reads do not block.
-func openRawTAP(name string) (int, error) {
+// openRaw makes a TAP or a TUN, as mode says, without headers before the frames. Its reads and writes do not block. A blocking
+// write would cost the kernel more on a TAP: it then allocates frames as it does for a TUN.
+func openRaw(name string, mode uint16) (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("/dev/net/tun: %w", err)
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		req.SetUint16(mode | unix.IFF_NO_PI)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("TAP %s: %w", name, err)
+		return -1, fmt.Errorf("device %s: %w", name, err)
 	}
 	return fd, nil
+}
+
+// writePackets writes frames of t.Size bytes to a TAP or, without their Ethernet headers, to a TUN, for t.Time after a
+// warm-up. They are for a UDP socket of the kernel that nobody reads, so the kernel drops them as soon as the socket is
+// full. writePackets uses none of usernet's drivers, so it measures what a frame from a device costs the kernel.
+func writePackets(t *task) (report, error) {
+	const name, addr = "raw", "198.18.0.2"
+	mode, packet := uint16(unix.IFF_TAP), newFrame(0, t)
+	if t.Stack == usernTUN {
+		mode, packet = unix.IFF_TUN, packet[14:]
+	}
+	fd, err := openRaw(name, mode)
+	if err != nil {
+		return report{}, err
+	}
+	defer unix.Close(fd)
+	if mode == unix.IFF_TAP {
+		if err := ip("link", "set", name, "address", net.HardwareAddr(frameMACs[1]).String()); err != nil {
+			return report{}, err
+		}
+	}
+	if err := ip("addr", "add", addr+"/24", "dev", name); err != nil {
+		return report{}, err
+	}
+	if err := ip("link", "set", name, "up"); err != nil {
+		return report{}, err
+	}
+	sock, err := net.ListenPacket("udp4", addr+":9")
+	if err != nil {
+		return report{}, err
+	}
+	defer sock.Close()
+	if _, err := unix.Write(fd, packet); err != nil {
+		return report{}, fmt.Errorf("write of a frame: %w", err)
+	}
+	sock.SetReadDeadline(time.Now().Add(framePatience))
+	if _, _, err := sock.ReadFrom(make([]byte, 2048)); err != nil {
+		return report{}, fmt.Errorf("the first frame: %w", err)
+	}
+	write := func(d time.Duration) (n int, err error) {
+		const batch = 64 // between looks at the clock
+		for begin := time.Now(); time.Since(begin) < d; n += batch {
+			for range batch {
+				if _, err := unix.Write(fd, packet); err != nil {
+					return n, fmt.Errorf("write of a frame: %w", err)
+				}
+			}
+		}
+		return n, nil
+	}
+	cpu := ownCPU()
+	warm, err := write(t.Time / 10)
+	if err != nil {
+		return report{}, err
+	}
+	begin := time.Now()
+	n, err := write(t.Time)
+	return report{Count: float64(n), Time: time.Since(begin), Total: float64(warm + n), CPU: ownCPU() - cpu}, err
 }
 
 // newFrame returns a frame with a UDP datagram from frameMACs[from] to the other address. Both ports are 9 (discard). The

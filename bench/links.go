@@ -11,7 +11,8 @@ import (
 
 // The targets of the ratios of medians: TUN to TAP, and frames with VLAN tags to frames without. A median moves by some
 // percent between runs, so the ratio of a TUN that is as fast as a TAP may be less than 1. On the bridge,
-// the kernel's own work for a tag lowers the target of VLAN: see row.enoughOnBridge.
+// the kernel's own work for a tag lowers the target of VLAN, and where usernet sends full frames, what the kernel does for
+// each frame of a TUN lowers that of TUN: see alone.
 const (
 	enoughTUN  = 0.97
 	enoughVLAN = 0.97
@@ -21,9 +22,39 @@ const (
 var (
 	linkStacks   = []stackName{usern, usernTUN, usernBridge, usernVLAN}
 	memoryStacks = []stackName{usern, usernVLAN}
-	aloneStacks  = []stackName{usernBridge, usernVLAN}
 	tunnelStacks = []stackName{kernel, gvisor, usern}
 )
+
+// alone has the rows of bridgeAlone and deviceAlone. A row is nil if it was not measured.
+type alone struct {
+	bridge, device *row
+}
+
+// enoughVLAN returns the target of the ratio of tagged to untagged frames on a bridge.
+func (a alone) enoughVLAN() float64 { return enoughVLAN * a.bridge.allowance(usernVLAN, usernBridge) }
+
+// enoughTUN returns the target of the ratio of TUN to TAP for a row.
+func (a alone) enoughTUN(r *row) float64 {
+	if !r.Plain || r.Kind != recv {
+		return enoughTUN
+	}
+	// A full frame of a TAP is copied into a part of a page, but that of a TUN into memory that is allocated for it
+	// (tun_build_skb and tun_alloc_skb in the kernel's drivers/net/tun.c).
+	return enoughTUN * a.device.allowance(usernTUN, usern)
+}
+
+// allowance returns the ratio of two stacks in a row of the kernel alone, but 1 if that is more than 1 or was not
+// measured. The kernel's part of the work is outside of usernet.
+func (r *row) allowance(s, other stackName) float64 {
+	if r == nil {
+		return 1
+	}
+	ratio, _ := r.between(s, other)
+	if math.IsNaN(ratio) {
+		return 1
+	}
+	return min(1, ratio)
+}
 
 // links measures usernet on several kinds of links alternately, and WireGuard with usernet and others inside. It prints
 // the figures and writes them.
@@ -35,6 +66,7 @@ func (b *bench) links() error {
 	fmt.Println("CPU ratios are in parentheses")
 	slower := b.tags(head)
 	fmt.Printf(head, "", "", "", "TAP", "TUN", "ratio", "bridge", "tagged", "ratio", "")
+	b.alone.device = b.kernelAlone(&deviceAlone, head, usernTUN, usern)
 	b.stacks = linkStacks
 	for i := range workloads {
 		w := &workloads[i]
@@ -57,7 +89,7 @@ func (b *bench) links() error {
 		r := b.measure(w)
 		b.rows = append(b.rows, r)
 		fmt.Printf(head, w.ID, w.Name, w.unit(), r.amount(kernel), r.amount(gvisor), r.amount(usern), r.over(usern, gvisor), "", "", r.notes(tunnelStacks))
-		slower = append(slower, r.linksBelow(nil)...)
+		slower = append(slower, r.linksBelow(b.alone)...)
 	}
 	fmt.Printf("%d targets missed %s; %s\n", len(slower), strings.Join(slower, ", "), time.Since(b.begin).Round(time.Second))
 	if b.o.markdown != "" {
@@ -71,16 +103,22 @@ func (b *bench) links() error {
 	return nil
 }
 
+// kernelAlone measures a workload without usernet, and returns nil if it is not wanted.
+func (b *bench) kernelAlone(w *workload, head string, s, other stackName) *row {
+	if !b.o.wanted(w.ID) {
+		return nil
+	}
+	b.stacks = []stackName{other, s}
+	r := b.measure(w)
+	fmt.Printf(head, r.ID, r.Name, r.unit(), r.amount(other), r.amount(s), r.over(s, other), "", "", "", r.notes(b.stacks))
+	return r
+}
+
 // tags measures what a VLAN tag costs: the kernel alone on a bridge, then usernet in memory. It returns the targets
 // that are missed.
 func (b *bench) tags(head string) (slower []string) {
 	fmt.Printf(head, "", "", "", "untagged", "tagged", "ratio", "", "", "", "")
-	if b.o.wanted(kernelAlone.ID) {
-		b.stacks = aloneStacks
-		b.alone = b.measure(&kernelAlone)
-		fmt.Printf(head, b.alone.ID, b.alone.Name, b.alone.unit(), b.alone.amount(usernBridge), b.alone.amount(usernVLAN),
-			b.alone.over(usernVLAN, usernBridge), "", "", "", b.alone.notes(aloneStacks))
-	}
+	b.alone.bridge = b.kernelAlone(&bridgeAlone, head, usernVLAN, usernBridge)
 	b.stacks = memoryStacks
 	for i := range workloads {
 		w := &workloads[i]
@@ -90,23 +128,9 @@ func (b *bench) tags(head string) (slower []string) {
 		r := b.measure(w)
 		b.rows = append(b.rows, r)
 		fmt.Printf(head, r.ID, r.Name, r.unit(), r.amount(usern), r.amount(usernVLAN), r.over(usernVLAN, usern), "", "", "", r.notes(memoryStacks))
-		slower = append(slower, r.linksBelow(nil)...)
+		slower = append(slower, r.linksBelow(b.alone)...)
 	}
 	return slower
-}
-
-// enoughOnBridge returns the target of the ratio of tagged to untagged frames on a bridge. r is the row of kernelAlone,
-// or nil if it was not measured. The kernel handles each frame and its tag outside of usernet, so the target is enoughVLAN
-// times the kernel's own ratio, or enoughVLAN if that ratio is above 1.
-func (r *row) enoughOnBridge() float64 {
-	if r == nil {
-		return enoughVLAN
-	}
-	ratio, _ := r.between(usernVLAN, usernBridge)
-	if math.IsNaN(ratio) {
-		return enoughVLAN
-	}
-	return enoughVLAN * min(1, ratio)
 }
 
 // between returns the median rate of a stack divided by that of another, and the same for the CPU time.
@@ -134,9 +158,8 @@ func (r *row) notes(stacks []stackName) string {
 	return strings.Join(list, "; ")
 }
 
-// linksBelow returns the targets of -links that a row misses. A stack that failed misses its target. alone is the row of
-// kernelAlone, or nil.
-func (r *row) linksBelow(alone *row) (list []string) {
+// linksBelow returns the targets of -links that a row misses. A stack that failed misses its target.
+func (r *row) linksBelow(a alone) (list []string) {
 	miss := func(name string, ratio, target float64) {
 		if math.IsNaN(ratio) || ratio < target {
 			list = append(list, fmt.Sprintf("%s/%s %s", r.ID, name, digits(ratio)))
@@ -154,10 +177,10 @@ func (r *row) linksBelow(alone *row) (list []string) {
 		return list
 	}
 	rate, _ := r.between(usernTUN, usern)
-	miss("TUN", rate, enoughTUN)
+	miss("TUN", rate, a.enoughTUN(r))
 	if r.figures[usernVLAN] != nil {
 		rate, _ = r.between(usernVLAN, usernBridge)
-		miss("VLAN", rate, alone.enoughOnBridge())
+		miss("VLAN", rate, a.enoughVLAN())
 	}
 	return list
 }
@@ -171,7 +194,8 @@ func (b *bench) linksMarkdown() string {
 	s.WriteString("Over TAP and TUN the other side is the kernel. On the bridge, both sides are usernet hosts, each on a TAP that is a\n" +
 		"port of a bridge of the kernel; tagged frames have VLAN tags. The kernel takes each tag off a frame at one port and puts it\n" +
 		"back at the other. What this costs the kernel is in the table \"A VLAN tag\": usernet's ratio has to reach " +
-		digits(enoughVLAN) + " of the\nkernel's own.\n\n" +
+		digits(enoughVLAN) + " of the\nkernel's own. Where usernet sends plain frames, a TUN has to reach " + digits(enoughTUN) + " of the kernel's own ratio in the same way: for a\n" +
+		"full frame from a TUN the kernel allocates memory, but it copies one from a TAP into a part of a page.\n\n" +
 		"| | workload | unit | TAP | TUN | TUN / TAP | bridge | tagged | tagged / bridge | CPU TAP | CPU TUN | CPU bridge | CPU tagged |\n" +
 		"|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	cpu := func(r *row, name stackName) string { return digits(r.figures[name].cpu()) }
@@ -182,7 +206,7 @@ func (b *bench) linksMarkdown() string {
 		tun, _ := r.between(usernTUN, usern)
 		vlan, _ := r.between(usernVLAN, usernBridge)
 		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", r.ID, r.Name, r.unit(),
-			r.amount(usern), r.amount(usernTUN), bold(tun, enoughTUN), r.amount(usernBridge), r.amount(usernVLAN), bold(vlan, b.alone.enoughOnBridge()),
+			r.amount(usern), r.amount(usernTUN), bold(tun, b.alone.enoughTUN(r)), r.amount(usernBridge), r.amount(usernVLAN), bold(vlan, b.alone.enoughVLAN()),
 			cpu(r, usern), cpu(r, usernTUN), cpu(r, usernBridge), cpu(r, usernVLAN))
 	}
 	s.WriteString(b.tagsMarkdown())
@@ -202,29 +226,35 @@ func (b *bench) linksMarkdown() string {
 	return s.String()
 }
 
-// tagsMarkdown returns the table of what a VLAN tag costs.
+// tagsMarkdown returns the tables of what a VLAN tag costs, and of what a TUN costs the kernel alone.
 func (b *bench) tagsMarkdown() string {
 	var s strings.Builder
 	s.WriteString("\nA VLAN tag. In memory, two usernet hosts are in one process, on a pipe. In the row of the kernel alone, a program without\n" +
 		"usernet writes each frame to one TAP and reads it from another; both are ports of a bridge of the kernel.\n\n" +
 		"| | workload | unit | untagged | tagged | tagged / untagged | CPU untagged | CPU tagged |\n" +
 		"|---|---|---|---|---|---|---|---|\n")
-	line := func(r *row, where string, plain stackName, target float64) {
-		rate, _ := r.between(usernVLAN, plain)
+	line := func(r *row, where string, plain, other stackName, target float64) {
+		rate, _ := r.between(other, plain)
 		ratio := digits(rate)
 		if target > 0 {
 			ratio = bold(rate, target)
 		}
-		fmt.Fprintf(&s, "| %s | %s: %s | %s | %s | %s | %s | %s | %s |\n", r.ID, where, r.Name, r.unit(), r.amount(plain), r.amount(usernVLAN),
-			ratio, digits(r.figures[plain].cpu()), digits(r.figures[usernVLAN].cpu()))
+		fmt.Fprintf(&s, "| %s | %s: %s | %s | %s | %s | %s | %s | %s |\n", r.ID, where, r.Name, r.unit(), r.amount(plain), r.amount(other),
+			ratio, digits(r.figures[plain].cpu()), digits(r.figures[other].cpu()))
 	}
 	for _, r := range b.rows {
 		if r.Place == onPipe {
-			line(r, "in memory", usern, enoughVLAN)
+			line(r, "in memory", usern, usernVLAN, enoughVLAN)
 		}
 	}
-	if b.alone != nil {
-		line(b.alone, "kernel alone", usernBridge, 0)
+	if r := b.alone.bridge; r != nil {
+		line(r, "kernel alone", usernBridge, usernVLAN, 0)
+	}
+	if r := b.alone.device; r != nil {
+		s.WriteString("\nA TUN. A program without usernet writes frames to a TAP, or packets to a TUN, for a socket of the kernel.\n\n" +
+			"| | workload | unit | TAP | TUN | TUN / TAP | CPU TAP | CPU TUN |\n" +
+			"|---|---|---|---|---|---|---|---|\n")
+		line(r, "kernel alone", usern, usernTUN, 0)
 	}
 	return s.String()
 }

@@ -59,7 +59,7 @@ func TestEveryKindOfWorkloadRunsInATunnel(t *testing.T) {
 // The harness runs some workloads of -links in its namespaces, from the first process to the table.
 func TestLinksAreMeasured(t *testing.T) {
 	netns.Need(t)
-	o := options{links: true, only: "T1,T5,T8,T14conn,K1,P1,P3,P8,W1,W5", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute,
+	o := options{links: true, only: "T1,T5,T8,T14conn,K1,K2,P1,P3,P8,W1,W5", runs: 1, noisy: true, time: 50 * time.Millisecond, budget: time.Minute,
 		markdown: t.TempDir() + "/LINKS.md", stacks: allStacks}
 	b, err := newBench(o)
 	if err != nil {
@@ -69,12 +69,12 @@ func TestLinksAreMeasured(t *testing.T) {
 	if err := b.links(); err != nil {
 		t.Fatal(err)
 	}
-	// Ten workloads, of which K1 is the kernel alone.
-	if len(b.rows) != 9 || b.alone == nil {
-		t.Fatalf("%d workloads were measured, kernel alone: %v", len(b.rows), b.alone != nil)
+	// Eleven workloads, of which K1 and K2 are the kernel alone.
+	if len(b.rows) != 9 || b.alone.bridge == nil || b.alone.device == nil {
+		t.Fatalf("%d workloads were measured, kernel alone: %+v", len(b.rows), b.alone)
 	}
-	for _, r := range append(b.rows, b.alone) {
-		if r.figures[usernVLAN] == nil && r.Place != onWG && !r.Client {
+	for _, r := range append(b.rows, b.alone.bridge, b.alone.device) {
+		if r.figures[usernVLAN] == nil && r.Place != onWG && !r.Client && r.Kind != packets {
 			t.Errorf("%s has no figure with tags", r.ID)
 		}
 		for s, f := range r.figures {
@@ -88,7 +88,7 @@ func TestLinksAreMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"| T5 | 1-byte ping-pong", "| W1 | WireGuard: bulk in", "| T14conn | client: connect",
-		"| P8 | in memory: UDP echo", "| P3 | in memory: 1-byte", "| P1 | in memory: bulk", "| K1 | kernel alone: 64-byte"} {
+		"| P8 | in memory: UDP echo", "| P3 | in memory: 1-byte", "| P1 | in memory: bulk", "| K1 | kernel alone: 64-byte", "| K2 | kernel alone: 1514-byte"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
@@ -111,27 +111,40 @@ func TestALinkThatIsSlowerMissesItsTarget(t *testing.T) {
 		"X/CPU 0.91":           rates(onWG, map[stackName]float64{usern: 110, gvisor: 100}),
 		"X/TUN -, X/VLAN 0.50": rates(onTAP, map[stackName]float64{usern: 100, usernBridge: 100, usernVLAN: 50}),
 	} {
-		if got := strings.Join(r.linksBelow(nil), ", "); got != want {
+		if got := strings.Join(r.linksBelow(alone{}), ", "); got != want {
 			t.Errorf("%q instead of %q", got, want)
 		}
 	}
 	bridge := func(tagged float64) *row {
 		return rates(onTAP, map[stackName]float64{usern: 100, usernTUN: 100, usernBridge: 100, usernVLAN: tagged})
 	}
-	alone := func(tagged float64) *row {
-		return rates(onPorts, map[stackName]float64{usernBridge: 100, usernVLAN: tagged})
+	kernel := func(tagged, tun float64) alone {
+		return alone{
+			bridge: rates(onPorts, map[stackName]float64{usernBridge: 100, usernVLAN: tagged}),
+			device: rates(onPorts, map[stackName]float64{usern: 100, usernTUN: tun}),
+		}
+	}
+	out := func(tun float64, kind kind, plain bool) *row {
+		r := rates(onTAP, map[stackName]float64{usern: 100, usernTUN: tun})
+		r.Kind, r.Plain = kind, plain
+		return r
 	}
 	for _, c := range []struct {
-		name       string
-		row, alone *row
-		want       string
+		name  string
+		row   *row
+		alone alone
+		want  string
 	}{
-		{"the kernel's own cost is allowed", bridge(88), alone(90), ""},
-		{"more than the kernel's own cost", bridge(87), alone(90), "X/VLAN 0.87"},
-		{"a kernel that is faster with tags asks for no more", bridge(98), alone(110), ""},
-		{"a kernel that failed allows nothing", bridge(88), rates(onPorts, nil), "X/VLAN 0.88"},
-		{"in memory the kernel allows nothing", rates(onPipe, map[stackName]float64{usern: 100, usernVLAN: 96}), alone(50), "X/VLAN 0.96"},
-		{"in memory", rates(onPipe, map[stackName]float64{usern: 100, usernVLAN: 97}), nil, ""},
+		{"the kernel's own cost is allowed", bridge(88), kernel(90, 100), ""},
+		{"more than the kernel's own cost", bridge(87), kernel(90, 100), "X/VLAN 0.87"},
+		{"a kernel that is faster with tags asks for no more", bridge(98), kernel(110, 100), ""},
+		{"a kernel that failed allows nothing", bridge(88), alone{bridge: rates(onPorts, nil)}, "X/VLAN 0.88"},
+		{"in memory the kernel allows nothing", rates(onPipe, map[stackName]float64{usern: 100, usernVLAN: 96}), kernel(50, 50), "X/VLAN 0.96"},
+		{"in memory", rates(onPipe, map[stackName]float64{usern: 100, usernVLAN: 97}), alone{}, ""},
+		{"full frames out: the kernel's own cost is allowed", out(90, recv, true), kernel(100, 92), ""},
+		{"full frames out: more than the kernel's own cost", out(90, recv, true), kernel(100, 94), "X/TUN 0.90"},
+		{"full frames in", out(88, send, true), kernel(100, 92), "X/TUN 0.88"},
+		{"super-frames out", out(88, recv, false), kernel(100, 92), "X/TUN 0.88"},
 	} {
 		if got := strings.Join(c.row.linksBelow(c.alone), ", "); got != c.want {
 			t.Errorf("%s: %q instead of %q", c.name, got, c.want)

@@ -189,7 +189,7 @@ type bench struct {
 	rows   []*row
 	costs  []cost
 	failed int    // number of workloads that a stack could not run
-	alone  *row   // for -links: the row of kernelAlone, or nil
+	alone  alone  // for -links
 	before *build // the build for -compare, or nil
 	files  int    // for -growth: the maximum number of open files of a process
 	// lnetoFailed is the number of workloads that lneto could not run.

@@ -51,8 +51,12 @@ func runTask(arg string) error {
 		return reportClient(n, &t)
 	case "both":
 		return both(&t)
-	case "frames":
-		r, err := carryFrames(&t)
+	case "frames", "packets":
+		carry := carryFrames
+		if t.Role == "packets" {
+			carry = writePackets
+		}
+		r, err := carry(&t)
 		if err != nil {
 			return err
 		}

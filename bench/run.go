@@ -144,6 +144,8 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	switch {
 	case w.Kind == frames:
 		t.Role, ns = "frames", r.lab.bridge
+	case w.Kind == packets:
+		t.Role = "packets"
 	case s == kernel && w.Latency > 0:
 		t.Spaces = [2]string{string(r.lab.lossy[0].Namespace), string(r.lab.lossy[1].Namespace)}
 	case s == kernel:

@@ -20,6 +20,7 @@ const (
 	wrkHTTP  kind = "wrk"      // wrk sends requests to net/http
 	goHTTP   kind = "http"     // net/http sends requests to net/http
 	frames   kind = "frames"   // a frame is written to a TAP and read from another, without usernet
+	packets  kind = "packets"  // frames are written to a TAP or a TUN of the kernel, without usernet
 )
 
 // bulk reports whether a workload is measured in bits instead of operations.
@@ -34,7 +35,7 @@ type place string
 const (
 	onTAP   place = "tap"       // the other side is the kernel
 	onPipe  place = "pipe"      // both sides are in one process
-	onPorts place = "ports"     // both sides are one process, with two TAPs that are ports of a bridge of the kernel
+	onPorts place = "ports"     // one process has the kernel's devices and writes frames to them, without a stack
 	onWG    place = "wireguard" // the other side is the kernel behind wireguard-go, at the other end of a tunnel
 )
 
@@ -125,9 +126,11 @@ var workloads = []workload{
 // inMemory are the workloads on a pipe that -links runs without and with VLAN tags.
 var inMemory = []string{"P1", "P3", "P8"}
 
-// kernelAlone is the workload of -links that shows what a VLAN tag costs the kernel on a bridge. Its stacks are
-// usernBridge and usernVLAN, but the process only writes and reads frames.
-var kernelAlone = workload{ID: "K1", Name: "64-byte frames from TAP to TAP, without usernet", Place: onPorts, Kind: frames, N: 1, Size: 64, Pin: same}
+// bridgeAlone and deviceAlone are the workloads of -links that show what a part of the way costs the kernel: a VLAN tag on a
+// bridge, and a full frame from a TUN instead of from a TAP. Their stacks have the names of usernet's, but their processes
+// only write and read frames.
+var bridgeAlone = workload{ID: "K1", Name: "64-byte frames from TAP to TAP, without usernet", Place: onPorts, Kind: frames, N: 1, Size: 64, Pin: same}
+var deviceAlone = workload{ID: "K2", Name: "1514-byte frames into the kernel, without usernet", Place: onPorts, Kind: packets, N: 1, Size: 1514, Pin: same}
 
 // tunnels are the workloads of -links inside a WireGuard tunnel. On the stack gVisor the inside is the netstack
 // of wireguard-go, on the kernel a TUN device.
