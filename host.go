@@ -140,7 +140,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Rand fills p with unpredictable bytes. It is the host's only source of randomness: for
 	// sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS queries.
-	// Nil means crypto/rand. Several goroutines may call it at once.
+	// Nil means crypto/rand. Several goroutines may call it at once. If Rand is set, each NIC has
+	// OneQueue: what a seeded host sends must not depend on the scheduler of goroutines.
 	Rand func(p []byte)
 }
 

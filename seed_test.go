@@ -103,6 +103,39 @@ func bulk(t *testing.T, a, b *Host) {
 	require.EqualValues(t, sent, <-got)
 }
 
+// proxied sends 1 MB through a proxy on b, which sends it back to a: each host sends data of one connection and
+// acknowledgments of another at the same time.
+func proxied(t *testing.T, a, b *Host) {
+	sink, err := a.Listen("tcp", ":83")
+	require.NoError(t, err)
+	defer sink.Close()
+	got := make(chan int64)
+	go serve(sink, func(c net.Conn) {
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		got <- n
+	})
+	ln, err := b.Listen("tcp", ":82")
+	require.NoError(t, err)
+	defer ln.Close()
+	go serve(ln, func(in net.Conn) {
+		defer in.Close()
+		out, err := b.Dial("tcp", addrA+":83")
+		if err == nil {
+			io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, 64<<10))
+			out.Close()
+		}
+	})
+	c, err := a.Dial("tcp", addrB+":82")
+	require.NoError(t, err)
+	for range 16 {
+		_, err := c.Write(make([]byte, 64<<10))
+		require.NoError(t, err)
+	}
+	require.NoError(t, c.Close())
+	require.EqualValues(t, 1<<20, <-got)
+}
+
 func TestOneSeedGivesOneCapture(t *testing.T) {
 	onPipe := func() (a, b nic.Device) { return nic.Pipe(nic.PipeConfig{Seed: 3}) }
 	onSwitch := func() (a, b nic.Device) {
@@ -120,6 +153,7 @@ func TestOneSeedGivesOneCapture(t *testing.T) {
 		{"ping-pong without latency", nic.Impairment{}, onPipe, pingPong},
 		{"ping-pong", clean, onPipe, pingPong},
 		{"ping-pong over a switch", clean, onSwitch, pingPong},
+		{"proxy", clean, onPipe, proxied},
 		{"bulk with loss", lossy, onPipe, bulk},
 		{"bulk with loss over a switch", lossy, onSwitch, bulk},
 	} {

@@ -320,7 +320,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		if p.neigh != nil {
 			var ok bool
 			if mac, ok = p.neigh.lookup(now); !ok {
-				ifc.neighbors(p.hop).send(p.neigh, p.src, &e)
+				ifc.neighbors(p.hop).send(p.neigh, p.src, sl.q, &e)
 				return nil
 			}
 		}

@@ -155,7 +155,7 @@ func (s *Stack) sendByOtherHop(ifc *iface, d *waitingDatagram, failed netip.Addr
 		return false
 	}
 	for i := range d.frames {
-		ifc.neighbors(p.hop).send(p.neigh, d.src, &d.frames[i])
+		ifc.neighbors(p.hop).send(p.neigh, d.src, d.tx, &d.frames[i])
 	}
 	return true
 }

@@ -30,7 +30,8 @@ type iface struct {
 	index        int    // from 1; never reused
 	vlan         uint16 // 1 to maxVLAN; 0 for an interface without a VLAN
 	loopback     bool
-	oneQueue     bool // NIC.OneQueue
+	oneQueue     bool // NIC.OneQueue, or the host is seeded
+	sending      bool // the device is attached, and the queues may send; under tx.mu
 	begun        bool // the device is attached, and addresses may be probed; under Stack.mu
 	medium       nic.Medium
 	dadTransmits int8 // DAD probes of an address; negative: no DAD
@@ -186,7 +187,7 @@ func newIface(s *Stack, dev nic.Device, p *port, vlan uint16, name string, index
 	}
 	ifc.tx.ifc = ifc
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
-	ifc.tx.draining.Store(true) // nothing is sent before up attaches the device and clears draining
+	ifc.tx.draining.Store(true) // nothing is sent before beginSending
 	return ifc
 }
 
@@ -195,7 +196,7 @@ func newIface(s *Stack, dev nic.Device, p *port, vlan uint16, name string, index
 func (s *Stack) up(ifaces ...*iface) {
 	for _, ifc := range ifaces {
 		ifc.port.join(ifc)
-		ifc.tx.draining.Store(false)
+		ifc.beginSending()
 	}
 	s.mu.Lock()
 	now := s.now()

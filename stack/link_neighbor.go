@@ -318,9 +318,9 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 
 // send sends a frame to a neighbour for which lookup has returned false. If the neighbour's link address
 // is known, even if it is stale, send queues the frame for transmission. Otherwise the frame waits until
-// the neighbour answers. The frame's destination address is filled in when it is queued. src is the
+// the neighbour answers. The frame's destination address is filled in when it is queued in q. src is the
 // source address of the packet.
-func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
+func (t *neighborTable) send(n *neighbor, src netip.Addr, q *txQueue, e *txEntry) {
 	s := t.ifc.s
 	now := s.now()
 	t.mu.Lock()
@@ -336,7 +336,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 	}
 	if mac, ok := n.lookup(now); ok {
 		mac.put(e.frame.Head)
-		t.ifc.tx.enqueue(e)
+		q.enqueue(e)
 		return
 	}
 	mac, st := unpackNeighbor(n.word.Load())
@@ -349,10 +349,10 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 		n.retryAt = now + delayFirstProbe
 		t.await(n, now)
 		copy(e.frame.Head, mac[:])
-		t.ifc.tx.enqueue(e)
+		q.enqueue(e)
 		return
 	}
-	t.park(n, src, *e)
+	t.park(n, src, q, *e)
 	if st == NeighborFailed {
 		n.word.Store(packNeighbor(wire.MAC{}, NeighborIncomplete))
 		t.touch(n, false)

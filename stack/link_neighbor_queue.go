@@ -39,6 +39,7 @@ type neighborQueue struct {
 type waitingDatagram struct {
 	frames []txEntry
 	src    netip.Addr
+	tx     *txQueue    // for the frames
 	key    datagramKey // zero if the datagram is not fragmented
 	bytes  int         // memory of the frames, with waitingOverhead
 }
@@ -105,8 +106,9 @@ func (q *neighborQueue) last(key datagramKey) int {
 	return i
 }
 
-// park queues a frame with source address src until the neighbour's address is known. t.mu is held.
-func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
+// park keeps a frame with source address src until the neighbour's address is known. The frame then goes to the
+// transmit queue tx. t.mu is held.
+func (t *neighborTable) park(n *neighbor, src netip.Addr, tx *txQueue, e txEntry) {
 	s, q := t.ifc.s, &n.waiting
 	key, later := t.ifc.fragmentOf(&e)
 	i := len(q.list)
@@ -118,7 +120,7 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 			return
 		}
 	} else {
-		q.list = append(q.list, waitingDatagram{src: src, key: key})
+		q.list = append(q.list, waitingDatagram{src: src, tx: tx, key: key})
 	}
 	e = s.own(e) // copy pinned bytes, so that a zero-copy writer does not wait for the resolution
 	d := &q.list[i]
@@ -183,7 +185,7 @@ func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	for _, d := range t.takeWaiting(n) {
 		for i := range d.frames {
 			copy(d.frames[i].frame.Head, mac[:])
-			t.ifc.tx.enqueue(&d.frames[i])
+			d.tx.enqueue(&d.frames[i])
 		}
 	}
 }

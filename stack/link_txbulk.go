@@ -10,11 +10,9 @@ package stack
 // TAP (T6) had 1.2 times the rate, but net/http with 64 connections (T10) 0.9 times and 11 % more CPU time: several
 // goroutines that send small frames at once wake the receivers more often.
 //
-// All frames of a connection are in one queue, so they stay in order. Only frames that have waited for the address of
-// a neighbour leave through the shared queue. NIC.OneQueue turns the other queues off.
+// All frames of a connection are in one queue, so they stay in order. NIC.OneQueue turns the other queues off.
 
-// bulkQueues is the number of transmit queues for bulk transfers. It does not depend on the number of
-// processors, so that a simulation is the same on all machines.
+// bulkQueues is the number of transmit queues for bulk transfers.
 const bulkQueues = 4
 
 // txQueues calls yield for each transmit queue of the interface.
@@ -67,7 +65,7 @@ func (t *TCP) useBulkQueue() {
 }
 
 // bulkQueue returns queue i for bulk transfers, from 1. It returns the shared queue if the interface has no other:
-// with NIC.OneQueue, if Send of the device may block, or if the interface is being closed.
+// with NIC.OneQueue, on a seeded host, if Send of the device may block, or if the interface is being closed.
 func (ifc *iface) bulkQueue(i uint8) *txQueue {
 	qs := ifc.txBulk.Load()
 	if qs == nil && !ifc.oneQueue && !ifc.tx.async.Load() {
@@ -89,17 +87,33 @@ func (ifc *iface) makeBulkQueues() *[bulkQueues]txQueue {
 		qs := new([bulkQueues]txQueue)
 		for i := range qs {
 			qs[i].ifc = ifc
+			qs[i].draining.Store(!ifc.sending)
 		}
 		ifc.txBulk.Store(qs)
 	}
 	return ifc.txBulk.Load()
 }
 
+// beginSending lets the queues send. The device is attached, and the caller must then drain.
+func (ifc *iface) beginSending() {
+	ifc.tx.mu.Lock()
+	defer ifc.tx.mu.Unlock()
+	ifc.sending = true
+	for q := range ifc.txQueues {
+		q.draining.Store(false)
+	}
+}
+
 // drainAsync makes drain start goroutines from now on: see txQueue.async.
 func (ifc *iface) drainAsync() {
 	ifc.tx.mu.Lock() // makeBulkQueues makes no queues any more
 	defer ifc.tx.mu.Unlock()
-	for q := range ifc.txQueues {
-		q.async.Store(true)
+	// The shared queue is last. Whoever sees its async, and uses it because no other queue was there, must not
+	// claim another queue for direct transmit afterwards.
+	if qs := ifc.txBulk.Load(); qs != nil {
+		for i := range qs {
+			qs[i].async.Store(true)
+		}
 	}
+	ifc.tx.async.Store(true)
 }

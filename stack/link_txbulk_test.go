@@ -2,10 +2,12 @@ package stack
 
 import (
 	"io"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet/nic"
@@ -82,6 +84,74 @@ func TestAConnectionChangesItsQueueWhenNoneOfItsFramesWaits(t *testing.T) {
 		require.NotSame(t, q, c.lockedTxQueue())
 		require.Zero(t, q.n.Load())
 	})
+}
+
+// The frames of a bulk transfer leave in order even if the neighbour is unknown, or its address is old. A frame that waits
+// for the neighbour, or makes the host probe it, goes to the queue of the others.
+func TestBulkFramesStayInOrderWhileTheNeighborIsProbed(t *testing.T) {
+	for name, age := range map[string]func(*Stack){
+		"stale": func(s *Stack) {
+			nt := s.ifaceNamed("eth0").neighbors(addrB)
+			nt.mu.Lock()
+			nt.m[addrB].setState(NeighborStale)
+			nt.mu.Unlock()
+		},
+		"unknown": (*Stack).FlushNeighbors,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := twoHosts(t, nic.PipeConfig{GSO: -1})
+			c, d := connect(t, a, b)
+			for _, size := range []int{pinBytes, 2 * pinBytes} { // no more than may wait for a neighbour
+				for range 3 {
+					go func() {
+						_, err := c.Write(make([]byte, size))
+						assert.NoError(t, err)
+					}()
+					_, err := io.ReadFull(d, make([]byte, size))
+					require.NoError(t, err)
+					age(a)
+				}
+			}
+			require.NotSame(t, &a.ifaceNamed("eth0").tx, c.lockedTxQueue())
+			require.Zero(t, b.Stats().TCP.Events[tcp.OFOQueue], "segments that arrived out of order")
+		})
+	}
+}
+
+// What a seeded host sends does not depend on the scheduler, so its frames leave through one queue.
+func TestASeededHostHasOneQueue(t *testing.T) {
+	for name, rand := range map[string]func([]byte){"seeded": testRand(), "not seeded": nil} {
+		da, db := nic.Pipe(nic.PipeConfig{})
+		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: da, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}}}, Rand: rand})
+		require.NoError(t, err)
+		defer s.Close()
+		require.NoError(t, s.AddNIC(NIC{Name: "eth1", Device: db, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}))
+		for _, n := range []string{"eth0", "eth1"} {
+			ifc := s.ifaceNamed(n)
+			require.Equal(t, rand != nil, ifc.bulkQueue(1) == &ifc.tx, "%s, %s", name, n)
+		}
+	}
+}
+
+// No queue sends before the device is attached.
+func TestBulkQueuesWaitForTheDeviceToBeAttached(t *testing.T) {
+	s, _ := twoHosts(t, nic.PipeConfig{})
+	da, db := nic.Pipe(nic.PipeConfig{})
+	var got []nic.Frame
+	db.Attach(func(batch []nic.Frame) { got = append(got, batch...) })
+	s.mu.Lock()
+	ifc, err := s.checkNIC(*s.ifaces.Load(), NIC{Name: "eth1", Device: da, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}})
+	s.mu.Unlock()
+	require.NoError(t, err)
+	ifc.oneQueue = false // although Rand is set
+	q := ifc.bulkQueue(1)
+	require.NotSame(t, &ifc.tx, q)
+	q.enqueue(&txEntry{frame: nic.Frame{Head: make([]byte, 60)}})
+	ifc.drain()
+	require.Empty(t, got)
+	ifc.beginSending()
+	ifc.drain()
+	require.Len(t, got, 1)
 }
 
 // The frames in the bulk queues of an interface that is removed are dropped and completed, and later frames too. No

@@ -79,7 +79,8 @@ type Config struct {
 	// StableSecret is empty, the stack chooses a random secret, so each new stack has other addresses.
 	StableSecret []byte
 	// Rand fills p with unpredictable bytes. The stack derives from these bytes all random values that
-	// other hosts can observe. Only New calls Rand. If Rand is nil, New uses crypto/rand.
+	// other hosts can observe. Only New calls Rand. If Rand is nil, New uses crypto/rand. Otherwise each
+	// interface has one transmit queue: see NIC.OneQueue.
 	Rand func(p []byte)
 	// TCP are the settings of TCP.
 	TCP TCPConfig
@@ -126,7 +127,8 @@ type NIC struct {
 	DADTransmits int
 	// OneQueue makes all frames of the interface leave through one queue, in the order in which they were
 	// queued. By default, a connection that sends in bulk uses one of several queues, so that several
-	// processors send at the same time; only the frames of each connection then keep their order.
+	// processors send at the same time; only the frames of each connection then keep their order. If
+	// Config.Rand is set, OneQueue is too: what a seeded host sends must not depend on the scheduler.
 	OneQueue bool
 }
 
@@ -166,6 +168,7 @@ type Stack struct {
 	start                   time.Time
 	log                     *slog.Logger
 	fill                    func(p []byte)
+	seeded                  bool // Config.Rand is set
 	bufs                    bufPool
 	udpBuffer               int
 	lo                      *iface
@@ -218,6 +221,7 @@ func New(cfg Config) (*Stack, error) {
 		start:       startOfTime(),
 		log:         cfg.Logger,
 		fill:        cfg.Rand,
+		seeded:      cfg.Rand != nil,
 		udpBuffer:   cfg.UDPBuffer,
 		waitForDAD:  cfg.WaitForDAD,
 		noRedirects: cfg.NoRedirects,
@@ -476,7 +480,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		return nil, fmt.Errorf("%s: all %d interface indices have been used", name, maxIfaceIndex)
 	}
 	ifc := newIface(s, n.Device, p, uint16(n.VLAN), name, s.lastIndex+1)
-	ifc.oneQueue = n.OneQueue
+	ifc.oneQueue = n.OneQueue || s.seeded
 	ifc.dadTransmits = int8(cmp.Or(max(n.DADTransmits, -1), dadTransmits))
 	for _, p := range n.Addrs {
 		if ifc.find(p.Addr()) >= 0 {

@@ -37,17 +37,20 @@ func (t *TCP) runPrompt(now tcp.Time, last bool) {
 	mine := !q.async.Load() && q.draining.CompareAndSwap(false, true) // this goroutine drains
 	t.zc.copying = last && !mine
 	t.run(now)
-	moved := t.path.ifc != q.ifc // run has found a path over another interface
+	moved := t.txQueue() != q // for example, run has found a path over another interface
 	t.mu.Unlock()
 	if mine {
 		q.drainQueued()
-		// If the neighbour is unknown, run has put a request for its address in the shared queue.
-		if shared := &q.ifc.tx; shared != q && shared.n.Load() > 0 && shared.draining.CompareAndSwap(false, true) {
-			shared.drainQueued()
-		}
 	}
-	if !mine || moved {
+	switch {
+	case moved:
 		t.s.drain()
+	case !mine:
+		q.drain() // the other goroutine may have ended before run
+	}
+	// If the neighbour is unknown, run has put a request for its address in the shared queue.
+	if shared := &q.ifc.tx; shared != q && shared.n.Load() > 0 && shared.draining.CompareAndSwap(false, true) {
+		shared.drainQueued()
 	}
 }
 

@@ -18,7 +18,7 @@ type timerQueue struct {
 
 	mu      mutex[levelTimers]
 	heap    timerHeap
-	blocked map[*txQueue]*timersBlocked // keyed by the interface whose transmit queue is full
+	blocked map[*txQueue]*timersBlocked // keyed by the transmit queue that is full
 	alarm   alarm                       // for the first entry of heap
 	firing  bool                        // fired is running
 	closed  bool

@@ -127,6 +127,9 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 		if err = t.writeEnd(); err != nil {
 			break
 		}
+		if t.bulk == 0 {
+			t.useBulkQueue() // a long Write may have begun while a frame was in the shared queue
+		}
 		now := t.s.now()
 		k := t.conn.Pin(now, p[n:])
 		if k == 0 { // the send buffer is full

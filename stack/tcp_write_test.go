@@ -323,7 +323,7 @@ func TestFramesThatANeighborDropsAreCompleted(t *testing.T) {
 		"the table is flushed": func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(false) },
 		"the bytes are needed for other datagrams": func(t *testing.T, nt *neighborTable, n *neighbor) {
 			nt.mu.Lock()
-			nt.park(n, addrA, txEntry{buf: nt.ifc.s.bufs.get(maxWaiting)})
+			nt.park(n, addrA, &nt.ifc.tx, txEntry{buf: nt.ifc.s.bufs.get(maxWaiting)})
 			nt.mu.Unlock()
 		},
 	} {

@@ -57,6 +57,11 @@ func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Confi
 	})
 	s, err := New(cfg)
 	require.NoError(t, err)
+	for _, n := range cfg.NICs {
+		if ifc := s.ifaceNamed(n.Name); ifc != nil {
+			ifc.oneQueue = n.OneQueue // although Rand is set, so that the tests use all queues
+		}
+	}
 	t.Cleanup(func() { s.Close() })
 	return s
 }
