@@ -384,21 +384,29 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 	return c
 }
 
+// clearly is how many times the rate of the settings so far a change must reach in probe. Short runs differ by more than
+// a real change of a few percent.
+const clearly = 1.05
+
 // probe returns the best settings of a stack in a workload. It starts with c, tries each change of
-// choices with a short run, and keeps the changes that make the stack faster.
+// choices with two short runs, and keeps the changes that make the stack clearly faster.
 func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	long, profiles := b.time, b.profiles
-	b.time, b.profiles = min(300*time.Millisecond, b.time), ""
+	b.time, b.profiles = min(200*time.Millisecond, b.time), ""
 	if s == lnetoS {
 		b.time = min(lnetoTime/2, b.time)
 	}
 	defer func() { b.time, b.profiles = long, profiles }()
 	try := func(c setup) float64 {
-		one, err := b.run(w, s, c)
-		if err != nil {
-			return 0 // the measured runs will report it
+		sum := 0.0
+		for range 2 {
+			one, err := b.run(w, s, c)
+			if err != nil {
+				return 0 // the measured runs will report it
+			}
+			sum += one.Rate
 		}
-		return one.Rate
+		return sum
 	}
 	choices := b.choices(w, s)
 	if len(choices) == 0 {
@@ -408,7 +416,7 @@ func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	for _, change := range choices {
 		other := c
 		change(&other)
-		if rate := try(other); rate > best {
+		if rate := try(other); rate > clearly*best {
 			best, c = rate, other
 		}
 	}
