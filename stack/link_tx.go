@@ -535,6 +535,8 @@ func (s *Stack) drain() {
 		s.loop.drain(s)
 	}
 	for _, ifc := range *s.ifaces.Load() {
-		ifc.drain()
+		if ifc.tx.n.Load() > 0 || ifc.txBulk.Load() != nil { // usually neither
+			ifc.drain()
+		}
 	}
 }
