@@ -80,17 +80,23 @@ func pingPong(t *testing.T, a, b *Host) {
 	}
 }
 
-// bulk sends 1 MB in writes of several sizes.
-func bulk(t *testing.T, a, b *Host) {
-	ln, err := b.Listen("tcp", ":81")
+// discarded listens on a host, and discards what a connection brings. It returns a channel that gets the number of bytes.
+func discarded(t *testing.T, h *Host, addr string) <-chan int64 {
+	ln, err := h.Listen("tcp", addr)
 	require.NoError(t, err)
-	defer ln.Close()
+	t.Cleanup(func() { ln.Close() })
 	got := make(chan int64)
 	go serve(ln, func(c net.Conn) {
 		defer c.Close()
 		n, _ := io.Copy(io.Discard, c)
 		got <- n
 	})
+	return got
+}
+
+// bulk sends 1 MB in writes of several sizes.
+func bulk(t *testing.T, a, b *Host) {
+	got := discarded(t, b, ":81")
 	c, err := a.Dial("tcp", addrB+":81")
 	require.NoError(t, err)
 	sent := 0
@@ -106,15 +112,7 @@ func bulk(t *testing.T, a, b *Host) {
 // proxied sends 1 MB through a proxy on b, which sends it back to a: each host sends data of one connection and
 // acknowledgments of another at the same time.
 func proxied(t *testing.T, a, b *Host) {
-	sink, err := a.Listen("tcp", ":83")
-	require.NoError(t, err)
-	defer sink.Close()
-	got := make(chan int64)
-	go serve(sink, func(c net.Conn) {
-		defer c.Close()
-		n, _ := io.Copy(io.Discard, c)
-		got <- n
-	})
+	got := discarded(t, a, ":83")
 	ln, err := b.Listen("tcp", ":82")
 	require.NoError(t, err)
 	defer ln.Close()

@@ -53,10 +53,13 @@ func (t *TCP) txQueue() *txQueue {
 	return ifc.bulkQueue(t.bulk)
 }
 
-// useBulkQueue makes the connection use a queue for bulk transfers from now on. It does nothing if a frame of the
-// connection may still wait in the shared queue, because later frames could overtake it; the next Write then
-// tries again. t.mu is held.
+// useBulkQueue makes the connection use a queue for bulk transfers from now on, unless it already does. It does nothing
+// if a frame of the connection may still wait in the shared queue, because later frames could overtake it; the caller
+// then tries again with its next bytes. t.mu is held.
 func (t *TCP) useBulkQueue() {
+	if t.bulk != 0 {
+		return
+	}
 	ifc := t.path.ifc
 	// The drainer sets draining before it takes a frame from the queue, so the order of the checks matters.
 	if ifc.tx.n.Load() != 0 || ifc.tx.draining.Load() {

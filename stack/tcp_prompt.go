@@ -49,7 +49,7 @@ func (t *TCP) runPrompt(now tcp.Time, last bool) {
 		q.drain() // the other goroutine may have ended before run
 	}
 	// If the neighbour is unknown, run has put a request for its address in the shared queue.
-	if shared := &q.ifc.tx; shared != q && shared.n.Load() > 0 && shared.draining.CompareAndSwap(false, true) {
+	if shared := &q.ifc.tx; shared != q && shared.n.Load() > 0 && !shared.async.Load() && shared.draining.CompareAndSwap(false, true) {
 		shared.drainQueued()
 	}
 }

@@ -115,7 +115,7 @@ func (t *TCP) WriteBlock(b *SendBlock, p []byte) (n int, err error) {
 		t.mu.Unlock()
 		return 0, err
 	}
-	if len(p) >= pinBytes && t.bulk == 0 {
+	if len(p) >= pinBytes {
 		t.useBulkQueue()
 	}
 	if t.yield {

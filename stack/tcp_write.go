@@ -20,7 +20,7 @@ func (t *TCP) Write(p []byte) (int, error) {
 		t.mu.Unlock()
 		return 0, err
 	}
-	if len(p) >= pinBytes && t.bulk == 0 {
+	if len(p) >= pinBytes {
 		t.useBulkQueue()
 	}
 	if len(p) <= promptBytes {
@@ -127,9 +127,7 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 		if err = t.writeEnd(); err != nil {
 			break
 		}
-		if t.bulk == 0 {
-			t.useBulkQueue() // a long Write may have begun while a frame was in the shared queue
-		}
+		t.useBulkQueue() // a long Write may have begun while a frame was in the shared queue
 		now := t.s.now()
 		k := t.conn.Pin(now, p[n:])
 		if k == 0 { // the send buffer is full
