@@ -70,7 +70,21 @@ func dhcpClients() map[string]dhcpClient {
 				return ns.daemon(t, "unshare", "-m", "--propagation", "private", "sh", "-c",
 					"mount -t tmpfs none /run && mount -t tmpfs none /var/lib/dhcpcd && exec dhcpcd -4 -B -d --noipv4ll -f "+conf+" "+tapName)
 			},
-			release: signal(syscall.SIGALRM),
+			// dhcpcd 9.4.1 loses a signal that arrives while its script runs, so send the signal until dhcpcd ends.
+			release: func(_ *testing.T, _ *namespace, _ string, cmd *exec.Cmd) {
+				ended := make(chan struct{})
+				go func() { cmd.Wait(); close(ended) }()
+				for end := time.After(patience); ; {
+					cmd.Process.Signal(syscall.SIGALRM) // fails if dhcpcd has ended
+					select {
+					case <-ended:
+						return
+					case <-end:
+						return
+					case <-time.After(2 * time.Second):
+					}
+				}
+			},
 		},
 		"dhclient": {
 			tools: []string{"dhclient"},
