@@ -86,6 +86,29 @@ func TestAConnectionChangesItsQueueWhenNoneOfItsFramesWaits(t *testing.T) {
 	})
 }
 
+// A connection that has received a large super-frame acknowledges through a queue for bulk transfers.
+func TestAConnectionThatReceivesInBulkHasABulkQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		c, d := connect(t, a, b)
+		shared := &b.ifaceNamed("eth0").tx
+		receive := func(n int) {
+			go c.Write(make([]byte, n))
+			_, err := io.ReadFull(d, make([]byte, n))
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		receive(pinBytes - 1)
+		require.Same(t, shared, d.lockedTxQueue(), "the segments are small")
+		for range 10 {
+			receive(4 * pinBytes) // the congestion window may be too small for a large segment at first
+		}
+		require.NotSame(t, shared, d.lockedTxQueue())
+		receive(1)
+		require.NotSame(t, shared, d.lockedTxQueue(), "it keeps the queue")
+	})
+}
+
 // The frames of a bulk transfer leave in order even if the neighbour is unknown, or its address is old. A frame that waits
 // for the neighbour, or makes the host probe it, goes to the queue of the others.
 func TestBulkFramesStayInOrderWhileTheNeighborIsProbed(t *testing.T) {

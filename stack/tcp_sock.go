@@ -306,6 +306,7 @@ func (t *TCP) segment(in *packet, now tcp.Time, seg *tcp.Segment) bool {
 	// a later time.
 	now = max(now, t.lastRun)
 	una := t.conn.Una()
+	t.noteBulk(seg.DataLen()) // for the ACKs
 	t.conn.Segment(now, seg)
 	if t.conn.Una() != una { // the peer has acknowledged new data
 		t.path.neigh.confirm(now)

@@ -20,9 +20,7 @@ func (t *TCP) Write(p []byte) (int, error) {
 		t.mu.Unlock()
 		return 0, err
 	}
-	if len(p) >= pinBytes {
-		t.useBulkQueue()
-	}
+	t.noteBulk(len(p))
 	if len(p) <= promptBytes {
 		if t.yield {
 			t.yieldNow()
