@@ -97,8 +97,10 @@ func TestTheOtherProgramCannotControlTheTerminal(t *testing.T) {
 	_, _, errs := runLine(t, "ss", refusals.start(t))
 	require.Contains(t, errs, "usernet ss: evil?[2J?2J??\n")
 
+	// printJSON leaves < and > as they are, and a reader of JSON undoes its escapes.
 	var b bytes.Buffer
 	require.NoError(t, printJSON(&b, map[string]string{"<>": evil}))
+	require.Contains(t, b.String(), `"<>": "evil\u001b[2J\u009b2J`)
 	var back map[string]string
 	require.NoError(t, json.Unmarshal(b.Bytes(), &back))
 	require.Equal(t, map[string]string{"<>": evil}, back)
@@ -106,23 +108,27 @@ func TestTheOtherProgramCannotControlTheTerminal(t *testing.T) {
 	require.Equal(t, "größe … ?", printable("größe … \n"))
 }
 
-// A program that ignores the offset, or whose list has no end, does not keep ss from ending.
+// The other program may ignore the offset, so that it sends the same page again and again, and may state any total.
+// Connections have IDs: ss lists each ID once, so a repeated page adds nothing, and the list ends without an error.
+// Sockets have no IDs: each page adds to the list, so only the limits of an inspector end it, with an error.
 func TestListsOfTheOtherProgramEnd(t *testing.T) {
+	// The total asks for more pages of connections, and each has the same ones.
 	conns := inspect.Conns{Total: math.MaxInt, Conns: make([]inspect.Conn, pageSize)}
 	for i := range conns.Conns {
 		conns.Conns[i] = inspect.Conn{ID: fmt.Sprint(i), State: "ESTABLISHED", Local: "192.0.2.1:80", Remote: "192.0.2.2:1024"}
 	}
 	url := hostileProgram{
-		"conns":   answer(conns),
+		"conns": answer(conns),
+		// The total says that this is the only page.
 		"sockets": answer(inspect.Sockets{Total: pageSize, Sockets: make([]inspect.Socket, pageSize)}),
 	}.start(t)
 	code, out, errs := runLine(t, "ss", "-aH", url)
 	require.Equal(t, exitOK, code, errs)
-	require.Equal(t, 2*pageSize, strings.Count(out, "\n"))
+	require.Equal(t, 2*pageSize, strings.Count(out, "\n"), "a page of connections and a page of sockets")
 
 	for _, page := range []inspect.Sockets{
-		{Total: math.MaxInt, Sockets: make([]inspect.Socket, 1)},
-		{Total: math.MaxInt, Sockets: make([]inspect.Socket, pageSize+1)},
+		{Total: math.MaxInt, Sockets: make([]inspect.Socket, 1)},          // there is always one more page
+		{Total: math.MaxInt, Sockets: make([]inspect.Socket, pageSize+1)}, // more than ss asked for
 	} {
 		code, _, errs = runLine(t, "ss", "-uaH", hostileProgram{"sockets": answer(page)}.start(t))
 		require.Equal(t, exitFailure, code)
@@ -152,7 +158,8 @@ func TestSSListsOnlyWhatItHasReset(t *testing.T) {
 	require.Contains(t, out, "192.0.2.2:1024", "what is reset before an error is listed")
 }
 
-// The end of a recording ends the commands that follow a stream.
+// The last event in the stream of a recording has the topic end; the stream then stays open. Without that event, top and
+// dump would wait for samples and drops for ever. At that event they end, and say what a recording does not have.
 func TestARecordingEndsTopAndDump(t *testing.T) {
 	h, err := usernet.New(usernet.Config{})
 	require.NoError(t, err)
