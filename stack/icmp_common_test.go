@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet/nic"
@@ -27,13 +28,13 @@ func hostAndKnownPeer(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 }
 
 // dialKnownPeer dials port 80 of the peer that hostAndKnownPeer returns, and returns when the SYN has been sent. The
-// connection comes from the channel when the peer has answered.
+// connection comes from the channel when the peer has answered; it is nil after an error.
 func dialKnownPeer(t *testing.T, s *Stack) <-chan *TCP {
 	t.Helper()
 	done := make(chan *TCP, 1)
 	go func() {
 		c, err := s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
-		require.NoError(t, err)
+		assert.NoError(t, err)
 		done <- c
 	}()
 	synctest.Wait()
@@ -152,8 +153,7 @@ func TestMartiansAreDroppedByReason(t *testing.T) {
 }
 
 func TestAnUnknownProtocolAndAClosedPortAreUnreachable(t *testing.T) {
-	s, p := hostAndKnownPeer(t)
-	_ = s
+	_, p := hostAndKnownPeer(t)
 	p.ip(macA, wire.IPv4{Proto: 200}, make([]byte, 1000))
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, udpDatagram(addrPort("192.0.2.2:5"), addrPort("192.0.2.1:6"), []byte("hi")))
 	frames := p.take()
@@ -328,11 +328,13 @@ func TestFragmentationNeededLowersThePathMTU(t *testing.T) {
 	require.Len(t, p.take(), 2, "in fragments")
 	// If a router reports no MTU, the host uses the next plateau below 1428.
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachFragNeeded, 0, packet[:28]))
+	// A stack has two caches of path MTUs. An error about a datagram is easier to forge than one about a TCP segment,
+	// so it lowers only the MTU in datagramMTU. TCP does not use that cache, and route does not apply it.
 	path, err := s.route(addr("192.0.2.2"), netip.Addr{})
 	require.NoError(t, err)
-	require.Equal(t, 1500, path.mtu, "for TCP")
+	require.Equal(t, 1500, path.mtu, "the path as TCP sees it")
 	s.datagramMTU.apply(s, &path)
-	require.Equal(t, 1006, path.mtu)
+	require.Equal(t, 1006, path.mtu, "the path of datagrams")
 }
 
 func TestPlateausDescend(t *testing.T) {
