@@ -277,8 +277,7 @@ func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 		seed := byte(k)
 		r := rand.New(rand.NewPCG(uint64(k), 1))
 		all.Go(func() {
-			var sent atomic.Int64
-			if err := writeInterrupted(c, rand.New(rand.NewPCG(uint64(k), 2)), seed, total, &sent); err != nil {
+			if _, err := writeInterrupted(c, rand.New(rand.NewPCG(uint64(k), 2)), seed, total); err != nil {
 				t.Errorf("write: %v", err)
 			}
 			c.CloseWrite()
