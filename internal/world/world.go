@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ type World struct {
 	Alone  string // an address of the listening side that no other process uses
 
 	four bool // the hosts have IPv4 only
+	self bool // client and server are the same host
 
 	// Server6 and Client6 are the IPv6 addresses of the two sides. In a World without such addresses
 	// they are ::1.
@@ -129,16 +131,17 @@ func As[I any, T any](c *T, err error) (I, error) {
 	return any(c).(I), err
 }
 
+// preferGo makes package net use Go's resolver, because the C library's has its own error texts and services. It sets the
+// variable at its first call only: tests run in parallel, and one may look up a name while another calls Kernel.
+var preferGo = sync.OnceFunc(func() { net.DefaultResolver.PreferGo = true })
+
 // Kernel returns the World of the kernel's loopback.
 func Kernel() *World {
-	// Use Go's resolver, because the C library's has its own error texts and services.
-	if !net.DefaultResolver.PreferGo {
-		net.DefaultResolver.PreferGo = true
-	}
+	preferGo()
 	pid := os.Getpid() // for Alone: each process has an address of its own
 	return &World{
-		Name: "kernel", Server: "127.0.0.1", Client: "127.0.0.1", Server6: "::1", Client6: "::1",
-		Alone: fmt.Sprintf("127.%d.%d.%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff),
+		Name: "kernel", Server: "127.0.0.1", Client: "127.0.0.1", Server6: "::1", Client6: "::1", self: true,
+		Alone: fmt.Sprintf("127.%d.%d.%d", 1+((pid>>16)&0x7f), (pid>>8)&0xff, pid&0xff),
 		Dial: func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error) {
 			return KernelDialer(o).DialContext(ctx, network, address)
 		},
@@ -197,7 +200,7 @@ func Kernel() *World {
 // Usernet returns a World in which client dials and server listens. They may be the same host.
 func Usernet(name string, client, server *usernet.Host, clientAddr, serverAddr string) *World {
 	return &World{
-		Name: name, Server: serverAddr, Client: clientAddr, Alone: serverAddr, Server6: "::1", Client6: "::1",
+		Name: name, Server: serverAddr, Client: clientAddr, Alone: serverAddr, Server6: "::1", Client6: "::1", self: client == server,
 		Dial: func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error) {
 			return UsernetDialer(client, o).DialContext(ctx, network, address)
 		},
@@ -288,12 +291,14 @@ func AllSix(t *testing.T) []*World {
 // Self returns a World in which client and server are the same host, so the client can dial a wildcard
 // address. For two hosts on a wire it returns the loopback of a third host.
 func (w *World) Self(t *testing.T) *World {
-	if w.Name != "pipe" {
+	if w.self {
 		return w
 	}
-	lo := hosttest.Loopback(t, func(cfg *usernet.Config) { cfg.NoIPv6 = w.four })
+	var lo *usernet.Host
 	if w.Server6 != "::1" {
 		lo = hosttest.LoopbackSix(t)
+	} else {
+		lo = hosttest.Loopback(t, func(cfg *usernet.Config) { cfg.NoIPv6 = w.four })
 	}
 	return Usernet(w.Name, lo, lo, "127.0.0.1", "127.0.0.1")
 }
