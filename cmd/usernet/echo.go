@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -212,7 +211,7 @@ func echoPackets(c net.PacketConn, log *slog.Logger) {
 			_, err = c.WriteTo(buf[:n], from)
 		}
 		switch {
-		case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		case err == nil:
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
