@@ -101,8 +101,8 @@ type rawScan struct {
 	six     bool
 	src     netip.Addr
 	icmp    net.PacketConn
-	tcp     *usernet.IPConn  // nil for UDP
-	sock    *usernet.UDPConn // nil for TCP
+	tcp     *usernet.IPConn  // sends the SYNs; nil for UDP
+	sock    *usernet.UDPConn // sends the datagrams; for TCP, it only keeps its port number for the SYNs
 	local   uint16           // our port
 	seq     uint32           // of the SYNs
 	answers chan scanAnswer
@@ -161,7 +161,8 @@ func (s *scanner) newRaw() (_ *rawScan, err error) {
 	if r.icmp, err = s.host.ListenPacket(icmp, ""); err != nil {
 		return nil, err
 	}
-	// A UDP socket has an ephemeral port, which others cannot predict. The SYNs use the same number.
+	// A UDP socket has an ephemeral port, which others cannot predict. The SYNs use the same number, so a scan of TCP
+	// opens the socket, too.
 	pc, err := s.host.ListenPacket("udp"+family, ":0")
 	if err != nil {
 		return nil, err
@@ -258,7 +259,7 @@ func (r *rawScan) run(ctx context.Context) error {
 			if _, done := r.states[port]; done { // answered while it waited for its next try
 				continue
 			}
-			if err := r.send(ctx, port, now); err != nil {
+			if err := r.send(port, now); err != nil {
 				return err
 			}
 			due = now.Add(r.interval)
@@ -325,7 +326,7 @@ func (r *rawScan) expire(now time.Time) {
 }
 
 // send probes a port.
-func (r *rawScan) send(ctx context.Context, port uint16, now time.Time) error {
+func (r *rawScan) send(port uint16, now time.Time) error {
 	p := r.ports[port]
 	p.tries++
 	p.sent = now
