@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -75,7 +76,7 @@ func (f *ssFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&f.numeric, "n", false, "print ports as numbers")
 	fs.BoolVar(&f.info, "i", false, "print the state of each TCP connection in detail")
 	fs.BoolVar(&f.timer, "o", false, "print the timer of each TCP connection")
-	fs.BoolVar(&f.summary, "s", false, "print only a summary")
+	fs.BoolVar(&f.summary, "s", false, "print only a summary of all sockets")
 	fs.BoolVar(&f.kill, "K", false, "reset the TCP connections that the filter selects, and print them")
 	fs.BoolVar(&f.json, "j", false, "print JSON, with the keys of package inspect")
 	fs.BoolVar(&f.noHeader, "H", false, "print no header")
@@ -87,6 +88,8 @@ func (f *ssFlags) check(filter *ssFilter) error {
 	switch {
 	case f.summary && f.kill:
 		return usageError("-s and -K")
+	case f.summary && (f.tcp || f.udp || f.listening || f.four || f.six || filter.given):
+		return usageError("-s counts all sockets: it cannot be combined with -t, -u, -l, -4, -6 and a filter")
 	case f.kill && !filter.given:
 		return usageError("-K needs a filter: it would reset every connection; \"state all\" selects them")
 	case f.kill && f.udp:
@@ -223,8 +226,11 @@ func (f *ssFlags) selects(e *ssEntry, filter *ssFilter) bool {
 		if !alone {
 			return false
 		}
-	case alone, e.state == "syn-recv" && !f.kill, e.state == "time-wait":
+	case alone, e.state == "time-wait":
 		return false // as in Linux's ss
+	case e.state == "syn-recv" && !f.kill:
+		// As in Linux's ss, except that -K also selects half-open connections, to reset them: usernet's choice.
+		return false
 	}
 	return filter.match(e)
 }
@@ -269,7 +275,7 @@ func (f *ssFlags) print(w io.Writer, entries []*ssEntry, details map[*ssEntry]*i
 func (f *ssFlags) end(e *ssEntry, a netip.AddrPort) string {
 	addr, port := "*", "*"
 	switch {
-	case a.Addr().Is4(), a.Addr().Is4In6() && !a.Addr().IsUnspecified():
+	case a.Addr().Unmap().Is4():
 		addr = a.Addr().Unmap().String()
 	case a.IsValid() && !(e.any && a.Addr().IsUnspecified()):
 		addr = "[" + a.Addr().String() + "]"
@@ -292,12 +298,14 @@ func timerText(e *ssEntry) string {
 	return fmt.Sprintf("timer:(%s,%s)", c.Timer, shortSeconds(c.ExpiresS))
 }
 
-// shortSeconds formats a time as "123ms", "12sec" or "1min30sec".
+// shortSeconds formats a time as "123ms", "12sec" or "1min30sec". It rounds before it chooses the units, so it returns
+// "1sec" for 0.9997 and "1min0sec" for 59.7.
 func shortSeconds(s float64) string {
-	switch {
-	case s < 1:
-		return fmt.Sprintf("%.0fms", s*1000)
-	case s < 60:
+	if ms := math.Round(s * 1000); ms < 1000 {
+		return fmt.Sprintf("%.0fms", ms)
+	}
+	s = math.Round(s)
+	if s < 60 {
 		return fmt.Sprintf("%.0fsec", s)
 	}
 	return fmt.Sprintf("%dmin%dsec", int(s)/60, int(s)%60)

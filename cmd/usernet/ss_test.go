@@ -186,6 +186,15 @@ func TestSSAndTopExplainErrors(t *testing.T) {
 	}
 }
 
+func TestSSRoundsTimes(t *testing.T) {
+	for s, want := range map[float64]string{
+		0: "0ms", 0.1234: "123ms", 0.9994: "999ms", 0.9997: "1sec", 1.4: "1sec", 59.4: "59sec", 59.7: "1min0sec",
+		60: "1min0sec", 90: "1min30sec", 119.7: "2min0sec", 7200: "120min0sec",
+	} {
+		require.Equal(t, want, shortSeconds(s), "%v", s)
+	}
+}
+
 func TestSSFilterBearsAnything(t *testing.T) {
 	e := &ssEntry{network: "tcp", state: "established", local: netip.MustParseAddrPort("192.0.2.2:80")}
 	words := []string{"state", "exclude", "all", "established", "(", ")", "not", "!", "and", "or", "dport", "sport", "dst", "src", "=", "!=", "<=", ":80", "80", "*", "[::1]:80", "[", "]", "/", "10/8", "::", ""}
