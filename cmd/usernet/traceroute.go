@@ -66,6 +66,7 @@ Examples:
 
 // traceFlags are the flags of traceroute, with the names that Linux's traceroute uses.
 type traceFlags struct {
+	fs *flag.FlagSet
 	family
 	icmp, tcp, numeric, dontFragment bool
 	port, tos                        int
@@ -115,6 +116,7 @@ func (f *family) lookup(ctx context.Context, h *usernet.Host, host string) (neti
 }
 
 func (f *traceFlags) define(fs *flag.FlagSet) {
+	f.fs = fs
 	f.family.define(fs)
 	fs.BoolVar(&f.icmp, "I", false, "send ICMP echo requests instead of UDP datagrams")
 	fs.BoolVar(&f.tcp, "T", false, "send TCP SYN segments instead of UDP datagrams")
@@ -139,12 +141,16 @@ func (f *traceFlags) check(args []string) (err error) {
 			return usageError("the length of the packets is not from 1 to 65000")
 		}
 	}
+	minPort := 1
+	if f.icmp || !isSet(f.fs, "p") { // a sequence number, or the default
+		minPort = 0
+	}
 	c := &f.cfg
 	switch {
 	case f.icmp && f.tcp:
 		return usageError("-I and -T: there is only one kind of packets")
-	case f.port < 0 || f.port > 65535:
-		return usageError("-p is not from 1 to 65535")
+	case f.port < minPort || f.port > 65535:
+		return usageError(fmt.Sprintf("-p is not from %d to 65535", minPort))
 	case c.FirstTTL < 1 || c.FirstTTL > 255:
 		return usageError("-f is not from 1 to 255")
 	case c.MaxTTL < c.FirstTTL || c.MaxTTL > 255:

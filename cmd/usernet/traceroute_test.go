@@ -21,6 +21,7 @@ func TestTracerouteOnAWirePrintsWhatTraceroutePrints(t *testing.T) {
 		{"192.0.2.1", `^traceroute to 192\.0\.2\.1 \(192\.0\.2\.1\), 30 hops max, 60 byte packets\n 1  192\.0\.2\.1 \(192\.0\.2\.1\)(  \d+\.\d{3} ms){3}\n$`},
 		{"-n -q 1 -m 5 192.0.2.1 1000", `^traceroute to 192\.0\.2\.1 \(192\.0\.2\.1\), 5 hops max, 1000 byte packets\n 1  192\.0\.2\.1  \d+\.\d{3} ms\n$`},
 		{"-I -n 2001:db8::1", `^traceroute to 2001:db8::1 \(2001:db8::1\), 30 hops max, 80 byte packets\n 1  2001:db8::1(  \d+\.\d{3} ms){3}\n$`},
+		{"-I -n -p 0 192.0.2.1", `^traceroute to 192\.0\.2\.1 \(192\.0\.2\.1\), 30 hops max, 60 byte packets\n 1  192\.0\.2\.1(  \d+\.\d{3} ms){3}\n$`},
 		{"-T -n -p 81 2001:db8::1", `^traceroute to 2001:db8::1 \(2001:db8::1\), 30 hops max, 64 byte packets\n 1  2001:db8::1(  \d+\.\d{3} ms){3}\n$`},
 		{"-T -n 192.0.2.1", `^traceroute to 192\.0\.2\.1 \(192\.0\.2\.1\), 30 hops max, 44 byte packets\n 1  192\.0\.2\.1(  \d+\.\d{3} ms){3}\n$`},
 	} {
