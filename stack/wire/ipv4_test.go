@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,11 +44,15 @@ func requireAsOracle(t *testing.T, b []byte, h IPv4) {
 	require.Equal(t, 4, o.Version)
 	require.Equal(t, o.Len, h.HeaderLen())
 	require.Equal(t, o.TOS, int(h.TOS))
-	require.Equal(t, o.TotalLen, int(h.TotalLen))
 	require.Equal(t, o.ID, int(h.ID))
-	require.Equal(t, o.Flags&ipv4.DontFragment != 0, h.DontFragment)
-	require.Equal(t, o.Flags&ipv4.MoreFragments != 0, h.MoreFragments)
-	require.Equal(t, o.FragOff*8, int(h.FragOffset))
+	// ParseHeader expects a header as a raw socket of the system has it. On these systems the total length, the flags and
+	// the fragment offset then are in the byte order of the machine, so package ipv4 misreads them in b.
+	if !slices.Contains([]string{"darwin", "ios", "dragonfly", "netbsd"}, runtime.GOOS) {
+		require.Equal(t, o.TotalLen, int(h.TotalLen))
+		require.Equal(t, o.Flags&ipv4.DontFragment != 0, h.DontFragment)
+		require.Equal(t, o.Flags&ipv4.MoreFragments != 0, h.MoreFragments)
+		require.Equal(t, o.FragOff*8, int(h.FragOffset))
+	}
 	require.Equal(t, o.TTL, int(h.TTL))
 	require.Equal(t, o.Protocol, int(h.Proto))
 	require.Equal(t, o.Src.To4().String(), h.Src.String())
