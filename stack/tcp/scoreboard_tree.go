@@ -31,7 +31,10 @@ func (p piece) sent() *sent { return &p.c.list[p.i] }
 // live returns the number of pieces in c.
 func (c *chunk) live() int { return len(c.list) - c.head }
 
-// room makes room for one more piece in a chunk that is not full.
+// room prepares a chunk that is not full for one more piece. If the list has reached the end of its array,
+// room moves the pieces to the beginning of the array. The array of a chunk has chunkLen elements, except
+// that of scoreboard.one, which starts small and grows by append. While that array is small and less than
+// half of it is free, room leaves the pieces where they are, so that append grows the array.
 func (c *chunk) room() {
 	if len(c.list) == cap(c.list) && c.head > 0 && (c.head >= len(c.list)/2 || len(c.list) >= chunkLen) {
 		c.list = c.list[:copy(c.list, c.list[c.head:])]
@@ -133,6 +136,10 @@ func (b *scoreboard) removeFirst(s *sent) {
 }
 
 // pushFirst adds the first chunk to an empty tree. The caller adds a piece of kindOpen to it.
+//
+// With requests and responses, most pushes find an empty tree and a free chunk, so pushFirst then skips the
+// general steps of insertChunk. It sets below to its value with the caller's piece, so that push need not
+// call fix.
 func (b *scoreboard) pushFirst() *chunk {
 	c := b.free
 	if c == nil {
