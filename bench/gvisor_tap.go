@@ -95,9 +95,10 @@ func attachTAP(fd int, offload bool) error {
 	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6)
 }
 
-// bufferSizes are the sizes of the buffers into which read reads a frame. A short frame uses few
-// buffers. All buffers together hold the longest frame.
-var bufferSizes = [...]int{128, 256, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 1024}
+// bufferSizes are the sizes of the buffers into which read reads a frame, as in fdbased. A short frame
+// uses few buffers. All buffers together, 65664 bytes, hold the longest frame: an Ethernet header and
+// an IP packet of 65535 bytes.
+var bufferSizes = [...]int{128, 256, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768}
 
 // read reads frames until the file is closed.
 func (e *gvisorTAP) read() {
