@@ -72,6 +72,11 @@ func equal(x, y string) bool {
 
 // login sets the cookie for a request with the token in its query, and redirects to the same URL without the token, so
 // that the token is neither in the history of the browser nor in its address bar.
+//
+// The cookie has no attribute Path. A browser then sends it to the directory of the URL that it has opened, and below
+// (RFC 6265 5.1.4). That is the directory where the handler is mounted, if the URL is that of the page. The handler
+// itself does not know this directory: behind http.StripPrefix or a proxy, r.URL.Path is only a part of the path. After
+// a login with a URL below api/, the cookie is for api/ only.
 func (s *server) login(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -81,17 +86,11 @@ func (s *server) login(w http.ResponseWriter, r *http.Request) error {
 		return &requestError{http.StatusUnauthorized, "the token is wrong: the program prints the URL with the right one when it starts"}
 	}
 	q.Del("token")
-	path := r.URL.Path
-	mount := path
-	if dir, name := splitPath(path); dir != "" {
-		mount = strings.TrimSuffix(path, dir+"/"+name)
-	} else {
-		mount = strings.TrimSuffix(path, name)
-	}
 	http.SetCookie(w, &http.Cookie{
-		Name: s.cookie, Value: cookieValue(s.cfg.Token), Path: cookiePath(mount), HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+		Name: s.cookie, Value: cookieValue(s.cfg.Token), HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
 	})
 	// The last element of the path is a relative reference, which stays on this site whatever the path is.
+	path := r.URL.Path
 	to := "./" + url.PathEscape(path[strings.LastIndexByte(path, '/')+1:])
 	if enc := q.Encode(); enc != "" {
 		to += "?" + enc
@@ -99,15 +98,6 @@ func (s *server) login(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Location", to)
 	w.WriteHeader(http.StatusSeeOther)
 	return nil
-}
-
-// cookiePath returns the path of the cookie. If the handler is behind http.StripPrefix, it sees only the end of its
-// path, and the cookie is for the whole site.
-func cookiePath(mount string) string {
-	if !strings.HasPrefix(mount, "/") {
-		return "/"
-	}
-	return mount
 }
 
 // checkLocal checks that a request without a token comes from this machine, and is not one of another web site whose

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"testing"
 
@@ -90,10 +92,59 @@ func testToken(t *testing.T, token string) {
 	c := resp.Cookies()[0]
 	require.True(t, c.HttpOnly)
 	require.Equal(t, http.SameSiteStrictMode, c.SameSite)
-	require.Equal(t, "/debug/usernet/", c.Path)
+	require.Empty(t, c.Path, "the browser takes the directory of its URL")
 	require.Equal(t, 200, ask(h, "GET", "api/overview", outside, func(r *http.Request) { r.AddCookie(c) }).StatusCode)
 	require.NotContains(t, c.Value, token)
 	refused(t, h, 401, "GET", "", outside, func(r *http.Request) { r.AddCookie(&http.Cookie{Name: c.Name, Value: token}) })
 	other := NewHandler(hosttest.Loopback(t), Config{Token: "other"})
 	refused(t, other, 401, "GET", "", outside, func(r *http.Request) { r.AddCookie(c) })
+}
+
+// A login with the URL of the page is for the directory of the page, also if the handler sees only a part of the path.
+func TestALoginIsForTheDirectoryOfItsURL(t *testing.T) {
+	h := NewHandler(hosttest.Loopback(t), Config{Token: "secret"})
+	inner := http.NewServeMux()
+	inner.Handle("/debug/usernet/", h)
+	mux := http.NewServeMux()
+	mux.Handle("/debug/usernet/", h)
+	mux.Handle("/whole/", http.StripPrefix("/whole/", h))
+	mux.Handle("/part/", http.StripPrefix("/part", inner))
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	// browser returns the functions of a browser without cookies. get returns the status of a page after redirects, and
+	// sends reports whether the browser would send cookies to a page.
+	browser := func() (get func(path string) int, sends func(path string) bool) {
+		jar, err := cookiejar.New(nil)
+		require.NoError(t, err)
+		client := &http.Client{Transport: srv.Client().Transport, Jar: jar}
+		get = func(path string) int {
+			resp, err := client.Get(srv.URL + path)
+			require.NoError(t, err)
+			resp.Body.Close()
+			return resp.StatusCode
+		}
+		sends = func(path string) bool {
+			u, err := url.Parse(srv.URL + path)
+			require.NoError(t, err)
+			return len(jar.Cookies(u)) > 0
+		}
+		return get, sends
+	}
+	for _, mount := range []string{"/debug/usernet/", "/whole/", "/part/debug/usernet/"} {
+		for _, page := range []string{"", "index.html"} {
+			get, sends := browser()
+			require.Equal(t, 401, get(mount+"api/overview"), mount)
+			require.Equal(t, 200, get(mount+page+"?token=secret"), mount+page)
+			for _, name := range []string{"", "index.html", "assets/app.js", "api/overview"} {
+				require.Equal(t, 200, get(mount+name), "%s after a login at %s", mount+name, mount+page)
+			}
+			for _, other := range []string{"/", "/other/", "/debug/", "/part/"} {
+				require.False(t, sends(other), "%s after a login at %s", other, mount+page)
+			}
+		}
+		get, sends := browser()
+		require.Equal(t, 200, get(mount+"api/overview?token=secret"), mount)
+		require.Equal(t, 200, get(mount+"api/conns"), mount)
+		require.False(t, sends(mount), mount)
+	}
 }
