@@ -8,6 +8,7 @@ replace (
 )
 
 require (
+	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b
 	github.com/quic-go/quic-go v0.65.0
 	github.com/soypat/lneto v0.1.0
 	github.com/usernet/usernet v0.0.0

@@ -39,6 +39,7 @@ type options struct {
 	probe           bool
 	compare         string
 	families, links bool
+	where           bool
 	charts          bool
 	gso             int
 	pictures        string // the directory of the charts
@@ -65,6 +66,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.compare, "compare", "", "compare this tree with the `commit`, interleaved, in every workload")
 	fs.BoolVar(&o.families, "families", false, "compare IPv6 with IPv4, interleaved (a full run writes FAMILIES.md)")
 	fs.BoolVar(&o.links, "links", false, "compare TUN with TAP, VLAN tags with none, and WireGuard with the netstack of wireguard-go (a full run writes LINKS.md)")
+	fs.BoolVar(&o.where, "where", false, "profile usernet and show what its process spends its CPU time on (a full run writes WHERE.md)")
 	fs.BoolVar(&o.charts, "charts", false, "measure nothing; draw the charts in ../docs again from RESULTS.md and GROWTH.md")
 	fs.StringVar(&o.task, "task", "", "internal: the task of a process that the harness starts")
 	if err := fs.Parse(args); err != nil {
@@ -97,17 +99,20 @@ func parse(args []string) (o options, err error) {
 		}
 		text = "FAMILIES.md"
 	}
-	if o.links {
-		if o.growth || o.compare != "" || o.families || o.stacks != allStacks {
-			return o, errors.New("-links excludes -growth, -compare, -families and -stacks")
+	if o.links || o.where {
+		if o.growth || o.compare != "" || o.families || o.links && o.where || o.stacks != allStacks {
+			return o, errors.New("-links and -where exclude each other, -growth, -compare, -families and -stacks")
 		}
 		text = "LINKS.md"
+	}
+	if o.where {
+		text, t = "WHERE.md", 3*time.Second
 	}
 	full := !o.quick && o.only == "" && o.compare == ""
 	if full && o.markdown == "" {
 		o.markdown = text
 	}
-	if full && o.svg == "" && !o.families && !o.links {
+	if full && o.svg == "" && !o.families && !o.links && !o.where {
 		o.svg = filepath.Join(o.pictures, picture)
 	}
 	if o.quick {
@@ -167,6 +172,9 @@ func run(args []string) error {
 	}
 	if o.links {
 		return b.links()
+	}
+	if o.where {
+		return b.where()
 	}
 	b.all()
 	return b.write()
