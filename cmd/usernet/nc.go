@@ -114,7 +114,7 @@ func (f *ncFlags) check(args []string) error {
 	case f.source != 0 && f.listen:
 		return usageError("-p with -l: the port is an argument")
 	case f.source < 0 || f.source > 65535:
-		return usageError("-p is not from 1 to 65535")
+		return usageError("-p is not from 0 to 65535")
 	case !(f.wait >= 0 && f.wait <= 1e6):
 		return usageError("-w is not from 0 to 1000000")
 	case len(f.ports) > 1 && !f.zero:
