@@ -12,7 +12,9 @@ import (
 
 // ReadFrom and WriteTo copy as little as they can. ReadFrom reads from its source into memory that the stack
 // sends from (stack.SendBlock). WriteTo passes the received data itself to its sink. From one TCPConn to another,
-// the memory with the received data becomes memory to be sent.
+// the memory with the received data becomes memory to be sent. Compared with a plain copy, http.ServeContent sends 1.21
+// times as much (T15 of bench), and proxies to and from the kernel 1.00 to 1.07 times (T16, T17). Who hides these methods,
+// as in io.Copy(struct{ io.Writer }{c}, r), gets a plain copy; FuzzReadFrom compares the two.
 
 // copyClasses is the number of sizes of the memory that ReadFrom reads into, and copyBuffer is the largest in
 // bytes: 4, 16 and 64 KiB.
